@@ -1,0 +1,41 @@
+# Everything that a person does with this repository. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMPS := .venv/.stamps
+
+SETUP := $(STAMPS)/setup
+RUN   := $(STAMPS)/run
+DEV   := $(STAMPS)/dev
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(SETUP): requirements/setup.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/setup.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+# The project itself is installed in place, so that an edit needs no new set-up.
+$(RUN): $(SETUP) requirements/run.txt pyproject.toml
+	@echo "installing what the gateway runs on (once)"
+	@$(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements/run.txt
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUN) requirements/dev.txt
+	@echo "installing what tests and checks need (once)"
+	@$(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(DEV) ## create .venv with everything in it, from the locks
+
+.PHONY: run
+run: $(RUN) ## start the gateway: migrations, local model, workers, Envoy
+	@exec $(BIN)/aistats-gateway up
+

@@ -1,0 +1,126 @@
+"""The catalogue: which providers there are, which models they offer, and what each offer can do. Immutable facts.
+
+`server.catalog` reads it from files and replaces it whole; everything else asks `CatalogSource.current` once a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from server.domain.request import Endpoint
+
+Dialect = Literal["openai", "anthropic", "gemini"]
+
+
+class ProviderProfile(msgspec.Struct, frozen=True):
+    """How a provider departs from its dialect, as data.
+
+    `apis`: which of the two OpenAI APIs it speaks itself; a request for the other is translated.
+    `max_tokens_field`: how its chat API names the output limit.
+    `reasoning_tokens`: `beside` where its output count leaves reasoning out.
+    `system_role`: what a system or developer turn must be called; None keeps the client's word.
+    `stream_usage`: whether `stream_options.include_usage` must be asked for to get usage at all.
+    """
+
+    apis: frozenset[Literal["chat", "responses"]] = frozenset({"chat"})
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning_tokens: Literal["inside", "beside"] = "inside"
+    system_role: Literal["system", "developer"] | None = None
+    stream_usage: bool = True
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """A place that serves models.
+
+    `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be called
+    for want of its key. `base_url` has no trailing slash.
+    """
+
+    id: str
+    dialect: Dialect
+    base_url: str
+    api_key: str | None = None
+    missing_key_env: str | None = None
+    profile: ProviderProfile = ProviderProfile()
+    name: str = ""
+
+    @property
+    def is_configured(self) -> bool:
+        return self.missing_key_env is None
+
+    def __repr__(self) -> str:
+        return f"Provider(id={self.id!r})"  # never the key
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One provider's offer of one model.
+
+    `params`: canonical names of the parameters it honours, None for every parameter of its endpoints.
+    `price`: USD per million units by dimension, exact decimals; empty on a `:free` model.
+    """
+
+    provider: Provider
+    provider_model: str
+    endpoints: frozenset[Endpoint]
+    params: frozenset[str] | None = None
+    price: Mapping[str, Decimal] = {}
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that clients may name. `created` is in seconds since 1970, `release_date` is ISO 8601."""
+
+    id: str
+    offers: tuple[Offer, ...]
+    name: str = ""
+    description: str = ""
+    organisation_id: str = ""
+    created: int = 0
+    release_date: str | None = None
+    status: Literal["active", "deprecated", "retired"] = "active"
+    aliases: tuple[str, ...] = ()
+    input_types: tuple[str, ...] = ("text",)
+    output_types: tuple[str, ...] = ("text",)
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self.id.endswith(":free")
+
+
+class Routing(msgspec.Struct, frozen=True):
+    """Limits of one request's attempts, in seconds.
+
+    `timeout_s` bounds the whole request, `first_byte_timeout_s` one attempt until its first visible output (streaming)
+    or its whole answer's first byte (unary), `idle_timeout_s` any silence after that.
+    """
+
+    timeout_s: float = 120.0
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 30.0
+    idle_timeout_s: float = 60.0
+    max_attempts: int = 3
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """Everything known at one moment. `models` is keyed by id; `aliases` leads from every alias to an id."""
+
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    aliases: Mapping[str, str] = {}
+    routing: Routing = Routing()
+
+    def find(self, model_id: str) -> Model | None:
+        return self.models.get(self.aliases.get(model_id, model_id))
+
+
+def split_pin(model_id: str) -> tuple[str | None, str]:
+    """Split `<provider>:<author/slug>` into provider and model; `author/slug:free` has no provider."""
+    head, colon, tail = model_id.partition(":")
+    if colon and tail and "/" not in head:
+        return head, tail
+    return None, model_id

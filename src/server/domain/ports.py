@@ -1,0 +1,73 @@
+"""What the core needs from the outside, as narrow interfaces. `server.bootstrap` decides who fills them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from server.domain.catalog import Catalog, Offer
+from server.domain.events import ProviderStream
+from server.domain.identity import Principal
+from server.domain.request import GenerationRequest
+from server.domain.stored import StoredResponse
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since 1970, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+
+class IdSource(Protocol):
+    def new(self) -> str:
+        """32 hexadecimal digits, unique, ascending in time (UUIDv7)."""
+        ...
+
+
+class CatalogSource(Protocol):
+    @property
+    def current(self) -> Catalog:
+        """The catalogue as of now; the same object until a file changes."""
+        ...
+
+
+class KeyStore(Protocol):
+    async def authenticate(self, token: str) -> Principal | None:
+        """The principal of a valid key, else None; never says why. Knows of a revocation within 1 s.
+
+        Raises GatewayError (`database_unavailable`) where the key cannot be looked up.
+        """
+        ...
+
+
+class ProviderAdapter(Protocol):
+    """One dialect's adapter: speaks to any upstream of that dialect."""
+
+    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+        """None where the dialect can say all that `request` asks, else the client's name of what it cannot."""
+        ...
+
+    def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+        """Call the upstream and yield its events; for a unary request, as one batch at the end.
+
+        An empty batch tells that the upstream is alive and has said nothing. Raises ProviderFailure. Closing the
+        generator, or cancelling it, closes the upstream connection at once.
+        """
+        ...
+
+
+class ResponseStore(Protocol):
+    """Responses kept for `previous_response_id` and GET, per team."""
+
+    async def put(self, response: StoredResponse) -> None:
+        """Keep it; durable when this returns."""
+        ...
+
+    async def get(self, team_id: str, suffix: str) -> StoredResponse | None: ...
+
+    async def delete(self, team_id: str, suffix: str) -> bool:
+        """Whether there was one."""
+        ...

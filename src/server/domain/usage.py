@@ -1,0 +1,58 @@
+"""How much a generation used, in one convention whatever the provider's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+UsageSource = Literal["provider", "counted"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts. `input_tokens` includes cached and written tokens, `output_tokens` includes reasoning.
+
+    `source` is `counted` where the provider reported nothing and the gateway counted what it relayed.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    source: UsageSource = "provider"
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class RoutingRow(msgspec.Struct, frozen=True):
+    """What became of one candidate: `chosen`, `failed` with its category, or why it was not considered."""
+
+    provider: str
+    outcome: str
+    score: float
+    breaker: str = "closed"
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """Who served a generation and how long it took. Times are milliseconds.
+
+    `latency_ms`: upstream dispatch to first byte (first token when streaming). `generation_ms`: dispatch to last
+    byte. `throughput_tps`: output tokens per second of generation. `gateway_ms`: what the gateway itself added.
+    """
+
+    provider: str
+    provider_model: str
+    native_response_id: str | None
+    latency_ms: float
+    generation_ms: float
+    throughput_tps: float
+    gateway_ms: float
+    attempts: int
+    routing: tuple[RoutingRow, ...] = ()
