@@ -1,0 +1,177 @@
+"""Settings: what the environment says, as one frozen object. Every variable starts with `AISTATS_`.
+
+A variable that is empty, or only spaces, counts as unset. What providers and models there are is not said here
+but in the catalogue and in the file that `AISTATS_CONFIG` names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "AISTATS_"
+MAX_WORKERS: Final = 128
+MAX_SOCKET_PATH_BYTES: Final = 100
+"""Linux takes 107 bytes for the path of a Unix socket, others less."""
+
+_DATABASE_SCHEMES: Final = ("sqlite+aiosqlite:///", "postgresql+asyncpg://")
+_LONGEST_SOCKET_NAME: Final = f"worker-{MAX_WORKERS}.sock"
+_FOREIGN: Final = frozenset({"AISTATS_API_KEY", "AISTATS_BASE_URL"})
+"""Variables that clients of the gateway use; not ours, and no misspelling of ours."""
+
+
+class SettingsError(click.ClickException):
+    """The environment holds something that the gateway cannot start with; the message says which variable."""
+
+    exit_code = 2
+
+
+def available_cores() -> int:
+    """How many cores this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """The environment of one gateway. `http_port` is AISTATS_HTTP_PORT; paths are absolute."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True
+    )
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=1, le=65535)
+    """Where Envoy listens: REST, gRPC and gRPC-web on one port."""
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=50051, ge=0, le=65535)
+    """Where the workers listen for native gRPC without Envoy; 0 turns that off."""
+
+    data_dir: Path = Field(default=Path("data"), validate_default=True)
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite+aiosqlite:///{data['data_dir'] / 'gateway.db'}", repr=False
+    )
+    config: Path | None = None
+
+    workers: int = Field(default_factory=lambda: min(available_cores(), MAX_WORKERS), ge=1, le=MAX_WORKERS)
+    local_model: bool = True
+    local_model_url: str | None = None
+    """Set by the supervisor for its workers: where the embedded model answers, up to and including `/v1`."""
+
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in values.items()
+            if not (isinstance(value, str) and not value.strip())
+        }
+
+    @field_validator("data_dir", "config", "tls_cert", "tls_key")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if not value.startswith(_DATABASE_SCHEMES):
+            raise ValueError(
+                "it must be sqlite+aiosqlite:///<path> or postgresql+asyncpg://<user>@<host>/<database>"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("AISTATS_TLS_CERT and AISTATS_TLS_KEY: set both, or neither")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the Unix sockets of this data directory lie: a short path, the same for every command."""
+        near = self.data_dir / "run"
+        if len(os.fsencode(near / _LONGEST_SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+            return near
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        # Not $TMPDIR: commands started from different environments must find the same sockets.
+        return Path(f"/tmp/aistats-{os.getuid()}-{digest}")  # noqa: S108 - made 0700 and checked before use
+
+    @property
+    def bootstrap_key_file(self) -> Path:
+        """Where the first start leaves the default team's key, readable by its owner only."""
+        return self.data_dir / "bootstrap-key"
+
+    def worker_socket(self, index: int) -> Path:
+        """The Unix socket of worker `index`, counted from 0."""
+        return self.run_dir / f"worker-{index}.sock"
+
+    @property
+    def http_url(self) -> str:
+        """How a client on this machine reaches Envoy, without a path."""
+        scheme = "https" if self.tls_cert else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.http_host, self.http_host)  # noqa: S104 - compared
+        return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.http_port}"
+
+
+def load_settings() -> Settings:
+    """Read the environment; warn on stderr of variables that look like ours and are not.
+
+    Raises SettingsError naming every variable that is wrong and what it may be.
+    """
+    for warning in unknown_variables(os.environ):
+        click.echo(f"warning: {warning}", err=True)
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        lines = [
+            _explain(error) for error in invalid.errors() if error["type"] != "default_factory_not_called"
+        ]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def known_variables() -> tuple[str, ...]:
+    """Every variable that a person may set."""
+    return tuple(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "local_model_url")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """One sentence for each variable with our prefix that means nothing, with the likeliest intended one."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _FOREIGN
+    warnings = []
+    for name in sorted(environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known_variables(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            warnings.append(f"{name} is set but means nothing to the gateway{hint}")
+    return warnings
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One line: the variable, what it holds where that may be shown, and what it may be."""
+    text = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return text
+    name = str(error["loc"][0])
+    # A database URL may hold a password.
+    shown = "" if name == "database_url" else f"={error['input']!s:.60}"
+    return f"{PREFIX}{name.upper()}{shown}: {text[0].lower()}{text[1:]}"
