@@ -1,7 +1,7 @@
 """Settings: what the environment says, as one frozen object. Every variable starts with `AISTATS_`.
 
-A variable that is empty, or only spaces, counts as unset. What providers and models there are is not said here
-but in the catalogue and in the file that `AISTATS_CONFIG` names.
+A variable that is empty, or only spaces, counts as unset. What providers and models there are is not said
+here but in the catalogue and in the file that `AISTATS_CONFIG` names.
 """
 
 from __future__ import annotations
