@@ -1,6 +1,6 @@
 """The catalogue: which providers there are, which models they offer, and what each offer can do. Immutable facts.
 
-`server.catalog` reads it from files and replaces it whole; everything else asks `CatalogSource.current` once a request.
+`server.catalogue` reads it from files and replaces it whole; everything else asks `CatalogSource.current` once a request.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Provider(msgspec.Struct, frozen=True):
     """A place that serves models.
 
     `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be called
-    for want of its key. `base_url` has no trailing slash.
+    for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can be called.
+    `base_url` has no trailing slash.
     """
 
     id: str
@@ -47,10 +48,18 @@ class Provider(msgspec.Struct, frozen=True):
     missing_key_env: str | None = None
     profile: ProviderProfile = ProviderProfile()
     name: str = ""
+    unavailable_reason: str | None = None
 
     @property
     def is_configured(self) -> bool:
-        return self.missing_key_env is None
+        return self.missing_key_env is None and self.unavailable_reason is None
+
+    @property
+    def remedy(self) -> str | None:
+        """What its operator must do before it can be called, as an instruction; None where it can be."""
+        if self.missing_key_env is not None:
+            return f"set {self.missing_key_env}"
+        return self.unavailable_reason
 
     def __repr__(self) -> str:
         return f"Provider(id={self.id!r})"  # never the key
