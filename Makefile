@@ -39,3 +39,22 @@ setup: $(DEV) ## create .venv with everything in it, from the locks
 run: $(RUN) ## start the gateway: migrations, local model, workers, Envoy
 	@exec $(BIN)/aistats-gateway up
 
+PROTOS := $(wildcard proto/aistats/gateway/v1/*.proto)
+STUBS  := src/aistats/gateway/v1
+GOOGLE := build/googleapis/google/api
+
+$(GOOGLE)/.copied: $(DEV)
+	@mkdir -p $(GOOGLE)
+	@cp $$($(BIN)/python -c 'import google.api, os; print(os.path.dirname(google.api.__path__[0] + "/x"))')/{annotations,http,httpbody}.proto $(GOOGLE)/
+	@touch $@
+
+.PHONY: proto
+proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, regenerate stubs and descriptors
+	@$(BIN)/buf lint
+	@test ! -e proto/baseline.binpb || $(BIN)/buf breaking --against proto/baseline.binpb
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I build/googleapis \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=src \
+		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
+	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
+

@@ -20,16 +20,16 @@ class Principal(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope]
 
 
-class Call(msgspec.Struct, frozen=True):
-    """One request under way.
+class Arrival(msgspec.Struct, frozen=True):
+    """A request at the moment it came in, whoever sent it.
 
     `suffix` is the id that all of its objects share (`resp_<suffix>`, `gen_<suffix>`). `received_s` and `deadline_s` are
-    readings of the clock's monotonic time in seconds; no deadline of the caller's is None.
+    readings of the clock's monotonic time in seconds; `deadline_s` is None where the caller set no deadline.
+    `created_at` is in seconds since 1970.
     """
 
     suffix: str
     request_id: str
-    principal: Principal
     received_s: float
     created_at: int
     deadline_s: float | None = None
@@ -37,6 +37,17 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def generation_id(self) -> str:
         return f"gen_{self.suffix}"
+
+
+class Call(msgspec.Struct, frozen=True):
+    """An authenticated request under way."""
+
+    arrival: Arrival
+    principal: Principal
+
+    @property
+    def suffix(self) -> str:
+        return self.arrival.suffix
 
 
 ID_PREFIXES = ("resp_", "chatcmpl-", "msg_", "gen_", "video_")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from server.domain.catalog import Catalog, Offer
-from server.domain.events import ProviderStream
-from server.domain.identity import Principal
+from server.domain.events import GenerationStream, ProviderStream
+from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.request import GenerationRequest
 from server.domain.stored import StoredResponse
 
@@ -70,4 +70,28 @@ class ResponseStore(Protocol):
 
     async def delete(self, team_id: str, suffix: str) -> bool:
         """Whether there was one."""
+        ...
+
+
+class Reception(Protocol):
+    """Takes calls in: gives each its ids and finds out who is calling."""
+
+    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
+        """Ids and times of a request that has just come in; `deadline_in_s` is the caller's, from now."""
+        ...
+
+    async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
+        """The call behind an `authorization` value. Raises GatewayError (401, 403, or 503 without a database)."""
+        ...
+
+
+class Generate(Protocol):
+    """The pipeline: route, admit, attempt, settle."""
+
+    def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
+        """Batches of events; the first is `Started`, the last is `Settled`.
+
+        Raises GatewayError: before the first batch where nothing was generated, else in mid-stream. Empty batches only
+        tell that the upstream is alive. Close the generator (`contextlib.aclosing`) to cancel the upstream call.
+        """
         ...

@@ -235,5 +235,3 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     provider_options: Mapping[str, Mapping[str, RawJson]] = {}
     routing: RoutingPreferences = RoutingPreferences()
     trace: bool = False
-
-
