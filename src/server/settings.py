@@ -23,8 +23,9 @@ MAX_WORKERS: Final = 128
 MAX_SOCKET_PATH_BYTES: Final = 100
 """Linux takes 107 bytes for the path of a Unix socket, others less."""
 
-_DATABASE_SCHEMES: Final = ("sqlite+aiosqlite:///", "postgresql+asyncpg://")
-_LONGEST_SOCKET_NAME: Final = f"worker-{MAX_WORKERS}.sock"
+_DATABASE_SCHEMES: Final = ("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")
+_LONGEST_SOCKET_NAME: Final = f"65535/worker-{MAX_WORKERS}.sock"
+"""A second gateway on the same data directory has its sockets in a directory named by its port."""
 _FOREIGN: Final = frozenset({"AISTATS_API_KEY", "AISTATS_BASE_URL"})
 """Variables that clients of the gateway use; not ours, and no misspelling of ours."""
 
@@ -43,9 +44,7 @@ def available_cores() -> int:
 class Settings(BaseSettings):
     """The environment of one gateway. `http_port` is AISTATS_HTTP_PORT; paths are absolute."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=1, le=65535)
@@ -75,11 +74,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in values.items()
-            if not (isinstance(value, str) and not value.strip())
-        }
+        return {name: value for name, value in values.items() if not (isinstance(value, str) and not value.strip())}
 
     @field_validator("data_dir", "config", "tls_cert", "tls_key")
     @classmethod
@@ -95,9 +90,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, value: str) -> str:
         if not value.startswith(_DATABASE_SCHEMES):
-            raise ValueError(
-                "it must be sqlite+aiosqlite:///<path> or postgresql+asyncpg://<user>@<host>/<database>"
-            )
+            raise ValueError("it must be sqlite+aiosqlite:///<path> or postgresql+asyncpg://<user>@<host>/<database>")
         return value
 
     @model_validator(mode="after")
@@ -121,10 +114,6 @@ class Settings(BaseSettings):
         """Where the first start leaves the default team's key, readable by its owner only."""
         return self.data_dir / "bootstrap-key"
 
-    def worker_socket(self, index: int) -> Path:
-        """The Unix socket of worker `index`, counted from 0."""
-        return self.run_dir / f"worker-{index}.sock"
-
     @property
     def http_url(self) -> str:
         """How a client on this machine reaches Envoy, without a path."""
@@ -143,9 +132,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as invalid:
-        lines = [
-            _explain(error) for error in invalid.errors() if error["type"] != "default_factory_not_called"
-        ]
+        lines = [_explain(error) for error in invalid.errors() if error["type"] != "default_factory_not_called"]
         raise SettingsError("\n".join(lines)) from None
 
 

@@ -1,0 +1,126 @@
+"""Small questions to a process next door: does its port listen, does its socket accept, what does its HTTP say?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+PROBE_TIMEOUT_S: Final = 2.0
+MAX_BODY_BYTES: Final = 256 * 1024
+
+# Matches the listeners of the data path, not the admin's own.
+_ACTIVE: Final = re.compile(r"^http\.(?!admin\.)[^:]*downstream_rq_active: (\d+)$", re.MULTILINE)
+
+
+class HttpAnswer(NamedTuple):
+    """Status and body of an answer, the body cut at MAX_BODY_BYTES."""
+
+    status: int
+    body: bytes
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+async def ask_http(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> HttpAnswer | None:
+    """GET an http or https address on this machine; None where nobody answers HTTP there."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        # Our own listener on this machine, whose certificate names it as the outside knows it.
+        unverified = ssl._create_unverified_context()  # noqa: S323
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=unverified)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    return await asyncio.to_thread(_exchange, connection, "GET", parts.path or "/")
+
+
+async def ask_unix(path: Path, method: str, target: str, timeout_s: float = PROBE_TIMEOUT_S) -> HttpAnswer | None:
+    """One HTTP request over a Unix socket; None where nobody answers there."""
+    return await asyncio.to_thread(_exchange, _UnixConnection(str(path), timeout_s), method, target)
+
+
+def _exchange(connection: http.client.HTTPConnection, method: str, target: str) -> HttpAnswer | None:
+    with contextlib.closing(connection):
+        try:
+            connection.request(method, target, headers={"connection": "close"})
+            response = connection.getresponse()
+            return HttpAnswer(response.status, response.read(MAX_BODY_BYTES))
+        except (OSError, http.client.HTTPException):
+            return None
+
+
+async def accepts(path: Path) -> bool:
+    """Whether a server accepts connections on this Unix socket."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
+def port_problem(host: str, port: int) -> OSError | None:
+    """None where this process could listen there, else why not.
+
+    SO_REUSEPORT is left out on purpose: with it Envoy and gRPC would share a busy port and take half its connections.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not count
+            probe.bind(address)
+    except OSError as failure:
+        return failure
+    return None
+
+
+def unused_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EnvoyAdmin:
+    """Envoy's admin interface on its Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def announce_drain(self) -> bool:
+        """Go on accepting, but end each connection with its next answer."""
+        return await self._post("/drain_listeners?graceful&skip_exit")
+
+    async def close_listeners(self) -> bool:
+        """Accept no more connections; requests in flight go on."""
+        return await self._post("/drain_listeners")
+
+    async def active_requests(self) -> int | None:
+        """Requests in flight on all listeners but the admin's; None where Envoy does not answer."""
+        answer = await ask_unix(self._path, "GET", "/stats?filter=downstream_rq_active")
+        if answer is None or answer.status != 200:
+            return None
+        return sum(int(count) for count in _ACTIVE.findall(answer.body.decode(errors="replace")))
+
+    async def _post(self, target: str) -> bool:
+        answer = await ask_unix(self._path, "POST", target)
+        return answer is not None and answer.status == 200
