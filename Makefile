@@ -51,7 +51,7 @@ $(GOOGLE)/.copied: $(DEV)
 .PHONY: proto
 proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, regenerate stubs and descriptors
 	@$(BIN)/buf lint
-	@test ! -e proto/baseline.binpb || $(BIN)/buf breaking --against proto/baseline.binpb
+	@test ! -e proto/baseline.binpb || $(BIN)/buf breaking proto --against proto/baseline.binpb
 	@$(BIN)/python -m grpc_tools.protoc -I proto -I build/googleapis \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		--python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=src \
