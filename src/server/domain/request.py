@@ -37,11 +37,11 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-class Text(msgspec.Struct, frozen=True, tag="text"):
+class Text(msgspec.Struct, frozen=True, tag="text", tag_field="part"):
     text: str
 
 
-class Image(msgspec.Struct, frozen=True, tag="image"):
+class Image(msgspec.Struct, frozen=True, tag="image", tag_field="part"):
     """One of `url` (passed on unfetched), `data` (base64, with `media_type`) or `file_id`."""
 
     url: str | None = None
@@ -51,14 +51,14 @@ class Image(msgspec.Struct, frozen=True, tag="image"):
     detail: str | None = None
 
 
-class Audio(msgspec.Struct, frozen=True, tag="audio"):
+class Audio(msgspec.Struct, frozen=True, tag="audio", tag_field="part"):
     """Base64 `data` in `format` (`wav`, `mp3`)."""
 
     data: str
     format: str
 
 
-class File(msgspec.Struct, frozen=True, tag="file"):
+class File(msgspec.Struct, frozen=True, tag="file", tag_field="part"):
     """One of `url`, `data` (base64, with `media_type`) or `file_id`."""
 
     url: str | None = None
@@ -68,11 +68,11 @@ class File(msgspec.Struct, frozen=True, tag="file"):
     filename: str | None = None
 
 
-class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+class Refusal(msgspec.Struct, frozen=True, tag="refusal", tag_field="part"):
     text: str
 
 
-class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning", tag_field="part"):
     """Earlier reasoning sent back. `signature` and `encrypted` are opaque, and returned byte for byte."""
 
     text: str = ""
@@ -82,7 +82,7 @@ class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
     item_id: str | None = None
 
 
-class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call", tag_field="part"):
     """A call that the model made. `arguments` is JSON text; free text where `custom`."""
 
     call_id: str
@@ -92,7 +92,7 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
     item_id: str | None = None
 
 
-class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result", tag_field="part"):
     """What a tool answered to `call_id`."""
 
     call_id: str
@@ -100,7 +100,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
     custom: bool = False
 
 
-class Opaque(msgspec.Struct, frozen=True, tag="opaque"):
+class Opaque(msgspec.Struct, frozen=True, tag="opaque", tag_field="part"):
     """An input item of a provider's built-in tool, as its JSON; only a native Responses upstream can take it.
 
     `type` is the item's own, `param` names where it stood in the request.
