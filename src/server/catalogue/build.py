@@ -1,0 +1,303 @@
+"""Files of the right shape become one catalogue, or a list of everything in them that makes no sense together.
+
+The operator's file comes last and wins: an entry with the id of a shipped one replaces it whole. What a shipped file
+cannot do for want of a variable leaves a provider unconfigured; in the operator's own file it is a problem, because
+there a misspelt variable would send traffic somewhere else without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from server.catalogue.files import ModelEntry, OfferEntry, ParsedFile, ProviderEntry, RoutingEntry
+from server.catalogue.prices import PriceError, missing_dimensions, read_price
+from server.catalogue.problems import Problem, suggestion
+from server.catalogue.source import YamlPath
+from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfile, Routing
+from server.domain.parameters import CANONICAL, PARAMETERS
+
+_VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PROFILE_KEYS: Final = ("max_tokens_field", "reasoning_tokens", "system_role", "stream_usage")
+
+ReadKey = Callable[[ParsedFile, str], "str | None"]
+"""The content of a key file as its entry spells it, stripped; None where there is none to be read."""
+
+_Entry = TypeVar("_Entry", ProviderEntry, ModelEntry)
+
+
+class _Located(msgspec.Struct, Generic[_Entry], frozen=True):
+    """An entry and where it stands."""
+
+    entry: _Entry
+    file: ParsedFile
+    path: YamlPath
+
+    def problem(self, path: YamlPath, text: str) -> Problem:
+        return self.file.source.problem((*self.path, *path), text)
+
+
+def build(files: Sequence[ParsedFile], environ: Mapping[str, str], read_key: ReadKey) -> tuple[Catalog, list[Problem]]:
+    """One catalogue; it may only be used where there are no problems."""
+    problems: list[Problem] = []
+    all_providers = [
+        _Located(entry, file, ("providers", index))
+        for file in files
+        for index, entry in enumerate(file.content.providers or ())
+    ]
+    all_models = [
+        _Located(entry, file, ("models", index))
+        for file in files
+        for index, entry in enumerate(file.content.models or ())
+    ]
+    providers = {
+        id_: _Provider(located, environ, read_key, problems).build()
+        for id_, located in _merge(all_providers, "provider", problems).items()
+    }
+    located_models = _merge(all_models, "model", problems)
+    models = {id_: _model(located, providers, problems) for id_, located in located_models.items()}
+    aliases = _aliases(located_models, problems)
+    return Catalog(providers, models, aliases, _routing(files)), problems
+
+
+def _merge(found: Sequence[_Located[_Entry]], kind: str, problems: list[Problem]) -> dict[str, _Located[_Entry]]:
+    """By id, in order; one of the operator's takes the place of a shipped one."""
+    merged: dict[str, _Located[_Entry]] = {}
+    for located in found:
+        id_ = located.entry.id
+        earlier = merged.get(id_)
+        if earlier is not None and earlier.file.shipped == located.file.shipped:
+            problems.append(located.problem(("id",), f'the {kind} "{id_}" is here twice; remove one of them'))
+            continue
+        merged[id_] = located
+    return merged
+
+
+class _Provider:
+    """Builds one provider."""
+
+    def __init__(
+        self,
+        located: _Located[ProviderEntry],
+        environ: Mapping[str, str],
+        read_key: ReadKey,
+        problems: list[Problem],
+    ) -> None:
+        self._located = located
+        self._entry = located.entry
+        self._shipped = located.file.shipped
+        self._environ = environ
+        self._read_key = read_key
+        self._problems = problems
+
+    def build(self) -> Provider:
+        entry = self._entry
+        missing_key_env: str | None = None
+        base_url, unset = self._base_url()
+        key = self._key()
+        if entry.api_key_env is not None and key is None and self._shipped:
+            missing_key_env = entry.api_key_env
+        return Provider(
+            id=entry.id,
+            dialect=entry.dialect,
+            base_url=base_url,
+            api_key=key,
+            missing_key_env=missing_key_env,
+            profile=_profile(entry),
+            name=entry.name or entry.id,
+            unavailable_reason=(entry.setup or f"set {unset}") if unset else None,
+        )
+
+    def _report(self, key: str, text: str) -> None:
+        self._problems.append(self._located.problem((key,), f'provider "{self._entry.id}": {text}'))
+
+    def _variable(self, name: str) -> str | None:
+        """A variable's value; None where it is not set, empty or blank."""
+        return self._environ.get(name, "").strip() or None
+
+    def _base_url(self) -> tuple[str, str | None]:
+        """The address with its variables filled in, and the first variable that is missing."""
+        missing: list[str] = []
+
+        def fill(match: re.Match[str]) -> str:
+            name = match[1]
+            if not _VARIABLE_NAME.fullmatch(name):
+                self._report("base_url", "write a variable as ${NAME}")
+                return ""
+            value = self._variable(name)
+            if value is None:
+                missing.append(name)
+            return value or ""
+
+        text = _VARIABLE.sub(fill, self._entry.base_url).strip().rstrip("/")
+        if not missing:
+            wrong = _wrong_address(text)
+            if wrong is not None:
+                self._report("base_url", wrong)
+            return text, None
+        if not self._shipped:
+            names = ", ".join(dict.fromkeys(missing))
+            self._report("base_url", f"the variable {names} is not set, or blank; set it or write the address")
+        return "", missing[0]
+
+    def _key(self) -> str | None:
+        env, file = self._entry.api_key_env, self._entry.api_key_file
+        if env is not None and file is not None:
+            self._report("api_key_file", "api_key_env and api_key_file exclude each other; remove one")
+            return None
+        key: str | None = None
+        if env is not None:
+            key = self._variable(env)
+            if key is None and not self._shipped:
+                text = f"the variable {env} is not set, or blank; set it, or leave api_key_env out to send no key"
+                self._report("api_key_env", text)
+        elif file is not None:
+            key = self._read_key(self._located.file, file)
+            if key is None:
+                self._report("api_key_file", f"the file {file} is missing, empty or not readable")
+        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+            where = "api_key_env" if env is not None else "api_key_file"
+            self._report(where, "the key holds spaces, line breaks or other characters that no header can carry")
+        return key
+
+
+def _wrong_address(text: str) -> str | None:
+    """What is wrong with an upstream's address; never repeats it, for it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "is not an address such as https://api.example.com/v1"
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        return "must be an address such as https://api.example.com/v1"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user or password; use api_key_env or api_key_file"
+    if parts.query or parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        return "must end with its path, and hold no spaces, ? or #"
+    return None
+
+
+def _profile(entry: ProviderEntry) -> ProviderProfile:
+    facts = {key: value for key in _PROFILE_KEYS if (value := getattr(entry, key)) is not None}
+    if entry.apis is not None:
+        facts["apis"] = frozenset(entry.apis)
+    return ProviderProfile(**facts)
+
+
+def _model(located: _Located[ModelEntry], providers: Mapping[str, Provider], problems: list[Problem]) -> Model:
+    entry = located.entry
+    created = 0
+    if entry.release_date is not None:
+        try:
+            created = int(datetime.strptime(entry.release_date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+        except ValueError:
+            problems.append(located.problem(("release_date",), "there is no such day"))
+    return Model(
+        id=entry.id,
+        offers=tuple(_offers(located, providers, problems)),
+        name=entry.name or entry.id,
+        description=entry.description,
+        organisation_id=entry.organisation_id or entry.id.partition("/")[0],
+        created=created,
+        release_date=entry.release_date,
+        status=entry.status,
+        aliases=tuple(entry.aliases),
+        input_types=tuple(entry.input_types),
+        output_types=tuple(entry.output_types),
+        context_length=entry.context_length,
+        max_output_tokens=entry.max_output_tokens,
+    )
+
+
+def _offers(
+    located: _Located[ModelEntry], providers: Mapping[str, Provider], problems: list[Problem]
+) -> Iterator[Offer]:
+    seen: set[str] = set()
+    for index, entry in enumerate(located.entry.offers):
+        path: YamlPath = ("offers", index)
+        provider = providers.get(entry.provider)
+        if provider is None:
+            hint = suggestion(entry.provider, sorted(providers)) if providers else "there are none"
+            text = f'there is no provider "{entry.provider}"; {hint}'
+            problems.append(located.problem((*path, "provider"), text))
+            continue
+        if entry.provider in seen:
+            text = f'the provider "{entry.provider}" offers this model twice; remove one of the offers'
+            problems.append(located.problem((*path, "provider"), text))
+        seen.add(entry.provider)
+        yield Offer(
+            provider=provider,
+            provider_model=entry.provider_model,
+            endpoints=frozenset(entry.endpoints),
+            params=_params(located, entry, path, problems),
+            price=_price(located, entry, path, problems),
+        )
+
+
+def _params(
+    located: _Located[ModelEntry], entry: OfferEntry, path: YamlPath, problems: list[Problem]
+) -> frozenset[str] | None:
+    """Canonical names; any spelling of any surface is understood."""
+    if entry.params is None:
+        return None
+    for index, word in enumerate(entry.params):
+        if word not in CANONICAL:
+            text = f'unknown parameter "{word}"; {suggestion(word, sorted(PARAMETERS))}'
+            problems.append(located.problem((*path, "params", index), text))
+    return frozenset(CANONICAL[word] for word in entry.params if word in CANONICAL)
+
+
+def _price(
+    located: _Located[ModelEntry], entry: OfferEntry, path: YamlPath, problems: list[Problem]
+) -> dict[str, Decimal]:
+    offer = f'the offer of "{located.entry.id}" by "{entry.provider}"'
+    price: dict[str, Decimal] = {}
+    path = (*path, "price")
+    written = entry.price or {}
+    for dimension, value in written.items():
+        try:
+            price[dimension] = read_price(dimension, value)
+        except PriceError as error:
+            problems.append(located.problem((*path, dimension), f"{offer}: {error}"))
+    if located.entry.id.endswith(":free"):
+        if any(price.values()):
+            problems.append(located.problem(path, f"{offer}: a :free model has no price; remove it"))
+        return price
+    if not written:
+        example = 'price: {input_text_tokens: "0.15", output_text_tokens: "0.60"}'
+        text = f'{offer} has no price; add one, such as {example} ("0" where it costs nothing)'
+        problems.append(located.problem(path, text))
+        return price
+    for dimension in missing_dimensions(written, frozenset(entry.endpoints)):
+        text = f'{offer} has no price for {dimension}; add one ("0" where it costs nothing)'
+        problems.append(located.problem(path, text))
+    return price
+
+
+def _aliases(models: Mapping[str, _Located[ModelEntry]], problems: list[Problem]) -> dict[str, str]:
+    aliases: dict[str, str] = {}
+    for id_, located in models.items():
+        for index, alias in enumerate(located.entry.aliases):
+            taken = alias if alias in models else aliases.get(alias)
+            if taken is not None:
+                text = f'the alias "{alias}" is taken by the model "{taken}"; choose another'
+                problems.append(located.problem(("aliases", index), text))
+                continue
+            aliases[alias] = id_
+    return aliases
+
+
+def _routing(files: Sequence[ParsedFile]) -> Routing:
+    """What the last file that says something about it says, over the defaults."""
+    facts: dict[str, float | int] = {}
+    for file in files:
+        entry = file.content.routing or RoutingEntry()
+        facts |= {key: value for key, value in entry.model_dump().items() if value is not None}
+    return msgspec.convert(facts, Routing)

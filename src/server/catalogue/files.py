@@ -1,0 +1,151 @@
+"""The shape of a catalogue file: which keys there are and what kind of value each takes.
+
+What the values mean together (is this provider known, is that variable set) is for `server.catalogue.build`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from server.catalogue.problems import Problem, suggestion
+from server.catalogue.source import Source, YamlPath
+from server.domain.catalog import Dialect
+from server.domain.request import Endpoint
+
+_Text = Annotated[str, Field(min_length=1, max_length=200)]
+_ProviderId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+_MODEL_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(:free)?$"
+_ALIAS: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(:free)?$"
+_ModelId = Annotated[str, Field(pattern=_MODEL_ID, max_length=128)]
+_Alias = Annotated[str, Field(pattern=_ALIAS, max_length=128)]
+_Endpoint = Annotated[Endpoint, Field(strict=False)]
+_Modality = Literal["text", "image", "audio", "video", "file", "embedding"]
+_Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+_EXPECTED: Final = {
+    _MODEL_ID: 'must look like "author/slug" or "author/slug:free"',
+    _ALIAS: 'must look like "name" or "author/slug", with ":free" after it where it costs nothing',
+    r"^[a-z0-9][a-z0-9._-]*$": "must be lower-case letters, digits, dots, dashes and underscores",
+    r"^[A-Z_][A-Z0-9_]*$": "must be the name of an environment variable in capitals, not the key itself",
+    r"^\d{4}-\d{2}-\d{2}$": "must be a date such as 2026-11-21",
+}
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ProviderEntry(_Entry):
+    """A place that serves models, and how it departs from its dialect (see `ProviderProfile`)."""
+
+    id: _ProviderId
+    dialect: Dialect
+    base_url: _Text
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$", max_length=64)] | None = None
+    api_key_file: _Text | None = None
+    name: _Text | None = None
+    setup: _Text | None = None
+    apis: list[Literal["chat", "responses"]] | None = None
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    reasoning_tokens: Literal["inside", "beside"] | None = None
+    system_role: Literal["system", "developer"] | None = None
+    stream_usage: bool | None = None
+
+
+class OfferEntry(_Entry):
+    """One provider's offer of a model. Prices are decimal text, read in `build` so that messages name the offer."""
+
+    provider: _ProviderId
+    provider_model: _Text
+    endpoints: list[_Endpoint] = Field(default=[Endpoint.CHAT, Endpoint.RESPONSES], min_length=1)
+    params: list[str] | None = None
+    price: dict[str, Any] | None = None
+
+
+class ModelEntry(_Entry):
+    """A model that clients may name."""
+
+    id: _ModelId
+    name: _Text | None = None
+    description: Annotated[str, Field(max_length=2000)] = ""
+    organisation_id: _Text | None = None
+    release_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    status: Literal["active", "deprecated", "retired"] = "active"
+    aliases: list[_Alias] = []
+    input_types: list[_Modality] = Field(default=["text"], min_length=1)
+    output_types: list[_Modality] = Field(default=["text"], min_length=1)
+    context_length: Annotated[int, Field(gt=0)] | None = None
+    max_output_tokens: Annotated[int, Field(gt=0)] | None = None
+    offers: list[OfferEntry] = Field(min_length=1)
+
+
+class RoutingEntry(_Entry):
+    """Limits of one request's attempts; what is left out keeps its default."""
+
+    timeout_s: _Seconds | None = None
+    connect_timeout_s: _Seconds | None = None
+    first_byte_timeout_s: _Seconds | None = None
+    idle_timeout_s: _Seconds | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=10)] | None = None
+
+
+class CatalogFile(_Entry):
+    """A whole file; every key may be absent, or empty."""
+
+    providers: list[ProviderEntry] | None = None
+    models: list[ModelEntry] | None = None
+    routing: RoutingEntry | None = None
+    replace_catalog: bool = False
+
+
+class ParsedFile(msgspec.Struct, frozen=True):
+    """A file whose shape is right. `shipped` files may name variables that are not set."""
+
+    source: Source
+    content: CatalogFile
+    shipped: bool
+
+
+_ENTRY_AT: Final[dict[tuple[str, ...], type[_Entry]]] = {
+    (): CatalogFile,
+    ("providers",): ProviderEntry,
+    ("models",): ModelEntry,
+    ("models", "offers"): OfferEntry,
+    ("routing",): RoutingEntry,
+}
+
+
+def check_shape(source: Source) -> tuple[CatalogFile | None, list[Problem]]:
+    """The file's content, or everything that is wrong with its keys and kinds of values."""
+    try:
+        return CatalogFile.model_validate(source.data), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        return None, [source.problem(details["loc"], _explain(details["loc"], details)) for details in found]
+
+
+def _explain(path: YamlPath, details: ErrorDetails) -> str:
+    names = tuple(step for step in path[:-1] if isinstance(step, str))
+    match details["type"]:
+        case "extra_forbidden":
+            known = list(_ENTRY_AT[names].model_fields) if names in _ENTRY_AT else []
+            return f"unknown key; {suggestion(str(path[-1]), known)}"
+        case "missing":
+            return "is missing; add it"
+        case "string_pattern_mismatch":
+            return _EXPECTED[details["ctx"]["pattern"]]
+        case "model_type" | "dict_type":
+            return "must be a mapping (key: value)"
+        case "list_type":
+            return "must be a list"
+        case "enum" | "literal_error":
+            return f"must be {details['ctx']['expected']}"
+        case "string_type":
+            return "must be text; put it in quotes"
+        case _:
+            text = details["msg"].removeprefix("Input ").removeprefix("Value ")
+            return text[:1].lower() + text[1:]
