@@ -1,0 +1,229 @@
+"""The database: one engine, and the only two ways to use it, `read` and `write`.
+
+Both hold for SQLite and PostgreSQL alike:
+
+- The work of a call runs in a task of its own. A caller that is cancelled leaves at once, and the connection goes back
+  to the pool when the work has ended; no cancellation ever reaches a driver in the middle of its protocol.
+- No more work is started than there are connections, so the pool itself is never waited for.
+- A database that is down or too busy is `database_unavailable` with a time to come back, whatever the driver calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import structlog
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from server.domain.errors import GatewayError, Reason
+from server.storage import sqlite
+
+__all__ = ["Database", "DatabaseUnusable", "Work", "parse_url", "translate"]
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+POOL_SIZE: Final = 5
+SLOT_WAIT_S: Final = 5.0
+"""How long a call waits for its turn before it is refused."""
+RETRY_AFTER_S: Final = 1.0
+CONNECT_TIMEOUT_S: Final = 5.0
+STATEMENT_TIMEOUT_S: Final = 30.0
+CLOSE_TIMEOUT_S: Final = 10.0
+
+_DRIVERS: Final = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+# A violated constraint means something to the caller, the others are mistakes of ours: no time will mend them.
+_BUGS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+
+
+class DatabaseUnusable(Exception):
+    """The database can't be used as it is configured. The text says what to change, for the operator."""
+
+
+class Database:
+    """An open database. Make it with `Database.open`; `close` it, or threads and sockets stay.
+
+    `first` runs once, on the first connection that is had, before any other work: the check of the schema, which can
+    not be made while the database is down.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, pool_size: int, first: Work[None] | None = None) -> None:
+        self.engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        if self._is_sqlite:
+            # SQLite has one writer at a time: queueing for it here is fair, its own waiting is not.
+            self._reading, self._writing = engine, engine.execution_options(**sqlite.WRITE)
+            self._write_slots = asyncio.Semaphore(1)
+            self._read_slots = asyncio.Semaphore(pool_size - 1)
+        else:
+            # A single statement is its own transaction; BEGIN and ROLLBACK would be two more round trips.
+            self._reading, self._writing = engine.execution_options(isolation_level="AUTOCOMMIT"), engine
+            self._write_slots = asyncio.Semaphore(pool_size // 2)
+            self._read_slots = asyncio.Semaphore(pool_size - pool_size // 2)
+        self._first = first
+        self._first_lock = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._is_up = True
+        self._log = structlog.get_logger("server.storage")
+
+    @classmethod
+    def open(cls, url: str, *, pool_size: int = POOL_SIZE, first: Work[None] | None = None) -> Database:
+        """Prepare to use the database at `url`; connects when first used. Raises DatabaseUnusable."""
+        if pool_size < 2:
+            raise ValueError("a pool has at least two connections: one to read and one to write")
+        parsed = parse_url(url)
+        options: dict[str, Any] = {
+            "pool_size": pool_size,
+            "max_overflow": 0,
+            "pool_timeout": SLOT_WAIT_S,
+            "hide_parameters": True,  # of error texts: they may reach a log
+        }
+        if parsed.get_backend_name() == "sqlite":
+            _create_sqlite_file(parsed)
+        else:
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+        try:
+            engine = create_async_engine(parsed, **options)
+        except ModuleNotFoundError as error:
+            raise DatabaseUnusable(
+                "PostgreSQL needs the driver that comes with the extra: pip install 'aistats-gateway[postgres]'"
+            ) from error
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "begin", sqlite.begin)
+        return cls(engine, pool_size=pool_size, first=first)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work`, which only selects. Each statement sees what is committed when it runs; no writer is waited for.
+
+        Raises GatewayError (`database_unavailable`).
+        """
+        return await self._run(self._read_slots, self._reading, work)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` in one transaction: committed and on disk when this returns, undone where it raises.
+
+        Raises GatewayError (`database_unavailable`), and whatever `work` raises.
+        """
+        return await self._run(self._write_slots, self._writing, work)
+
+    async def close(self) -> None:
+        """Let the work under way end, then close every connection and the threads behind them."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_TIMEOUT_S)
+        await self.engine.dispose()
+
+    async def _run(self, slots: asyncio.Semaphore, engine: AsyncEngine, work: Work[T]) -> T:
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S):
+                await slots.acquire()
+        except TimeoutError:
+            raise _unavailable() from None
+        # From here to the task there is no await: whoever is cancelled has no slot, or a task that gives it back.
+        task = asyncio.create_task(self._transact(engine, work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: slots.release())
+        return await asyncio.shield(task)
+
+    async def _transact(self, engine: AsyncEngine, work: Work[T]) -> T:
+        try:
+            if self._first is not None:
+                await self._run_first()
+            async with engine.begin() as connection:
+                result = await work(connection)
+        except Exception as error:  # the boundary to the drivers: what is not theirs goes on unchanged
+            translated = translate(error)
+            if translated is not error:
+                self._note(error)
+                raise translated from error
+            raise
+        if not self._is_up:
+            self._is_up = True
+            self._log.info("database_available_again")
+        return result
+
+    async def _run_first(self) -> None:
+        async with self._first_lock:
+            if self._first is None:
+                return
+            try:
+                async with self._reading.begin() as connection:
+                    await self._first(connection)
+            except DatabaseUnusable as error:
+                self._note(error)
+                raise _unavailable() from error
+            self._first = None
+
+    def _note(self, error: Exception) -> None:
+        """Log the beginning of an outage, not each call that it fails."""
+        if self._is_up:
+            self._is_up = False
+            cause = (error.orig if isinstance(error, exc.DBAPIError) else None) or error
+            self._log.error("database_unavailable", cause=type(cause).__name__, text=str(cause))
+
+
+def translate(error: Exception) -> Exception:
+    """The GatewayError for a database that is down, too busy or broken; any other error as it is."""
+    if isinstance(error, exc.SQLAlchemyError | OSError) and not isinstance(error, _BUGS):
+        return _unavailable()
+    return error
+
+
+def parse_url(url: str) -> URL:
+    """The URL with the driver that is used here. Raises DatabaseUnusable."""
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise DatabaseUnusable("The database URL can't be read: " + _URL_FORMS) from error
+    driver = _DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise DatabaseUnusable(f"{parsed.drivername!r} databases are not supported: " + _URL_FORMS)
+    if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
+        raise DatabaseUnusable("SQLite must be given a file, since several processes share it: " + _URL_FORMS)
+    return parsed.set(drivername=driver)
+
+
+_URL_FORMS = (
+    "use sqlite+aiosqlite:///<path of a file> or postgresql+asyncpg://<user>:<password>@<host>:<port>/<database>"
+)
+
+
+def _create_sqlite_file(url: URL) -> None:
+    try:
+        sqlite.create_file(url)
+    except OSError as error:
+        raise DatabaseUnusable(
+            f"The database file {url.database} can't be opened for writing ({error.strerror})."
+            " AISTATS_DATA_DIR or AISTATS_DATABASE_URL chooses another place."
+        ) from error
+
+
+def _prepare_sqlite(dbapi_connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    mode = sqlite.prepare(dbapi_connection)
+    if mode != "wal":
+        raise DatabaseUnusable(
+            f"SQLite can't switch this database to write-ahead logging: it stays in journal mode {mode!r}. Put the"
+            " database on a local disk that can be written to and supports shared memory (not a network share)."
+        )
+
+
+def _unavailable() -> GatewayError:
+    return GatewayError(
+        Reason.DATABASE_UNAVAILABLE,
+        "The gateway's database does not answer at the moment. Try again shortly.",
+        retry_after_s=RETRY_AFTER_S,
+    )

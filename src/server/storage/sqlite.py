@@ -1,0 +1,82 @@
+"""How SQLite is used: write-ahead log, one writer that says so from the start, commits that survive a power cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.util import await_only
+
+BUSY_TIMEOUT_MS: Final = 10_000
+"""How long a statement waits for another process's write."""
+
+_SWITCH_ATTEMPTS: Final = 200
+_SWITCH_PAUSE_S: Final = 0.05
+
+WRITE: Final[dict[str, Any]] = {"aistats_write": True}
+"""Execution option of a connection whose transaction will write."""
+
+_PRAGMAS: Final = (
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
+    "PRAGMA foreign_keys = ON",
+    # NORMAL would lose the last commits in a power cut, and a client has already seen them as done.
+    "PRAGMA synchronous = FULL",
+)
+
+
+def create_file(url: URL) -> None:
+    """Make the file, and its directory, where there is none; what is new only its owner may read.
+
+    Raises OSError.
+    """
+    database = url.database or ""
+    if database.startswith("file:"):
+        return
+    path = Path(database)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The files that SQLite puts beside it get the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def prepare(connection: DBAPIConnection) -> str:
+    """Set up a new connection; returns the journal mode that it really has, `wal` where all is well."""
+    # The driver's own BEGIN comes too late and is always deferred; `begin` below gives it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+        return _switch_to_wal(cursor)
+    finally:
+        cursor.close()
+
+
+def _switch_to_wal(cursor: DBAPICursor) -> str:
+    """Only the first connection ever to a file switches it; those that come meanwhile find it locked.
+
+    The busy timeout does not cover that lock, so the wait is here.
+    """
+    for attempt in range(_SWITCH_ATTEMPTS):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            row = cursor.fetchone()
+            return str(row[0]) if row else "unknown"
+        except sqlite3.OperationalError as error:
+            if attempt == _SWITCH_ATTEMPTS - 1 or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            await_only(asyncio.sleep(_SWITCH_PAUSE_S))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def begin(connection: Connection) -> None:
+    """Take the write lock at once: a transaction that reads first and writes later fails instead of waiting.
+
+    A read needs no transaction: each statement sees one state of the database by itself.
+    """
+    if connection.get_execution_options().get("aistats_write"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

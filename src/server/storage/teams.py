@@ -1,0 +1,83 @@
+"""Teams: who owns keys, responses and, later, money."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+from sqlalchemy import Row, exc, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.ports import Clock, IdSource
+from server.storage.database import Database
+from server.storage.tables import teams
+
+__all__ = ["DEFAULT_TEAM", "InvalidName", "NameTaken", "Team", "Teams", "find_team"]
+
+DEFAULT_TEAM: Final = "default"
+MAX_NAME_LENGTH: Final = 64
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
+
+
+class InvalidName(ValueError):
+    """The name can't be a team's. The text says what can."""
+
+
+class NameTaken(ValueError):
+    """There is a team of that name."""
+
+
+class Team(msgspec.Struct, frozen=True):
+    """`created_at` is in seconds since 1970."""
+
+    id: str
+    name: str
+    created_at: int
+
+
+class Teams:
+    """The teams of this gateway."""
+
+    def __init__(self, database: Database, clock: Clock, ids: IdSource) -> None:
+        self._database = database
+        self._clock = clock
+        self._ids = ids
+
+    async def create(self, name: str) -> Team:
+        """Add a team. Raises InvalidName, NameTaken."""
+        if _NAME.fullmatch(name) is None:
+            raise InvalidName(
+                f"a team's name has 1 to {MAX_NAME_LENGTH} letters, digits, dots, dashes and underscores,"
+                " and begins with a letter or digit"
+            )
+        team = Team(id=self._ids.new(), name=name, created_at=int(self._clock.now()))
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(insert(teams).values(msgspec.structs.asdict(team)))
+
+        try:
+            await self._database.write(work)
+        except exc.IntegrityError as error:
+            raise NameTaken(f"there is a team {name!r} already") from error
+        return team
+
+    async def list(self) -> list[Team]:
+        """All teams, oldest first."""
+
+        async def work(connection: AsyncConnection) -> list[Team]:
+            rows = await connection.execute(select(teams).order_by(teams.c.created_at, teams.c.id))
+            return [_team(row) for row in rows]
+
+        return await self._database.read(work)
+
+
+async def find_team(connection: AsyncConnection, name: str) -> Team | None:
+    """The team of that name."""
+    row = (await connection.execute(select(teams).where(teams.c.name == name))).one_or_none()
+    return None if row is None else _team(row)
+
+
+def _team(row: Row[tuple[str, str, int]]) -> Team:
+    return Team(id=row.id, name=row.name, created_at=row.created_at)
