@@ -1,6 +1,7 @@
 """The catalogue: which providers there are, which models they offer, and what each offer can do. Immutable facts.
 
-`server.catalogue` reads it from files and replaces it whole; everything else asks `CatalogSource.current` once a request.
+`server.catalogue` reads it from files and replaces it whole; everything else asks `CatalogSource.current` once a
+request.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class ProviderProfile(msgspec.Struct, frozen=True):
 class Provider(msgspec.Struct, frozen=True):
     """A place that serves models.
 
-    `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be called
-    for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can be called.
-    `base_url` has no trailing slash.
+    `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be
+    called for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can
+    be called. `base_url` has no trailing slash.
     """
 
     id: str
@@ -104,8 +105,8 @@ class Model(msgspec.Struct, frozen=True):
 class Routing(msgspec.Struct, frozen=True):
     """Limits of one request's attempts, in seconds.
 
-    `timeout_s` bounds the whole request, `first_byte_timeout_s` one attempt until its first visible output (streaming)
-    or its whole answer's first byte (unary), `idle_timeout_s` any silence after that.
+    `timeout_s` bounds the whole request, `first_byte_timeout_s` one attempt until its first visible output
+    (streaming) or its whole answer's first byte (unary), `idle_timeout_s` any silence after that.
     """
 
     timeout_s: float = 120.0

@@ -23,9 +23,9 @@ class Principal(msgspec.Struct, frozen=True):
 class Arrival(msgspec.Struct, frozen=True):
     """A request at the moment it came in, whoever sent it.
 
-    `suffix` is the id that all of its objects share (`resp_<suffix>`, `gen_<suffix>`). `received_s` and `deadline_s` are
-    readings of the clock's monotonic time in seconds; `deadline_s` is None where the caller set no deadline.
-    `created_at` is in seconds since 1970.
+    `suffix` is the id that all of its objects share (`resp_<suffix>`, `gen_<suffix>`). `received_s` and
+    `deadline_s` are readings of the clock's monotonic time in seconds; `deadline_s` is None where the caller set no
+    deadline. `created_at` is in seconds since 1970.
     """
 
     suffix: str

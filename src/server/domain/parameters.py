@@ -1,8 +1,8 @@
 """The parameters of generation, by one canonical name each, and how each surface and the catalogue spell them.
 
 A parameter listed here is one that a provider must honour: a request that sets it is only routed to an offer whose
-catalogue entry and dialect both carry it. What the gateway handles by itself (`stream`, `store` on the Responses surface,
-`meta`, …) is not listed.
+catalogue entry and dialect both carry it. What the gateway handles by itself (`stream`, `store` on the Responses
+surface, `meta`, …) is not listed.
 """
 
 from __future__ import annotations

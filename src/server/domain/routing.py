@@ -16,7 +16,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`candidates` is never empty and names no offer twice; `rejected` says of every other offer why it is not there."""
+    """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there."""
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RoutingRow, ...] = ()

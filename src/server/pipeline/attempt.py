@@ -1,0 +1,155 @@
+"""Calls candidates one after another until one shows output; after that there is no going back.
+
+Everything that a candidate says before its first visible output is held, so that a failure up to there leaves no trace
+with the client and the next candidate starts afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+from server.domain.catalog import Dialect, Routing
+from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
+from server.domain.events import (
+    Completed,
+    ProviderEvent,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReported,
+    is_visible,
+)
+from server.domain.ports import Clock, ProviderAdapter
+from server.domain.request import GenerationRequest
+from server.domain.routing import Candidate, Route
+from server.domain.usage import Usage
+from server.pipeline.counting import TokenCounter
+from server.pipeline.failures import exhausted, interrupted
+
+
+class Attempt:
+    """One call of one provider, as it goes: what it said, used and took. Times are the clock's monotonic seconds."""
+
+    def __init__(self, candidate: Candidate, dispatched_s: float) -> None:
+        self.candidate = candidate
+        self.dispatched_s = dispatched_s
+        self.first_s: float | None = None
+        self.ended_s: float | None = None
+        self.started = Started()
+        self.usage: Usage | None = None
+        self.service_tier: str | None = None
+        self.relayed = TokenCounter()
+        self.failure: AttemptFailure | None = None
+
+    def observe(self, event: ProviderEvent) -> None:
+        match event:
+            case TextDelta() | ReasoningDelta():
+                self.relayed.add(event.text)
+            case ToolCallDelta():
+                self.relayed.add(event.arguments)
+            case Started():
+                self.started = event
+            case UsageReported():
+                self.usage = event.usage
+                self.service_tier = event.service_tier or self.service_tier
+            case _:
+                pass
+
+
+class Attempts:
+    """All attempts of one request. `made` is their record, `waited_s` the time spent waiting for providers."""
+
+    def __init__(self, adapters: Mapping[Dialect, ProviderAdapter], routing: Routing, clock: Clock) -> None:
+        self._adapters = adapters
+        self._routing = routing
+        self._clock = clock
+        self.made: list[Attempt] = []
+        self.waited_s = 0.0
+
+    async def run(
+        self, route: Route, request: GenerationRequest, ends_at_s: float
+    ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
+        """The events of the first candidate that shows output; raises GatewayError where none does or it breaks."""
+        limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
+        for candidate in route.candidates[:limit]:
+            attempt = Attempt(candidate, self._clock.monotonic())
+            self.made.append(attempt)
+            shown = False
+            try:
+                async with aclosing(self._call(attempt, request, ends_at_s)) as batches:
+                    async for batch in batches:
+                        shown = True
+                        yield batch
+            except ProviderFailure as failure:
+                attempt.failure = _recorded(candidate, failure)
+                if shown:
+                    raise interrupted(self._failures()) from failure
+                if failure.is_final or self._clock.monotonic() >= ends_at_s:
+                    break
+            else:
+                return
+            finally:
+                attempt.ended_s = self._clock.monotonic()
+        raise exhausted(self._failures())
+
+    async def _call(
+        self, attempt: Attempt, request: GenerationRequest, ends_at_s: float
+    ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
+        """One candidate's batches, without its silence: what precedes the first visible event is held until then."""
+        offer = attempt.candidate.offer
+        held: list[ProviderEvent] = []
+        complete = False
+        async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
+            while (batch := await self._next(batches, attempt, request, ends_at_s)) is not None:
+                for event in batch:
+                    attempt.observe(event)
+                    complete = complete or isinstance(event, Completed)
+                if attempt.first_s is None:
+                    held.extend(batch)
+                    if not (complete or any(map(is_visible, batch))):
+                        continue
+                    attempt.first_s = self._clock.monotonic()
+                    batch, held = held, []
+                if batch:
+                    yield batch
+        if not complete:
+            raise ProviderFailure(FailureCategory.CONNECTION)
+
+    async def _next(
+        self,
+        batches: AsyncGenerator[Sequence[ProviderEvent], None],
+        attempt: Attempt,
+        request: GenerationRequest,
+        ends_at_s: float,
+    ) -> Sequence[ProviderEvent] | None:
+        """The next batch, None at the end; raises ProviderFailure (timeout) where it takes too long."""
+        asked_s = self._clock.monotonic()
+        if attempt.first_s is not None:
+            due_s = asked_s + self._routing.idle_timeout_s
+        elif request.stream:
+            due_s = attempt.dispatched_s + self._routing.first_byte_timeout_s
+        else:
+            due_s = ends_at_s  # a whole answer's first byte comes when all of it has been generated
+        try:
+            async with asyncio.timeout(max(0.0, min(due_s, ends_at_s) - asked_s)):
+                return await anext(batches, None)
+        except TimeoutError:
+            raise ProviderFailure(FailureCategory.TIMEOUT) from None
+        finally:
+            self.waited_s += self._clock.monotonic() - asked_s
+
+    def _failures(self) -> tuple[AttemptFailure, ...]:
+        return tuple(attempt.failure for attempt in self.made if attempt.failure)
+
+
+def _recorded(candidate: Candidate, failure: ProviderFailure) -> AttemptFailure:
+    return AttemptFailure(
+        provider=candidate.offer.provider.id,
+        category=failure.category,
+        status=failure.status,
+        upstream=failure.upstream,
+        retry_after_s=failure.retry_after_s,
+    )

@@ -1,0 +1,41 @@
+"""What a client is told when providers have failed: attempts in, one error out."""
+
+from __future__ import annotations
+
+from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, Reason
+
+_REASON_OF_FINAL = {
+    FailureCategory.CALLER_ERROR: Reason.UPSTREAM_REJECTED_REQUEST,
+    FailureCategory.CONTEXT_LENGTH: Reason.CONTEXT_LENGTH_EXCEEDED,
+    FailureCategory.CONTENT_POLICY: Reason.CONTENT_POLICY_VIOLATION,
+}
+
+
+def exhausted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
+    """The error of a request of which nothing was generated, after the last attempt that was worth making."""
+    last = failures[-1]
+    if last.category in _REASON_OF_FINAL:
+        said = last.upstream.message or "The provider refused the request without saying why."
+        return GatewayError(_REASON_OF_FINAL[last.category], said, param=last.upstream.param, failures=failures)
+    categories = {failure.category for failure in failures}
+    if categories == {FailureCategory.RATE_LIMITED}:
+        waits = [failure.retry_after_s for failure in failures if failure.retry_after_s is not None]
+        return GatewayError(
+            Reason.UPSTREAM_RATE_LIMITED,
+            "Every provider of this model is limiting the rate of requests.",
+            failures=failures,
+            retry_after_s=min(waits, default=None),
+        )
+    if categories == {FailureCategory.TIMEOUT}:
+        return GatewayError(Reason.UPSTREAM_TIMEOUT, "No provider of this model answered in time.", failures=failures)
+    return GatewayError(
+        Reason.ALL_CANDIDATES_FAILED, "Every provider that could serve this request failed.", failures=failures
+    )
+
+
+def interrupted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
+    """The error of a stream that broke after the client had seen output."""
+    last = failures[-1]
+    reason = Reason.UPSTREAM_TIMEOUT if last.category is FailureCategory.TIMEOUT else Reason.STREAM_INTERRUPTED
+    said = f" It said: {last.upstream.message}" if last.upstream.message else ""
+    return GatewayError(reason, f"The provider failed before the output was complete.{said}", failures=failures)

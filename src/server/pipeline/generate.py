@@ -1,0 +1,49 @@
+"""How a generation is made, from the call to the account of it. The whole story is `Generator.__call__`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from server.domain.catalog import Dialect
+from server.domain.events import GenerationStream
+from server.domain.identity import Call
+from server.domain.ports import CatalogSource, Clock, ProviderAdapter
+from server.domain.request import GenerationRequest
+from server.pipeline.admit import admit
+from server.pipeline.attempt import Attempts
+from server.pipeline.pseudonyms import pseudonymised
+from server.pipeline.route import candidates
+from server.pipeline.settle import settled
+
+
+class Generator:
+    """Implements `server.domain.ports.Generate`."""
+
+    def __init__(self, catalog: CatalogSource, adapters: Mapping[Dialect, ProviderAdapter], clock: Clock) -> None:
+        self._catalog = catalog
+        self._adapters = adapters
+        self._clock = clock
+
+    async def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
+        """Route, admit, attempt, settle."""
+        catalog = self._catalog.current
+        route = candidates(catalog, request, self._adapters)
+        request = pseudonymised(request, call.principal.team_id)
+        ends_at_s = self._ends_at(call, catalog.routing.timeout_s)
+        idle_s = 0.0
+
+        async with await admit(call, request, route) as reservation:
+            attempts = Attempts(self._adapters, catalog.routing, self._clock)
+            async with aclosing(attempts.run(route, request, ends_at_s)) as batches:
+                async for batch in batches:
+                    relayed_s = self._clock.monotonic()
+                    yield batch
+                    idle_s += self._clock.monotonic() - relayed_s
+            account = settled(call.arrival, request, route, attempts.made, attempts.waited_s, idle_s)
+            await reservation.settle(account)
+        yield (account,)
+
+    def _ends_at(self, call: Call, timeout_s: float) -> float:
+        ends_at_s = self._clock.monotonic() + timeout_s
+        return ends_at_s if call.arrival.deadline_s is None else min(ends_at_s, call.arrival.deadline_s)

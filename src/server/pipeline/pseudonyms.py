@@ -1,0 +1,33 @@
+"""Identifiers that a client sends and a provider keeps: they leave only as values that no other team can produce.
+
+A prompt cache key or an end user's id that went out as it came in would let two teams on one provider account probe
+each other's caches, and would tell the provider who the end user is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from server.domain.parameters import PSEUDONYMISED
+from server.domain.request import GenerationRequest
+
+_DIGEST_BYTES = 16
+
+
+def pseudonymised(request: GenerationRequest, team_id: str) -> GenerationRequest:
+    """`request` with every such identifier replaced; the same team and value give the same replacement."""
+    present = PSEUDONYMISED & request.passthrough.keys()
+    if not present:
+        return request
+    replaced = {name: msgspec.Raw(_pseudonym(team_id, name, bytes(request.passthrough[name]))) for name in present}
+    return msgspec.structs.replace(request, passthrough={**request.passthrough, **replaced})
+
+
+def _pseudonym(team_id: str, name: str, value: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for piece in (team_id.encode(), name.encode(), value):
+        digest.update(len(piece).to_bytes(8))
+        digest.update(piece)
+    return msgspec.json.encode(digest.hexdigest())
