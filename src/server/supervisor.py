@@ -186,7 +186,9 @@ class Supervisor:
         hurried = asyncio.ensure_future(self._stop.hurried.wait())
         try:
             await asyncio.wait({working, hurried}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            return working.done() and working.exception() is None
+            if working.done():
+                working.result()
+            return working.done()
         finally:
             working.cancel()
             hurried.cancel()
@@ -195,7 +197,7 @@ class Supervisor:
         await asyncio.gather(*(worker.stop(steps) for worker in self._workers))
 
     async def _end_all(self) -> None:
-        """End what still runs: Envoy, then the workers, then the local model. Raises where supervising itself failed."""
+        """End what still runs: Envoy, the workers, the local model. Raises where supervising itself failed."""
         await self._envoy.stop(self._steps(signal.SIGTERM))
         await self._stop_workers(self._steps(signal.SIGTERM))
         for model in self._model:
