@@ -58,3 +58,39 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
+.PHONY: test
+test: $(DEV) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
+	@scripts/install-test-deps.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: format-check lint types imports proto-check ## everything that CI checks besides the tests
+
+.PHONY: format format-check lint types imports proto-check
+format: $(DEV) ## rewrite the code in its one format
+	@$(BIN)/ruff check --quiet --fix-only src tests bench
+	@$(BIN)/ruff format --quiet src tests bench
+
+format-check: $(DEV)
+	@$(BIN)/ruff format --check --quiet src tests bench || { echo "unformatted files: run 'make format'"; exit 1; }
+
+lint: $(DEV) ## ruff over code, tests and benchmarks
+	@$(BIN)/ruff check --output-format concise src tests bench
+
+types: $(DEV) ## mypy --strict
+	@$(BIN)/mypy
+
+imports: $(DEV) ## which package may see which
+	@$(BIN)/lint-imports --no-timing 2>&1 | tail -20
+
+proto-check: proto ## lint, breaking changes, and that the committed stubs are what the protos make
+	@git diff --exit-code --stat -- $(STUBS) || { echo "the stubs were out of date: commit what 'make proto' wrote"; exit 1; }
+
+.PHONY: bench
+bench: $(DEV) ## measure, and write bench/RESULTS.md
+	@$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## remove everything that the other targets made, but for data/
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

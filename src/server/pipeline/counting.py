@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.domain.request import FunctionTool, GenerationRequest, Part, Reasoning, Refusal, Text, ToolCall,
-ToolResult
+from server.domain.request import (
+    FunctionTool,
+    GenerationRequest,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 
 _ASCII_PER_TOKEN: Final = 4
 _TOKENS_PER_TURN: Final = 4
