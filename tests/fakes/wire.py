@@ -1,7 +1,7 @@
 """A scriptable HTTP/1.1 server on a loopback socket: exact bytes out, whole requests in, hang-ups on record.
 
-It plays replies, which are sequences of steps, and leaves nothing to a framework: where a header is missing, a
-chunk is cut in half or a socket is reset, a script said so. Times are `time.monotonic()` seconds.
+It plays replies, which are sequences of steps, and leaves nothing to a framework: where a header is missing,
+a chunk is cut in half or a socket is reset, a script said so. Times are `time.monotonic()` seconds.
 """
 
 from __future__ import annotations
@@ -308,8 +308,8 @@ class _Connection(asyncio.Protocol):
 class WireServer:
     """The server. Scripts are consumed one a request, as they arrive; `default` answers when none is left.
 
-    `keep_alive_s`: idle connections are closed after so long (None: never). `send_buffer`: SO_SNDBUF, bytes, to
-    make back-pressure visible early. An error in a script's own code surfaces when the server stops.
+    `keep_alive_s`: idle connections are closed after so long (None: never). `send_buffer`: SO_SNDBUF, bytes,
+    to make back-pressure visible early. An error in a script's own code surfaces when the server stops.
     """
 
     default: Script
@@ -364,6 +364,11 @@ class WireServer:
     def script(self, *replies: Script) -> None:
         """Answer the coming requests with these, one each."""
         self._scripts.extend(replies)
+
+    def forget(self) -> None:
+        """Drop scripts and records, as if it had just started; open connections stay."""
+        for record in (self.requests, self.disconnects, self.failures, self._scripts):
+            record.clear()
 
     async def wait_request(self, count: int = 1, *, timeout: float = 5.0) -> Request:
         """The `count`-th request (from 1), when it has arrived whole. Raises TimeoutError."""
