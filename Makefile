@@ -94,3 +94,10 @@ bench: $(DEV) ## measure, and write bench/RESULTS.md
 clean: ## remove everything that the other targets made, but for data/
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
+
+.PHONY: lock
+lock: $(SETUP) ## write the locks anew from pyproject.toml and requirements/setup.in
+	@cd requirements && ../$(LOCK) setup.in -o setup.txt
+	@$(LOCK) pyproject.toml --extra local --extra postgres -o requirements/run.txt
+	@$(LOCK) pyproject.toml --all-extras -c requirements/run.txt -o requirements/dev.txt

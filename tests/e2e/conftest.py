@@ -1,0 +1,100 @@
+"""A gateway, its upstreams, and clients of every kind. One gateway serves the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.upstreams import UpstreamThread
+
+LOCAL_MODEL = "local/smollm2-135m:free"
+
+CONFIG = """
+providers:
+  - {{id: acme, dialect: openai, base_url: "{acme}", api_key_env: ACME_KEY}}
+  - {{id: backup, dialect: openai, base_url: "{backup}"}}
+  - {{id: native, dialect: openai, base_url: "{backup}", apis: [chat, responses]}}
+  - {{id: dead, dialect: openai, base_url: "http://127.0.0.1:{closed}/v1"}}
+models:
+  - id: acme/test-1
+    offers:
+      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses],
+          price: {{input_text_tokens: "0.15", output_text_tokens: "0.60"}}}}
+  - id: acme/test-1:free
+    offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses]}}]
+  - id: acme/native:free
+    offers: [{{provider: native, provider_model: test-1, endpoints: [chat, responses]}}]
+  - id: acme/two:free
+    offers:
+      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses]}}
+      - {{provider: backup, provider_model: test-2, endpoints: [chat, responses]}}
+  - id: acme/dead:free
+    offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses]}}]
+  - id: acme/embeddings-only:free
+    offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
+routing: {{timeout_s: 20, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
+"""
+ACME_KEY = "sk-acme-canary-0123456789abcdef"
+
+
+def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 1.0, idle: float = 1.0) -> str:
+    return CONFIG.format(
+        acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
+    )
+
+
+@pytest.fixture(scope="session")
+def acme_upstream() -> Iterator[UpstreamThread]:
+    upstream = UpstreamThread()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="session")
+def backup_upstream() -> Iterator[UpstreamThread]:
+    upstream = UpstreamThread()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture
+def acme(acme_upstream: UpstreamThread) -> UpstreamThread:
+    acme_upstream.reset()
+    return acme_upstream
+
+
+@pytest.fixture
+def backup(backup_upstream: UpstreamThread) -> UpstreamThread:
+    backup_upstream.reset()
+    return backup_upstream
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
+) -> Iterator[Gateway]:
+    """Two workers, the embedded model, and scripted upstreams with limits of one second."""
+    gateway = Gateway(
+        tmp_path_factory.mktemp("gateway"),
+        config(acme_upstream, backup_upstream),
+        local_model=True,
+        environ={"ACME_KEY": ACME_KEY},
+    ).start()
+    yield gateway
+    assert gateway.stop() == 0, gateway.log[-4000:]
+
+
+@pytest.fixture(params=["envoy", "direct"])
+def channel(request: pytest.FixtureRequest, gateway: Gateway) -> Iterator[grpc.Channel]:
+    """A channel to the same services by both ways in."""
+    port = gateway.http_port if request.param == "envoy" else gateway.grpc_port
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+
+
+@pytest.fixture
+def metadata(gateway: Gateway) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {gateway.key}")]

@@ -1,0 +1,156 @@
+"""A whole gateway as a child process, as a person starts it: supervisor, workers, Envoy, and the local model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+READY_WITHIN_S = 60.0
+STOPPED_WITHIN_S = 45.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Gateway:
+    """One gateway on ports of its own, with its data under `directory`.
+
+    `config` is the text of its configuration file; `environ` is added to the environment.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: str = "",
+        *,
+        workers: int = 2,
+        local_model: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.config_file = directory / "gateway.yaml"
+        self.config_file.write_text(config or "{}\n")
+        self.http_port, self.grpc_port = free_port(), free_port()
+        self.log_file = directory / "gateway.log"
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AISTATS_")},
+            "AISTATS_HTTP_PORT": str(self.http_port),
+            "AISTATS_GRPC_PORT": str(self.grpc_port),
+            "AISTATS_DATA_DIR": str(directory / "data"),
+            "AISTATS_WORKERS": str(workers),
+            "AISTATS_LOCAL_MODEL": "1" if local_model else "0",
+            "AISTATS_LOG_FORMAT": "json",
+            "AISTATS_CONFIG": str(self.config_file),
+            **(environ or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def base_url(self) -> str:
+        """What an SDK is given."""
+        return f"{self.url}/v1"
+
+    @property
+    def key(self) -> str:
+        return (self.directory / "data" / "bootstrap-key").read_text().strip()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def start(self) -> Gateway:
+        """Start it, and return when it serves."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", "up"], env=self.environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"the gateway did not become ready:\n{self.log[-8000:]}")
+            time.sleep(0.05)
+        return self
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> int:
+        """Stop it as Ctrl-C does; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(STOPPED_WITHIN_S)
+
+    def kill(self) -> None:
+        """End it and all of its children at once."""
+        assert self.process is not None
+        for process in [*self.children(), self.process]:
+            process.kill()
+        self.process.wait()
+
+    def children(self) -> list[psutil.Process]:
+        assert self.process is not None
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes, by index."""
+        found = [child for child in self.children() if "worker" in child.cmdline()]
+        return sorted(found, key=lambda child: child.cmdline())
+
+    def envoy(self) -> psutil.Process:
+        return next(child for child in self.children() if Path(child.cmdline()[0]).name == "envoy")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the CLI on the same data."""
+        return subprocess.run(
+            [sys.executable, "-m", "server", *arguments], env=self.environ, capture_output=True, text=True, timeout=60
+        )
+
+    def create_key(self, *, team: str = "default", scopes: tuple[str, ...] = ("inference",), name: str = "test") -> str:
+        scoped = [part for scope in scopes for part in ("--scope", scope)]
+        made = self.run("keys", "create", "--team", team, "--name", name, *scoped, "--json")
+        assert made.returncode == 0, made.stderr
+        created: dict[str, Any] = json.loads(made.stdout)
+        return str(created["key"])
+
+    def create_team(self, name: str) -> None:
+        made = self.run("teams", "create", name, "--json")
+        assert made.returncode == 0, made.stderr
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        """POST JSON with the bootstrap key."""
+        options.setdefault("headers", self.headers)
+        return httpx.post(f"{self.url}{path}", json=body, timeout=options.pop("timeout", 30), **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        options.setdefault("headers", self.headers)
+        return httpx.get(f"{self.url}{path}", timeout=30, **options)
