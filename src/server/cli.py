@@ -8,12 +8,12 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from server.logs import configure_logging
-from server.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 __all__ = ["main"]
 
@@ -87,8 +87,13 @@ def cli() -> None:
     """
 
 
-def _start(settings: Settings) -> Settings:
-    configure_logging(settings.log_format, settings.log_level)
+def _settings(*, with_logs: bool = False) -> Settings:
+    from server.logs import configure_logging
+    from server.settings import load_settings
+
+    settings = load_settings()
+    if with_logs:
+        configure_logging(settings.log_format, settings.log_level)
     return settings
 
 
@@ -109,7 +114,7 @@ def up() -> None:
     """
     from server.up import run
 
-    run(_start(load_settings()), _version())
+    run(_settings(with_logs=True), _version())
 
 
 @cli.command(
@@ -137,7 +142,7 @@ def worker(index: int, socket: Path | None, supervised: bool) -> None:
 
     if supervised:
         exit_when_parent_dies()
-    settings = _start(load_settings())
+    settings = _settings(with_logs=True)
     if socket is None:
         make_run_dir(settings.run_dir)
         socket = settings.run_dir / f"worker-{index}.sock"
@@ -160,7 +165,7 @@ def envoy(only_print: bool) -> None:
     from server.preflight import make_run_dir
     from server.up import envoy_argv, write_envoy_config
 
-    settings = load_settings()
+    settings = _settings()
     make_run_dir(settings.run_dir)
     sockets = [settings.run_dir / f"worker-{index}.sock" for index in range(settings.workers)]
     config = write_envoy_config(settings, settings.run_dir, sockets)
@@ -181,7 +186,7 @@ def doctor(as_json: bool) -> None:
     """
     from server.doctor import examine, report
 
-    findings = asyncio.run(examine(load_settings()))
+    findings = asyncio.run(examine(_settings()))
     click.echo(report(findings, as_json=as_json))
     sys.exit(any(finding.level == "fail" for finding in findings))
 

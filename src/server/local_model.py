@@ -13,6 +13,8 @@ from typing import Final
 
 from server.processes import exit_when_parent_dies
 
+PROVIDER_ID: Final = "local"
+"""Its provider in the catalogue."""
 MODEL_NAME: Final = "smollm2-135m"
 """How requests name it upstream."""
 SLOTS: Final = 4

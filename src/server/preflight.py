@@ -64,7 +64,7 @@ async def check_data_dir(settings: Settings) -> list[Finding]:
         probe.unlink()
     except OSError as failure:
         advice = "make it writable, or name another in AISTATS_DATA_DIR"
-        return [Finding(name, "fail", f"{path}: {failure.strerror}", advice)]
+        return [Finding(name, "fail", f"{path}: {explain(failure)}", advice)]
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return [Finding(name, "warn", f"{path} is open to other users", f"chmod 700 {path}")]
     return [Finding(name, "ok", f"{path} can be written to")]
@@ -84,9 +84,8 @@ async def check_ports(settings: Settings) -> list[Finding]:
         if problem is None:
             findings.append(Finding(name, "ok", f"{host}:{port} is free"))
         else:
-            reason = (problem.strerror or "cannot be used").lower()
             advice = f"stop what listens there, or set {variable} to another port"
-            findings.append(Finding(name, "fail", f"{host}:{port}: {reason}", advice))
+            findings.append(Finding(name, "fail", f"{host}:{port}: {explain(problem)}", advice))
     return findings
 
 
@@ -100,11 +99,13 @@ async def check_tls(settings: Settings) -> list[Finding]:
     """Certificate and key can be read and belong together. Nothing is found where TLS is off."""
     if settings.tls_cert is None or settings.tls_key is None:
         return []
+    advice = "AISTATS_TLS_CERT and AISTATS_TLS_KEY must name PEM files that belong together"
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as failure:  # ssl.SSLError is one
-        advice = "AISTATS_TLS_CERT and AISTATS_TLS_KEY must name PEM files that belong together"
-        return [Finding("TLS", "fail", failure.strerror or "certificate and key cannot be used", advice)]
+    except ssl.SSLError as failure:
+        return [Finding("TLS", "fail", f"certificate and key cannot be used: {failure.reason}", advice)]
+    except OSError as failure:
+        return [Finding("TLS", "fail", explain(failure), advice)]
     return [Finding("TLS", "ok", f"{settings.tls_cert} and its key")]
 
 
@@ -126,6 +127,13 @@ async def check_catalogue(settings: Settings, environ: Mapping[str, str] = os.en
 
 
 PREFLIGHT: Final[tuple[Check, ...]] = (check_data_dir, check_ports, check_tls, check_envoy_binary, check_catalogue)
+
+
+def explain(failure: OSError) -> str:
+    """The operating system's words for it: `connection refused`, `permission denied`."""
+    # Not `strerror`: asyncio writes sentences of its own there. A failed name look-up has negative numbers.
+    words = os.strerror(failure.errno) if failure.errno and failure.errno > 0 else failure.strerror
+    return (words or "it cannot be used").lower()
 
 
 def envoy_binary() -> Path:
@@ -163,7 +171,7 @@ def make_run_dir(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     except OSError as failure:
-        raise PreflightFailed([Finding("run directory", "fail", f"{path}: {failure.strerror}")]) from None
+        raise PreflightFailed([Finding("run directory", "fail", f"{path}: {explain(failure)}")]) from None
     is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
     if not is_ours or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         advice = "remove it, or name another directory in AISTATS_DATA_DIR"
