@@ -1,0 +1,78 @@
+"""REST as the core of the bridge sees it: requests in, responses out, whatever carries them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+from server.domain.identity import Arrival, Call, Scope
+
+JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class ByteStream(Protocol):
+    """A body that is sent piece by piece, each piece as soon as it is there."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Let go of everything behind it, read to its end or not, or not even begun."""
+        ...
+
+
+Body: TypeAlias = bytes | ByteStream
+
+
+class RestRequest(msgspec.Struct, frozen=True):
+    """One request. `path` is still percent-encoded and has no query; header names are lower-case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+    arrival: Arrival
+    query: Mapping[str, tuple[str, ...]] = {}
+
+
+class RestResponse(msgspec.Struct, frozen=True):
+    """One response. Whoever carries a `ByteStream` closes it (`contextlib.aclosing`), whatever happens."""
+
+    status: int
+    headers: Headers
+    body: Body
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """What a handler gets: an authenticated request with its whole body, and the decoded variables of its path."""
+
+    call: Call
+    request: RestRequest
+    body: bytes
+    path_params: Mapping[str, str]
+
+
+Handler: TypeAlias = Callable[[Exchange], Awaitable[RestResponse]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`path` is a pattern such as `/v1/responses/{response_id}`; a variable takes one whole segment."""
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope = Scope.INFERENCE
+
+
+def json_response(body: bytes, status: int = 200) -> RestResponse:
+    return RestResponse(status, (("content-type", JSON),), body)
+
+
+def event_stream(body: ByteStream) -> RestResponse:
+    """A 200 whose events no cache may keep and no proxy may hold back."""
+    headers = (("content-type", EVENT_STREAM), ("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+    return RestResponse(200, headers, body)
