@@ -59,8 +59,9 @@ class Database:
     not be made while the database is down.
     """
 
-    def __init__(self, engine: AsyncEngine, *, pool_size: int, first: Work[None] | None = None) -> None:
+    def __init__(self, engine: AsyncEngine, *, pool_size: int, slot_wait_s: float, first: Work[None] | None) -> None:
         self.engine = engine
+        self._slot_wait_s = slot_wait_s
         self._is_sqlite = engine.dialect.name == "sqlite"
         if self._is_sqlite:
             # SQLite has one writer at a time: queueing for it here is fair, its own waiting is not.
@@ -79,7 +80,14 @@ class Database:
         self._log = structlog.get_logger("server.storage")
 
     @classmethod
-    def open(cls, url: str, *, pool_size: int = POOL_SIZE, first: Work[None] | None = None) -> Database:
+    def open(
+        cls,
+        url: str,
+        *,
+        pool_size: int = POOL_SIZE,
+        slot_wait_s: float = SLOT_WAIT_S,
+        first: Work[None] | None = None,
+    ) -> Database:
         """Prepare to use the database at `url`; connects when first used. Raises DatabaseUnusable."""
         if pool_size < 2:
             raise ValueError("a pool has at least two connections: one to read and one to write")
@@ -87,7 +95,7 @@ class Database:
         options: dict[str, Any] = {
             "pool_size": pool_size,
             "max_overflow": 0,
-            "pool_timeout": SLOT_WAIT_S,
+            "pool_timeout": slot_wait_s,
             "hide_parameters": True,  # of error texts: they may reach a log
         }
         if parsed.get_backend_name() == "sqlite":
@@ -104,7 +112,7 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(engine.sync_engine, "begin", sqlite.begin)
-        return cls(engine, pool_size=pool_size, first=first)
+        return cls(engine, pool_size=pool_size, slot_wait_s=slot_wait_s, first=first)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only selects. Each statement sees what is committed when it runs; no writer is waited for.
@@ -128,7 +136,7 @@ class Database:
 
     async def _run(self, slots: asyncio.Semaphore, engine: AsyncEngine, work: Work[T]) -> T:
         try:
-            async with asyncio.timeout(SLOT_WAIT_S):
+            async with asyncio.timeout(self._slot_wait_s):
                 await slots.acquire()
         except TimeoutError:
             raise _unavailable() from None

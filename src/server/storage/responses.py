@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.ports import Clock
 from server.domain.request import Turn
+from server.domain.response import Response
 from server.domain.stored import StoredResponse
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
@@ -23,6 +24,7 @@ RETENTION_S: Final = 30 * DAY_S
 PURGE_BATCH: Final = 500
 
 _decode_turns = msgspec.json.Decoder(tuple[Turn, ...]).decode
+_decode_response = msgspec.json.Decoder(Response).decode
 _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ class SqlResponseStore:
             "created_at": response.created_at,
             "expires_at": response.created_at + self._retention_s,
             "turns_json": _encode(response.turns),
-            "body": response.body,
+            "body": _encode(response.response),
         }
 
         async def work(connection: AsyncConnection) -> None:
@@ -71,7 +73,7 @@ class SqlResponseStore:
                 team_id=row.team_id,
                 created_at=row.created_at,
                 turns=_decode_turns(row.turns_json),
-                body=row.body,
+                response=_decode_response(row.body),
             )
 
         return await self._database.read(work)

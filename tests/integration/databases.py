@@ -1,0 +1,230 @@
+"""Databases for tests: a SQLite file, and a PostgreSQL server that this process starts and stops.
+
+`database_url` gives each test an empty database of both kinds in turn; `database` one that has its schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from server.storage import migrate
+from server.storage.database import Database
+
+START_LIMIT_S = 30.0
+
+
+class ManualClock:
+    """A clock that tests move by hand."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.seconds = now
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class PostgresServer:
+    """A PostgreSQL server of our own, on a Unix socket in its own directory: no port, no password, no durability."""
+
+    def __init__(self) -> None:
+        self._bin = _postgres_programs()
+        # Short, since the path of a socket may have 107 bytes; and not the test's own, which has another owner.
+        self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._user = _unprivileged_user()
+        if self._user is not None:
+            os.chown(self.directory, pwd.getpwnam(self._user).pw_uid, -1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+        try:
+            self._run("initdb", "--pgdata=data", "--username=test", "--auth=trust", "--no-sync", "--encoding=UTF8",
+                      "--locale=C", "--no-instructions")  # fmt: skip
+        except BaseException:
+            shutil.rmtree(self.directory)
+            raise
+
+    def url(self, database: str) -> str:
+        return f"postgresql+asyncpg://test@/{database}?host={self.directory}"
+
+    def start(self) -> None:
+        log = (self.directory / "log").open("ab")
+        options = {
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.directory),
+            "max_connections": "60",
+        }
+        flags = [flag for name, value in options.items() for flag in ("-c", f"{name}={value}")]
+        with log:
+            self._process = subprocess.Popen(
+                [str(self._bin / "postgres"), "-D", "data", *flags],
+                cwd=self.directory,
+                user=self._user,
+                stdout=log,
+                stderr=log,
+            )
+        give_up = time.monotonic() + START_LIMIT_S
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise AssertionError("PostgreSQL did not start:\n" + (self.directory / "log").read_text()[-2000:])
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server at once, as an operator who pulls it away would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(START_LIMIT_S)
+            self._process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    async def create_database(self) -> str:
+        self._databases += 1
+        name = f"test_{self._databases}"
+        await self.execute("postgres", f"CREATE DATABASE {name}")
+        return name
+
+    async def execute(self, database: str, statement: str) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(host=str(self.directory), user="test", database=database)
+        try:
+            return await connection.fetch(statement)
+        finally:
+            await connection.close()
+
+    def _is_ready(self) -> bool:
+        probe = subprocess.run([str(self._bin / "pg_isready"), "--quiet", f"--host={self.directory}"], check=False)
+        return probe.returncode == 0
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self._bin / program), *arguments],
+            cwd=self.directory,
+            user=self._user,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{program} failed:\n{done.stderr}"
+
+
+def _postgres_programs() -> Path:
+    """Where initdb and postgres are. Fails the test where they are nowhere."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if (pg_config := shutil.which("pg_config")) is not None:
+        output = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=True)
+        candidates.append(Path(output.stdout.strip()))
+    if (initdb := shutil.which("initdb")) is not None:
+        candidates.append(Path(initdb).resolve().parent)
+    for candidate in candidates:
+        if (candidate / "initdb").exists() and (candidate / "postgres").exists():
+            return candidate
+    raise AssertionError(
+        "PostgreSQL's server programs are not installed, and the storage tests need them:"
+        " run scripts/install-test-deps.sh"
+    )
+
+
+def _unprivileged_user() -> str | None:
+    """PostgreSQL refuses to run as root; None where we are not root."""
+    if os.getuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'data' / 'gateway.db'}"
+
+
+@pytest.fixture
+async def postgres_url(postgres: PostgresServer) -> str:
+    return postgres.url(await postgres.create_database())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        tmp_path: Path = request.getfixturevalue("tmp_path")
+        return f"sqlite+aiosqlite:///{tmp_path / 'data' / 'gateway.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(await server.create_database())
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open database with its schema."""
+    async with migrated(database_url) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def migrated(url: str, *, pool_size: int = 5, slot_wait_s: float = 5.0) -> AsyncIterator[Database]:
+    await migrate.upgrade(url)
+    opened = Database.open(url, pool_size=pool_size, slot_wait_s=slot_wait_s)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+async def run_python(module: str, *arguments: str) -> str:
+    """Run a module in a process of its own; what it printed. Fails the test where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        module,
+        *arguments,
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError(f"{module} {' '.join(arguments)} did not end") from None
+    assert process.returncode == 0, stderr.decode()
+    return stdout.decode()

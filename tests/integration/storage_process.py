@@ -1,0 +1,70 @@
+"""What a storage test lets another process do: python -m tests.integration.storage_process <job> <url> …"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from pathlib import Path
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.clock import SystemClock, UuidV7
+from server.storage import migrate
+from server.storage.database import Database
+from server.storage.first_start import ensure_default_team
+from server.storage.group_commit import GroupCommit
+from server.storage.tables import teams
+
+
+async def cold_start(url: str, data_dir: str) -> None:
+    """All that a gateway does with the database when it starts; prints the key where this process got it."""
+    await migrate.upgrade(url)
+    await migrate.check(url)
+    database = Database.open(url)
+    try:
+        made = await ensure_default_team(database, SystemClock(), UuidV7(), Path(data_dir))
+    finally:
+        await database.close()
+    if made is not None:
+        print(made.key)
+
+
+async def count_up(url: str, times: str) -> None:
+    """Read a number and write it back plus one, in one transaction each, eight at a time."""
+    database = Database.open(url)
+    commits = GroupCommit(database)
+
+    async def work(connection: AsyncConnection) -> None:
+        value = (await connection.execute(select(teams.c.created_at))).scalar_one()
+        await connection.execute(update(teams).values(created_at=value + 1))
+
+    async def lane() -> None:
+        for _ in range(int(times) // 8):
+            await commits.submit(work)
+            await database.write(work)
+
+    try:
+        await asyncio.gather(*(lane() for _ in range(8)))
+    finally:
+        await commits.close()
+        await database.close()
+
+
+async def threads_left(url: str) -> None:
+    """Use the database, close it, and print how many threads are left beside this one."""
+    database = Database.open(url)
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(select(teams.c.id))
+
+    await asyncio.gather(*(database.read(work) for _ in range(50)), *(database.write(work) for _ in range(50)))
+    await database.close()
+    print(len([thread for thread in threading.enumerate() if thread is not threading.main_thread()]))
+
+
+JOBS = {"cold_start": cold_start, "count_up": count_up, "threads_left": threads_left}
+
+if __name__ == "__main__":
+    asyncio.run(JOBS[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,197 @@
+"""The schema: made once however many start at once, checked before serving, taken back, and nobody else's touched."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.errors import GatewayError
+from server.storage import migrate
+from server.storage.database import Database
+from server.storage.tables import metadata
+from tests.integration.databases import run_python
+
+OURS = {"teams", "api_keys", "responses", migrate.VERSION_TABLE}
+
+
+async def on(url: str, *statements: str) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+    database = Database.open(url)
+    try:
+        await database.write(work)
+    finally:
+        await database.close()
+
+
+async def table_names(url: str) -> set[str]:
+    async def work(connection: AsyncConnection) -> set[str]:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+    database = Database.open(url)
+    try:
+        return await database.write(work)
+    finally:
+        await database.close()
+
+
+def differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(
+        connection, opts={"version_table": migrate.VERSION_TABLE, "compare_type": True}
+    )
+    return list(compare_metadata(context, metadata))
+
+
+async def test_the_migrations_make_exactly_the_tables_that_the_code_describes(database: Database) -> None:
+    async def work(connection: AsyncConnection) -> list[object]:
+        return await connection.run_sync(differences)
+
+    assert await database.write(work) == []
+
+
+async def test_upgrade_twice_and_check(database_url: str) -> None:
+    await migrate.upgrade(database_url)
+    await migrate.upgrade(database_url)
+    await migrate.check(database_url)
+    assert await table_names(database_url) == OURS
+
+
+async def test_every_migration_runs_both_ways(database_url: str) -> None:
+    revisions = [script.revision for script in scripts()]
+    for revision in [*reversed(revisions[:-1]), "base"]:
+        await migrate.upgrade(database_url)
+        await migrate.downgrade(database_url, revision)
+    assert await table_names(database_url) == {migrate.VERSION_TABLE}
+    await migrate.upgrade(database_url)
+    await migrate.check(database_url)
+
+
+async def test_what_is_in_the_database_already_stays(database_url: str) -> None:
+    await on(
+        database_url,
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, note TEXT)",
+        "INSERT INTO notes VALUES (1, 'mine')",
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        "INSERT INTO alembic_version VALUES ('of another application')",
+    )
+    await migrate.upgrade(database_url)
+    await migrate.downgrade(database_url, "base")
+    await migrate.upgrade(database_url)
+
+    async def read(connection: AsyncConnection) -> list[tuple[object, ...]]:
+        notes = await connection.execute(text("SELECT id, note FROM notes"))
+        version = await connection.execute(text("SELECT version_num FROM alembic_version"))
+        return [*map(tuple, notes), *map(tuple, version)]
+
+    database = Database.open(database_url)
+    try:
+        assert await database.read(read) == [(1, "mine"), ("of another application",)]
+    finally:
+        await database.close()
+
+
+async def test_a_migration_that_fails_leaves_the_database_as_it_was(database_url: str) -> None:
+    await on(database_url, "CREATE TABLE responses (other TEXT)")  # in the way of the second migration
+    with pytest.raises((SQLAlchemyError, GatewayError)):
+        await migrate.upgrade(database_url)
+    assert await table_names(database_url) == {"responses"}
+
+
+async def test_a_schema_that_is_missing_behind_or_ahead_is_named(database_url: str) -> None:
+    with pytest.raises(migrate.SchemaMismatch, match=r"no schema yet.*aistats-gateway up"):
+        await migrate.check(database_url)
+    await migrate.upgrade(database_url)
+    await migrate.downgrade(database_url, "0001")
+    with pytest.raises(
+        migrate.SchemaMismatch, match=f"behind: it is at revision 0001.*needs {migrate.current_revision()}"
+    ):
+        await migrate.check(database_url)
+    with pytest.raises(migrate.SchemaMismatch, match="behind"):
+        await migrate.upgrade_if_empty(database_url)
+    await on(database_url, f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
+    for attempt in (migrate.check, migrate.upgrade, migrate.upgrade_if_empty):
+        with pytest.raises(migrate.SchemaMismatch, match=r"ahead: it is at revision 9999.*upgrade this one"):
+            await attempt(database_url)
+
+
+async def test_commands_make_the_schema_of_an_empty_database(database_url: str) -> None:
+    await migrate.upgrade_if_empty(database_url)
+    await migrate.upgrade_if_empty(database_url)
+    await migrate.check(database_url)
+
+
+async def test_five_cold_starts_at_once_make_one_schema_and_one_key(database_url: str, tmp_path: Path) -> None:
+    job = ("tests.integration.storage_process", "cold_start", database_url, str(tmp_path / "data"))
+    printed = await asyncio.gather(*(run_python(*job) for _ in range(5)))
+    keys = [text.strip() for text in printed if text.strip()]
+    assert len(keys) == 1
+    assert (tmp_path / "data" / "bootstrap-key").read_text() == keys[0] + "\n"
+    await migrate.check(database_url)
+    assert await table_names(database_url) == OURS
+
+
+async def test_starts_at_once_in_one_process_agree_too(database_url: str) -> None:
+    await asyncio.gather(*(migrate.upgrade(database_url) for _ in range(5)))
+    await migrate.check(database_url)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_no_migration_drops_anything_unless_it_says_so(dialect: str) -> None:
+    found = list(drops(dialect, scripts()))
+    assert found == []
+
+
+def test_a_drop_would_be_seen() -> None:
+    assert DROP.search("ALTER TABLE teams DROP COLUMN name")
+    assert DROP.search("drop table teams")
+    assert not DROP.search("CREATE TABLE raindrops (id TEXT)")
+
+
+DROP = re.compile(r"\b(drop|truncate)\b", re.IGNORECASE)
+
+
+def drops(dialect: str, wanted: Iterable[object]) -> Iterable[str]:
+    for script in wanted:
+        if getattr(script.module, "destructive", False):  # type: ignore[attr-defined]
+            continue
+        below = script.down_revision or "base"  # type: ignore[attr-defined]
+        sql = rendered(dialect, f"{below}:{script.revision}")  # type: ignore[attr-defined]
+        assert "CREATE" in sql or "ALTER" in sql or "UPDATE" in sql
+        if DROP.search(sql):
+            yield script.revision  # type: ignore[attr-defined]
+
+
+def rendered(dialect: str, revisions: str) -> str:
+    """The SQL of a migration, as it would be sent."""
+    config = configuration()
+    config.output_buffer = StringIO()
+    config.attributes["dialect"] = dialect
+    command.upgrade(config, revisions, sql=True)
+    return config.output_buffer.getvalue()
+
+
+def scripts() -> list[object]:
+    """All migrations, the first one first."""
+    return list(reversed(list(ScriptDirectory.from_config(configuration()).walk_revisions())))
+
+
+def configuration() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    return config
