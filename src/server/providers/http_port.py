@@ -1,0 +1,53 @@
+"""What an adapter needs of HTTP. `server.transport` fills it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Protocol, Self
+
+
+class SseEvent(Protocol):
+    """One event of a `text/event-stream`; `data` is its lines joined, `event` its name where it has one."""
+
+    @property
+    def event(self) -> str | None: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+class ResponseHeaders(Protocol):
+    def get(self, name: str, /) -> str | None:
+        """The first value of a header; `name` is in lower case."""
+        ...
+
+
+class HttpResponse(Protocol):
+    """A reply whose headers have come in. Leaving the context closes it, at once where it is not read to its end."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> ResponseHeaders: ...
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes in. Raises ProviderFailure."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """The body. Raises ProviderFailure where it has more than `limit` bytes, or is cut."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+class HttpTransport(Protocol):
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, connect_timeout_s: float
+    ) -> HttpResponse:
+        """Send, and return when the reply's headers are in. Raises ProviderFailure (connection, timeout)."""
+        ...
+
+    def sse_batches(self, response: HttpResponse) -> AsyncGenerator[Sequence[SseEvent], None]:
+        """The events of one network read after another; an empty batch where it brought only keep-alives."""
+        ...

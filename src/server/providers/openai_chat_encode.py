@@ -1,0 +1,238 @@
+"""A generation request as the body of `POST /chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from server.domain.catalog import Offer, ProviderProfile
+from server.domain.request import (
+    Audio,
+    CustomTool,
+    Endpoint,
+    File,
+    FunctionTool,
+    GenerationRequest,
+    Image,
+    OutputFormat,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
+from server.providers.media import image_data_url, relabelled
+from server.providers.openai_shapes import chat_tool_choice, nested_grammar
+from server.providers.provider_options import options_for
+
+
+def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
+    """The JSON body. What `openai_apis.unsupported` names must not be in `request`. Raises GatewayError."""
+    profile = offer.provider.profile
+    body: dict[str, Any] = {
+        "model": offer.provider_model,
+        "messages": [_message(turn, profile) for turn in _turns(request)],
+        **_sampling(request, profile),
+        **_tools(request),
+        **_output(request),
+        **request.passthrough,
+    }
+    if request.stream:
+        body["stream"] = True
+        if profile.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+    body.update(options_for(request, offer.provider.id))
+    return msgspec.json.encode(body)
+
+
+def _sampling(request: GenerationRequest, profile: ProviderProfile) -> Mapping[str, Any]:
+    sampling = request.sampling
+    return _set(
+        {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "seed": sampling.seed,
+            "stop": sampling.stop,
+            profile.max_tokens_field: sampling.max_output_tokens,
+            "n": sampling.n,
+            "logprobs": sampling.logprobs,
+            "top_logprobs": sampling.top_logprobs,
+            "logit_bias": sampling.logit_bias,
+        }
+    )
+
+
+def _tools(request: GenerationRequest) -> Mapping[str, Any]:
+    choice = request.tool_choice
+    return _set(
+        {
+            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tool_choice": None if choice is None else chat_tool_choice(choice),
+            "parallel_tool_calls": request.parallel_tool_calls,
+        }
+    )
+
+
+def _output(request: GenerationRequest) -> Mapping[str, Any]:
+    wanted = request.output_format
+    return _set(
+        {
+            "response_format": None if wanted is None else _response_format(wanted),
+            "reasoning_effort": None if request.reasoning is None else request.reasoning.effort,
+        }
+    )
+
+
+def _response_format(wanted: OutputFormat) -> Any:
+    if wanted.kind != "json_schema":
+        return {"type": wanted.kind}
+    schema = _set(
+        {
+            "name": wanted.name,
+            "description": wanted.description,
+            "schema": wanted.schema,
+            "strict": wanted.strict,
+        }
+    )
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _tool(tool: Tool) -> Any:
+    match tool:
+        case FunctionTool():
+            function = _set(
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    "strict": tool.strict,
+                }
+            )
+            return {"type": "function", "function": function}
+        case CustomTool():
+            grammar = None if tool.format is None else nested_grammar(tool.format)
+            custom = _set({"name": tool.name, "description": tool.description, "format": grammar})
+            return {"type": "custom", "custom": custom}
+        case _:
+            raise ValueError(f"chat upstreams have no built-in tools: {tool.type}")
+
+
+def _turns(request: GenerationRequest) -> Iterator[Turn]:
+    """The turns as messages; those of surfaces that split an assistant's turn into items are joined again."""
+    if request.endpoint is Endpoint.CHAT:
+        yield from request.turns
+        return
+    pending: Turn | None = None
+    for turn in request.turns:
+        if pending is not None and _continues(pending, turn):
+            pending = Turn(Role.ASSISTANT, pending.parts + turn.parts, pending.name)
+            continue
+        if pending is not None:
+            yield pending
+        pending = turn
+    if pending is not None:
+        yield pending
+
+
+def _continues(before: Turn, turn: Turn) -> bool:
+    """Whether two assistant turns are one message: tool calls must stand right before their results."""
+    if before.role is not Role.ASSISTANT or turn.role is not Role.ASSISTANT:
+        return False
+    return _has(before, ToolCall) or not (_has(before, Text) and _has(turn, Text))
+
+
+def _has(turn: Turn, kind: type) -> bool:
+    return any(isinstance(part, kind) for part in turn.parts)
+
+
+def _message(turn: Turn, profile: ProviderProfile) -> dict[str, Any]:
+    match turn.role:
+        case Role.ASSISTANT:
+            return _assistant(turn)
+        case Role.TOOL:
+            result = turn.parts[0]
+            if not isinstance(result, ToolResult):
+                raise ValueError("a tool turn holds a tool result")
+            return {"role": "tool", "tool_call_id": result.call_id, "content": _content(result.content)}
+        case Role.USER:
+            role = "user"
+        case _:
+            role = profile.system_role or turn.role.value
+    message: dict[str, Any] = {"role": role, "content": _content(turn.parts)}
+    if turn.name is not None:
+        message["name"] = turn.name
+    return message
+
+
+def _assistant(turn: Turn) -> dict[str, Any]:
+    texts = [part for part in turn.parts if isinstance(part, Text)]
+    refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
+    thoughts = [_thought(part) for part in turn.parts if isinstance(part, Reasoning)]
+    calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
+    empty = None if calls or refusals else ""
+    message: dict[str, Any] = {"role": "assistant", "content": _content(texts) if texts else empty}
+    if turn.name is not None:
+        message["name"] = turn.name
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    if thoughts:
+        message["reasoning_content"] = "\n\n".join(filter(None, thoughts))
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _thought(part: Reasoning) -> str:
+    return part.text or "\n\n".join(part.summary)
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    if call.custom:
+        return {"id": call.call_id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.call_id, "type": "function", "function": function}
+
+
+def _content(parts: Any) -> str | list[dict[str, Any]]:
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [_part(part) for part in parts]
+
+
+def _part(part: object) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Image():
+            url = relabelled(part.url) if part.url is not None else _image_url(part)
+            return {"type": "image_url", "image_url": _set({"url": url, "detail": part.detail})}
+        case Audio():
+            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+        case File():
+            fields = {"file_data": file_data(part), "file_id": part.file_id, "filename": part.filename}
+            return {"type": "file", "file": _set(fields)}
+        case _:
+            raise ValueError(f"chat messages cannot carry {type(part).__name__}")
+
+
+def _image_url(part: Image) -> str:
+    return image_data_url(part.data or "", part.media_type)
+
+
+def file_data(part: File) -> str | None:
+    """A file's content as both APIs take it: a data URL, or bare base64 where the client named no type."""
+    if part.data is None or part.media_type is None:
+        return part.data
+    return f"data:{part.media_type};base64,{part.data}"
+
+
+def _set(fields: dict[str, Any]) -> dict[str, Any]:
+    """Only what is there: None is never sent."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,250 @@
+"""A generation request as the body of `POST /responses`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from server.domain.catalog import Offer, ProviderProfile
+from server.domain.request import (
+    BuiltInTool,
+    CustomTool,
+    Endpoint,
+    File,
+    FunctionTool,
+    GenerationRequest,
+    Image,
+    Opaque,
+    OutputFormat,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
+from server.providers.media import image_data_url, relabelled
+from server.providers.openai_chat_encode import file_data
+from server.providers.openai_shapes import flat_grammar, responses_tool_choice
+from server.providers.provider_options import options_for
+
+LOGPROBS_INCLUDE: Final = "message.output_text.logprobs"
+ENCRYPTED_INCLUDE: Final = "reasoning.encrypted_content"
+
+_KEPT_UPSTREAM: Final = frozenset({"background", "conversation"})
+"""With these the provider itself must keep the response."""
+
+_strings: Final = msgspec.json.Decoder(list[str] | None)
+
+
+def encode_responses(offer: Offer, request: GenerationRequest) -> bytes:
+    """The JSON body. What `openai_apis.unsupported` names must not be in `request`. Raises GatewayError."""
+    passthrough = dict(request.passthrough)
+    verbosity = passthrough.pop("verbosity", None)
+    include = _include(request, passthrough.pop("include", None))
+    sampling, choice = request.sampling, request.tool_choice
+    body: dict[str, Any] = {
+        "model": offer.provider_model,
+        "input": list(_input(request.turns, offer.provider.profile)),
+        **_set(
+            {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_output_tokens": sampling.max_output_tokens,
+                "top_logprobs": sampling.top_logprobs,
+                "tools": [_tool(tool, request) for tool in request.tools] if request.tools else None,
+                "tool_choice": None if choice is None else responses_tool_choice(choice),
+                "parallel_tool_calls": request.parallel_tool_calls,
+                "text": _text_options(request.output_format, verbosity),
+                "reasoning": _reasoning_options(request),
+                "include": include,
+            }
+        ),
+        **_storage(passthrough),
+        **passthrough,
+    }
+    if request.stream:
+        body["stream"] = True
+    body.update(options_for(request, offer.provider.id))
+    return msgspec.json.encode(body)
+
+
+def _storage(passthrough: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The gateway keeps responses itself; nothing stays with the provider that the client did not ask it to keep."""
+    return {} if _KEPT_UPSTREAM & passthrough.keys() else {"store": False}
+
+
+def _include(request: GenerationRequest, raw: msgspec.Raw | None) -> list[str] | None:
+    wanted = list((_strings.decode(raw) if raw is not None else None) or ())
+    if request.sampling.logprobs:
+        wanted.append(LOGPROBS_INCLUDE)
+    if "reasoning_encrypted_content" in request.parameters:
+        wanted.append(ENCRYPTED_INCLUDE)
+    return list(dict.fromkeys(wanted)) if wanted or raw is not None else None
+
+
+def _reasoning_options(request: GenerationRequest) -> Mapping[str, Any] | None:
+    wanted = request.reasoning
+    if wanted is None:
+        return None
+    return _set({"effort": wanted.effort, "summary": wanted.summary}) or None
+
+
+def _text_options(wanted: OutputFormat | None, verbosity: msgspec.Raw | None) -> Mapping[str, Any] | None:
+    fields = _set({"format": None if wanted is None else _format(wanted), "verbosity": verbosity})
+    return fields or None
+
+
+def _format(wanted: OutputFormat) -> Mapping[str, Any]:
+    if wanted.kind != "json_schema":
+        return {"type": wanted.kind}
+    return _set(
+        {
+            "type": "json_schema",
+            "name": wanted.name,
+            "description": wanted.description,
+            "schema": wanted.schema,
+            "strict": wanted.strict,
+        }
+    )
+
+
+def _tool(tool: Tool, request: GenerationRequest) -> Any:
+    match tool:
+        case FunctionTool():
+            # Unset means strict here, and not strict on every other surface.
+            unset = None if request.endpoint is Endpoint.RESPONSES else False
+            return _set(
+                {
+                    "type": "function",
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    "strict": unset if tool.strict is None else tool.strict,
+                }
+            )
+        case CustomTool():
+            grammar = None if tool.format is None else flat_grammar(tool.format)
+            return _set({"type": "custom", "name": tool.name, "description": tool.description, "format": grammar})
+        case BuiltInTool():
+            return tool.tool
+
+
+def _input(turns: Iterable[Turn], profile: ProviderProfile) -> Iterator[Any]:
+    for turn in turns:
+        role = turn.role.value
+        if turn.role in (Role.SYSTEM, Role.DEVELOPER):
+            role = profile.system_role or role
+        content: list[dict[str, Any]] = []
+        for part in turn.parts:
+            item = _item(part)
+            if item is None:
+                content.append(_content_part(part, assistant=turn.role is Role.ASSISTANT))
+                continue
+            if content:
+                yield _message(role, content)
+                content = []
+            yield item
+        if content or not turn.parts:
+            yield _message(role, content)
+
+
+def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": content}
+
+
+def _item(part: Part) -> Any:
+    """The input item that a part is by itself, or None where it belongs into a message.
+
+    Items go without their ids: the gateway's own mean nothing to the provider, and the provider's are only good with
+    the account that stored them.
+    """
+    match part:
+        case Reasoning():
+            return _reasoning_item(part)
+        case ToolCall(custom=True):
+            return {
+                "type": "custom_tool_call",
+                "call_id": part.call_id,
+                "name": part.name,
+                "input": part.arguments,
+            }
+        case ToolCall():
+            return {
+                "type": "function_call",
+                "call_id": part.call_id,
+                "name": part.name,
+                "arguments": part.arguments,
+            }
+        case ToolResult():
+            kind = "custom_tool_call_output" if part.custom else "function_call_output"
+            return {"type": kind, "call_id": part.call_id, "output": _tool_output(part)}
+        case Opaque():
+            return part.item
+        case _:
+            return None
+
+
+def _reasoning_item(part: Reasoning) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": text} for text in part.summary],
+    }
+    if part.text:
+        item["content"] = [{"type": "reasoning_text", "text": part.text}]
+    encrypted = part.encrypted or part.signature
+    if encrypted:
+        item["encrypted_content"] = encrypted
+    return item
+
+
+def _tool_output(result: ToolResult) -> str | list[dict[str, Any]]:
+    first = result.content[0] if len(result.content) == 1 else None
+    if isinstance(first, Text):
+        return first.text
+    return [_content_part(piece, assistant=False) for piece in result.content]
+
+
+def _content_part(part: Part, *, assistant: bool) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "output_text" if assistant else "input_text", "text": part.text}
+        case Refusal():
+            return {"type": "refusal", "refusal": part.text}
+        case Image():
+            return _set(
+                {
+                    "type": "input_image",
+                    "image_url": _image_url(part),
+                    "file_id": part.file_id,
+                    "detail": part.detail or "auto",
+                }
+            )
+        case File():
+            return _set(
+                {
+                    "type": "input_file",
+                    "file_url": part.url,
+                    "file_data": file_data(part),
+                    "file_id": part.file_id,
+                    "filename": part.filename,
+                }
+            )
+        case _:
+            raise ValueError(f"responses messages cannot carry {type(part).__name__}")
+
+
+def _image_url(part: Image) -> str | None:
+    if part.url is not None:
+        return relabelled(part.url)
+    return None if part.data is None else image_data_url(part.data, part.media_type)
+
+
+def _set(fields: dict[str, Any]) -> dict[str, Any]:
+    """Only what is there: None is never sent."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,57 @@
+"""Token counts of OpenAI-compatible upstreams, in the gateway's one convention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.domain.usage import Usage
+
+
+def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
+    """The usage object of either API, None where it counts nothing. Zero counts are counts.
+
+    `reasoning_beside`: its output count leaves reasoning out.
+    """
+    if not isinstance(counted, dict):
+        return None
+    given, made = (
+        _first(counted, "prompt_tokens", "input_tokens"),
+        _first(counted, "completion_tokens", "output_tokens"),
+    )
+    if given is None and made is None:
+        return None
+    inputs = _object(counted, "prompt_tokens_details", "input_tokens_details", "prompt_token_details")
+    outputs = _object(counted, "completion_tokens_details", "output_tokens_details")
+    reasoning = _first(outputs, "reasoning_tokens") or _first(counted, "reasoning_tokens") or 0
+    input_tokens, output_tokens = given or 0, made or 0
+    if reasoning_beside:
+        output_tokens += reasoning
+    cached = _first(inputs, "cached_tokens")
+    if cached is None:
+        cached = _first(counted, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
+    cached = min(cached or 0, input_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_input_tokens=cached,
+        cache_write_tokens=min(_first(inputs, "cache_write_tokens") or 0, input_tokens - cached),
+        reasoning_tokens=min(reasoning, output_tokens),
+        input_audio_tokens=_first(inputs, "audio_tokens") or 0,
+        output_audio_tokens=_first(outputs, "audio_tokens") or 0,
+        accepted_prediction_tokens=_first(outputs, "accepted_prediction_tokens") or 0,
+        rejected_prediction_tokens=_first(outputs, "rejected_prediction_tokens") or 0,
+    )
+
+
+def _object(counted: dict[str, Any], *names: str) -> dict[str, Any]:
+    return next((value for name in names if isinstance(value := counted.get(name), dict)), {})
+
+
+def _first(counted: dict[str, Any], *names: str) -> int | None:
+    return next((count for name in names if (count := _count(counted.get(name))) is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 2**53 else None

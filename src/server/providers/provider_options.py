@@ -1,0 +1,29 @@
+"""`provider_options`: what a client adds to one provider's request by itself, and what it may not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from server.domain.errors import GatewayError, Reason
+from server.domain.request import GenerationRequest
+
+FORBIDDEN_OPTIONS: Final = frozenset({"base_url", "api_base", "api_key", "model", "messages", "input", "stream"})
+"""Where the request goes, with whose key, and what the gateway has checked and accounts for."""
+
+_NO_OPTIONS: Final[Mapping[str, msgspec.Raw]] = {}
+
+
+def options_for(request: GenerationRequest, provider_id: str) -> Mapping[str, msgspec.Raw]:
+    """The fields to merge into that provider's request. Raises GatewayError for one that is forbidden."""
+    options = request.provider_options.get(provider_id, _NO_OPTIONS)
+    for key in options:
+        if key.strip().lower() in FORBIDDEN_OPTIONS:
+            raise GatewayError(
+                Reason.UNSUPPORTED_PARAMETER,
+                f"`{key}` cannot be set through provider_options.",
+                param=f"provider_options.{provider_id}.{key}",
+            )
+    return options
