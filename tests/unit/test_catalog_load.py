@@ -11,6 +11,7 @@ from server.catalogue.prices import DIMENSIONS
 from server.domain.catalog import Catalog, ProviderProfile, Routing
 from server.domain.parameters import PARAMETERS
 from server.domain.request import Endpoint
+from server.local_model import CONTEXT_PER_SLOT, MODEL_NAME
 
 PROVIDER = """\
 providers:
@@ -70,6 +71,12 @@ def test_the_local_model_is_configured_once_its_address_is_known() -> None:
     with_url = load_catalog(None, {"AISTATS_LOCAL_MODEL_URL": "http://127.0.0.1:9999/v1/"}).providers["local"]
     assert with_url.is_configured
     assert (with_url.base_url, with_url.api_key) == ("http://127.0.0.1:9999/v1", None)
+
+
+def test_the_local_model_is_offered_as_it_is_served() -> None:
+    model = load_catalog(None, {}).models["local/smollm2-135m:free"]
+    assert model.context_length == CONTEXT_PER_SLOT
+    assert model.offers[0].provider_model == MODEL_NAME
 
 
 @pytest.mark.parametrize("value", ["", "   ", "\t"])

@@ -61,6 +61,8 @@ class _Reading:
         directory = shipped_directory()
         self._files[directory] = mark_of(directory)
         found = [self._parse(path, f"catalog/{path.name}", True) for path in sorted(directory.glob("*.yaml"))]
+        if not found:
+            self._problems.append(Problem("catalog", 0, "", "the shipped files are missing; install the gateway again"))
         return [file for file in found if file is not None]
 
     def _parse(self, path: Path, name: str, shipped: bool) -> ParsedFile | None:
