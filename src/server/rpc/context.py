@@ -1,8 +1,11 @@
-"""What a servicer may ask of the host that carries it. Deliberately narrow, so that any host can provide it."""
+"""The two seams around a servicer: what it may ask of its call, and what a host must provide for one.
+
+Both are deliberately narrow, so that any host can carry the servicers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from server.domain.identity import Arrival, Call
@@ -10,7 +13,8 @@ from server.domain.identity import Arrival, Call
 
 class CallContext(Protocol):
     """One call, as its servicer sees it. Errors are raised (`GatewayError`), never set; cancellation arrives as
-    `asyncio.CancelledError` the moment the caller goes or its deadline passes."""
+    `asyncio.CancelledError` the moment the caller goes or its deadline passes.
+    """
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -27,4 +31,30 @@ class CallContext(Protocol):
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Send response headers now; at most once, and before the first message."""
+        ...
+
+
+class HostCall(Protocol):
+    """One call, as its host offers it to `server.rpc.interceptors`. One task carries it from beginning to end, and is
+    cancelled when the caller goes or its deadline passes.
+    """
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """As in `CallContext`."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The caller's address, without its port."""
+        ...
+
+    def time_remaining_s(self) -> float | None:
+        """Seconds until the caller's deadline; None where it set none."""
+        ...
+
+    def send_initial_metadata(self, metadata: Sequence[tuple[str, str]], /) -> Awaitable[None]: ...
+
+    def write(self, message: bytes, /) -> Awaitable[None]:
+        """Send one message of a stream; returns when there is room for the next."""
         ...

@@ -1,0 +1,200 @@
+"""The host that carries the servicers on grpc.aio: on a Unix socket for Envoy, and on TCP for direct clients.
+
+Everything that a call needs has been decided by the guard before it gets here; this module only speaks grpc.aio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from server.rpc.interceptors import MAX_CONCURRENT_CALLS, StreamEntry, UnaryEntry
+from server.rpc.registry import Route
+from server.rpc.status import RpcFailure
+
+__all__ = ["GrpcAioHost", "ListenError"]
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
+"""A body of 64 MiB and the message around it."""
+MAX_STREAMS_PER_CONNECTION: Final = 4096
+SPARE_CALLS: Final = 512
+"""Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
+UNWIND_TIMEOUT_S: Final = 5.0
+"""How long cancelled calls may take to close their upstreams after a stop."""
+
+OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+    ("grpc.so_reuseport", 1),
+    # Envoy pings every 5 s and clients every 10 s, through silence of any length: none of that is abuse.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A direct client that vanished without a word is noticed within 40 s, and its calls are cancelled.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says which and what to do."""
+
+
+class GrpcAioHost:
+    """One server in the running event loop. Start it once, stop it once.
+
+    `tcp` is a host and port; port 0 takes a free one, which `tcp_port` then tells.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        unix_socket: Path | None = None,
+        tcp: tuple[str, int] | None = None,
+        max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
+    ) -> None:
+        self._routes = routes
+        self._unix_socket = unix_socket
+        self._tcp = tcp
+        self._max_concurrent_calls = max_concurrent_calls
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._server: grpc.aio.Server | None = None
+        self._health: Any = health.aio.HealthServicer()
+        self.tcp_port: int | None = None
+
+    async def start(self) -> None:
+        """Listen and serve. Raises ListenError."""
+        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_calls + SPARE_CALLS)
+        services = self._add_routes(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if self._unix_socket is not None:
+            _listen_on_socket(server, self._unix_socket)
+        if self._tcp is not None:
+            self.tcp_port = _listen_on_tcp(server, *self._tcp)
+        await server.start()
+        self._server = server
+        for service in services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, give those under way `grace_s` seconds, then cancel them and wait for their ends."""
+        if self._server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=UNWIND_TIMEOUT_S)
+        if self._unix_socket is not None:
+            self._unix_socket.unlink(missing_ok=True)
+
+    def _add_routes(self, server: grpc.aio.Server) -> list[str]:
+        """Register every method; the names of their services."""
+        handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for route in self._routes:
+            handlers.setdefault(route.service, {})[route.method] = self._handler(route)
+        for service, methods in handlers.items():
+            server.add_registered_method_handlers(service, methods)
+        return list(handlers)
+
+    def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
+        # Without serializers, bytes pass as they are.
+        if route.stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._stream_handler(route.stream))
+        assert route.unary is not None
+        return grpc.unary_unary_rpc_method_handler(self._unary_handler(route.unary))
+
+    def _unary_handler(self, entry: UnaryEntry) -> Any:
+        async def handle(request: bytes, context: Context) -> bytes:
+            self._track()
+            try:
+                return await entry(request, _GrpcCall(context))
+            except RpcFailure as failure:
+                await _abort(context, failure)
+
+        return handle
+
+    def _stream_handler(self, entry: StreamEntry) -> Any:
+        async def handle(request: bytes, context: Context) -> None:
+            self._track()
+            try:
+                await entry(request, _GrpcCall(context))
+            except RpcFailure as failure:
+                await _abort(context, failure)
+
+        return handle
+
+    def _track(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+
+class _GrpcCall:
+    """A `server.rpc.context.HostCall` on grpc.aio's context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.send_initial_metadata: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] = (
+            context.send_initial_metadata
+        )
+        self.write: Callable[[bytes], Awaitable[None]] = context.write
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        sent = self._context.invocation_metadata() or ()
+        # Backwards, so that of a repeated name the first is what stays.
+        return {name: value for name, value in reversed(tuple(sent)) if isinstance(value, str)}
+
+    @property
+    def peer(self) -> str:
+        """For a call through Envoy, whom Envoy was called by."""
+        peer = self._context.peer()
+        if peer.startswith("unix:"):
+            return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip() or "unix"
+        return unquote(peer.partition(":")[2].rpartition(":")[0])
+
+    def time_remaining_s(self) -> float | None:
+        return self._context.time_remaining()
+
+
+async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
+    await context.abort(failure.code, failure.message, failure.trailing_metadata)
+
+
+def _listen_on_socket(server: grpc.aio.Server, path: Path) -> None:
+    """Bind a Unix socket that only this user can reach, in place of one that a killed worker has left."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(f"{path} exists and is not a socket: remove it, or choose another data directory")
+        path.unlink()
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise ListenError(f"cannot listen on {path}: check its directory's permissions") from None
+    path.chmod(0o600)
+
+
+def _listen_on_tcp(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Bind TCP, shared with the other workers; the port that it became."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise ListenError(f"cannot listen on {address}: another program has it, or it is not of this machine") from None

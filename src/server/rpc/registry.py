@@ -1,0 +1,93 @@
+"""Which methods there are, and which keys may call them.
+
+The generated `add_…Servicer_to_server` functions are given a `Collector` in place of a server; what it has collected is
+guarded once and handed to the host as `Route`s. A method without a line in the table cannot be registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import grpc
+import msgspec
+
+from server.domain.identity import Scope
+from server.rpc.interceptors import Guard, Method, StreamEntry, UnaryEntry
+
+__all__ = ["Registration", "Route", "guarded_routes"]
+
+_PACKAGE: Final = "aistats.gateway.v1"
+_INFERENCE: Final = (Scope.INFERENCE,)
+_ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)
+_NO_KEY: Final[tuple[Scope, ...]] = ()
+
+SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
+    f"/{_PACKAGE}.{method}": scopes
+    for method, scopes in {
+        "ChatService/CreateChatCompletion": _INFERENCE,
+        "ChatService/StreamChatCompletion": _INFERENCE,
+        "ResponsesService/CreateResponse": _INFERENCE,
+        "ResponsesService/StreamResponse": _INFERENCE,
+        "ResponsesService/GetResponse": _INFERENCE,
+        "ResponsesService/DeleteResponse": _INFERENCE,
+        "ModelsService/ListModels": _ANY_KEY,
+        "ModelsService/GetModel": _ANY_KEY,
+        "HealthService/GetHealth": _ANY_KEY,
+        "HealthService/GetLiveness": _NO_KEY,
+        # The REST faces hand the `authorization` header to the bridge, which authenticates by itself.
+        "ChatRestService/CreateChatCompletion": _NO_KEY,
+        "ResponsesRestService/CreateResponse": _NO_KEY,
+        "ResponsesRestService/GetResponse": _NO_KEY,
+        "ResponsesRestService/DeleteResponse": _NO_KEY,
+    }.items()
+}
+"""By full method name, the scopes of which a key needs one."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Registration: TypeAlias = tuple[Callable[[Any, Any], None], object]
+"""A generated `add_…Servicer_to_server` function and the servicer for it."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One guarded method: `unary` or `stream` is set, as the method is."""
+
+    service: str
+    method: str
+    unary: UnaryEntry | None = None
+    stream: StreamEntry | None = None
+
+
+def guarded_routes(registrations: Iterable[Registration], guard: Guard) -> tuple[Route, ...]:
+    """Every method of the servicers, guarded. Raises LookupError for a method that the table does not know."""
+    collector = Collector()
+    for add_to_server, servicer in registrations:
+        add_to_server(servicer, collector)
+    return tuple(_route(service, method, handler, guard) for service, method, handler in collector.collected)
+
+
+class Collector:
+    """Stands where the generated code expects a server, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.collected: list[tuple[str, str, Handler]] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
+        """The same methods come again, one by one, in `add_registered_method_handlers`."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        self.collected += [(service, method, handler) for method, handler in handlers.items()]
+
+
+def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
+    name = f"/{service}/{method}"
+    if name not in SCOPES:
+        raise LookupError(f"{name} has no line in the table of scopes")
+    guarded = Method(name, SCOPES[name])
+    # Its types are those of grpc's own servers; what the generated code has put in are our methods.
+    made: Any = handler
+    if made.request_streaming:
+        raise LookupError(f"{name} takes a stream, which the guard does not know")
+    if made.response_streaming:
+        return Route(service, method, stream=guard.stream(guarded, made.unary_stream, made.request_deserializer))
+    return Route(service, method, unary=guard.unary(guarded, made.unary_unary, made.request_deserializer))
