@@ -85,7 +85,11 @@ class Gateway:
         """Start it, and return when it serves."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "up"], env=self.environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [sys.executable, "-m", "server", "up"],
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._is_ready():

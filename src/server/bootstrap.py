@@ -1,0 +1,133 @@
+"""The composition root of a worker: the one place where all parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+
+from aistats.gateway.v1 import chat_pb2_grpc, health_pb2_grpc, models_pb2_grpc, responses_pb2_grpc
+from rest_bridge.app import RestApp
+from rest_bridge.errors import error_body
+from rest_bridge.servicer import ChatRest, ResponsesRest
+from server.catalogue.load import read_catalog
+from server.catalogue.watch import ReloadingCatalog
+from server.clock import SystemClock, UuidV7
+from server.domain.catalog import Dialect
+from server.domain.errors import GatewayError
+from server.domain.ports import ProviderAdapter
+from server.hosts.grpc_aio import GrpcAioHost
+from server.pipeline.authenticate import Authenticate
+from server.pipeline.generate import Generator
+from server.pipeline.respond import Respond
+from server.providers.openai import OpenAIAdapter
+from server.reception import FrontDesk
+from server.rpc.chat import ChatServicer
+from server.rpc.health import HealthServicer
+from server.rpc.interceptors import Guard
+from server.rpc.models import ModelsServicer
+from server.rpc.registry import Registration, guarded_routes
+from server.rpc.responses import ResponsesServicer
+from server.settings import Settings
+from server.storage.database import Database
+from server.storage.group_commit import GroupCommit
+from server.storage.keys import SqlKeyStore
+from server.storage.migrate import require_current_schema
+from server.storage.responses import SqlResponseStore
+from server.transport import Transport
+
+PURGE_INTERVAL_S: Final = 3600.0
+PURGE_PAUSE_S: Final = 1.0
+
+log = structlog.get_logger("server.worker")
+
+
+def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, index: int) -> int:
+    """Serve until SIGTERM or SIGINT, then let the calls under way end; the exit code."""
+    return uvloop.run(_run(settings, socket_path, grpc_port, index))
+
+
+async def _run(settings: Settings, socket_path: Path, grpc_port: int | None, index: int) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with worker(settings, socket_path, grpc_port):
+        log.info("serving", worker=index, pid=os.getpid())
+        await stop.wait()
+    log.info("stopped", worker=index)
+    return 0
+
+
+@asynccontextmanager
+async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -> AsyncGenerator[GrpcAioHost, None]:
+    """A serving worker; leaving drains it."""
+    clock, ids = SystemClock(), UuidV7()
+    async with AsyncExitStack() as stack:
+        catalog = ReloadingCatalog(lambda: read_catalog(settings.config, os.environ))
+        database = Database.open(settings.database_url, first=require_current_schema)
+        stack.push_async_callback(database.close)
+        commits = GroupCommit(database)
+        stack.push_async_callback(commits.close)
+        transport = await stack.enter_async_context(Transport())
+        store = SqlResponseStore(database, commits, clock)
+        await stack.enter_async_context(_running(catalog.watch(), _purging(store.purge)))
+
+        connect_timeout_s = catalog.current.routing.connect_timeout_s
+        adapters: dict[Dialect, ProviderAdapter] = {
+            "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s)
+        }
+        generate = Generator(catalog, adapters, clock)
+        respond = Respond(generate, store, clock)
+        reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
+        bridge = RestApp(reception, generate, respond)
+        registrations: Sequence[Registration] = (
+            (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
+            (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRest(bridge)),
+            (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
+            (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRest(bridge)),
+            (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
+            (health_pb2_grpc.add_HealthServiceServicer_to_server, HealthServicer(catalog, clock, version("aistats-gateway"))),
+        )
+        guard = Guard(reception, clock, error_body)
+        host = GrpcAioHost(
+            guarded_routes(registrations, guard),
+            unix_socket=socket_path,
+            tcp=None if grpc_port is None else (settings.grpc_host, grpc_port),
+        )
+        await host.start()
+        try:
+            yield host
+        finally:
+            await host.stop(settings.drain_timeout_s)
+
+
+@asynccontextmanager
+async def _running(*jobs: Coroutine[None, None, None]) -> AsyncGenerator[None, None]:
+    """Jobs that run as long as the worker serves."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _purging(purge: Callable[[], Awaitable[int]]) -> None:
+    """Forget what has expired, in bounded batches, about once an hour; a worker that does not lead finds nothing to do."""
+    while True:
+        await asyncio.sleep(PURGE_INTERVAL_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads workers, guards nothing
+        try:
+            while await purge():
+                await asyncio.sleep(PURGE_PAUSE_S)
+        except GatewayError as error:
+            log.warning("purge failed", reason=error.reason)
