@@ -128,7 +128,7 @@ async def check_database(settings: Settings) -> list[Finding]:
     try:
         url = parse_url(settings.database_url)
         is_sqlite = url.get_backend_name() == "sqlite"
-        if is_sqlite and url.database and not Path(url.database).exists():
+        if is_sqlite and _is_missing(url.database):
             return [Finding(name, "ok", "not made yet: the first `aistats-gateway up` will")]
         database = Database.open(settings.database_url, pool_size=2)
         try:
@@ -144,6 +144,10 @@ async def check_database(settings: Settings) -> list[Finding]:
         advice = "check AISTATS_DATABASE_URL, that the server runs, and that this user may use it"
         return [Finding(name, "fail", "it does not answer", advice)]
     return [Finding(name, "ok", f"{kind}, schema up to date")]
+
+
+def _is_missing(path: str | None) -> bool:
+    return path is not None and not Path(path).exists()
 
 
 async def check_providers(settings: Settings) -> list[Finding]:
