@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, assert_never
 
 from aistats.gateway.v1 import content_pb2, usage_pb2
 from server.domain import limits
-from server.domain.events import FinishReason
+from server.domain.events import FinishReason, PartKind
+from server.domain.fold import WholePart
 from server.domain.limits import invalid_value, missing_field
 from server.domain.request import (
     Audio,
     File,
     Image,
     Part,
+    RawJson,
     Reasoning,
     Refusal,
     Role,
@@ -160,6 +162,41 @@ def _decode_tool_result(part: content_pb2.ToolResultPart, field: str) -> ToolRes
             raise invalid_value(f"{field}.content[{index}]", "must be text, an image or a file")
         content.append(decoded)
     return ToolResult(part.call_id, tuple(content), part.custom)
+
+
+def encode_part(part: WholePart) -> content_pb2.ContentPart:
+    """One part of a generation, whole."""
+    match part.kind:
+        case PartKind.TEXT:
+            text = content_pb2.TextPart(
+                text=part.text,
+                annotations_json=[bytes(annotation).decode() for annotation in part.annotations],
+                logprobs_json=encode_json(part.logprobs),
+            )
+            return content_pb2.ContentPart(text=text)
+        case PartKind.REFUSAL:
+            return content_pb2.ContentPart(refusal=content_pb2.RefusalPart(text=part.text))
+        case PartKind.REASONING:
+            reasoning = content_pb2.ReasoningPart(text=part.text, signature=part.signature)
+            return content_pb2.ContentPart(reasoning=reasoning)
+        case PartKind.REASONING_SUMMARY:
+            reasoning = content_pb2.ReasoningPart(summary=[part.text], signature=part.signature)
+            return content_pb2.ContentPart(reasoning=reasoning)
+        case PartKind.TOOL_CALL | PartKind.CUSTOM_TOOL_CALL:
+            tool_call = content_pb2.ToolCallPart(
+                call_id=part.call_id,
+                name=part.name,
+                arguments_json=part.text,
+                custom=part.kind is PartKind.CUSTOM_TOOL_CALL,
+            )
+            return content_pb2.ContentPart(tool_call=tool_call)
+        case _:
+            assert_never(part.kind)
+
+
+def encode_json(value: RawJson | None) -> str:
+    """A JSON value as its text; empty where there is none."""
+    return "" if value is None else bytes(value).decode()
 
 
 def encode_usage(usage: Usage) -> usage_pb2.Usage:

@@ -1,0 +1,81 @@
+"""How providers are, as far as this worker has seen."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from server.domain.ports import CatalogSource
+from server.domain.request import Endpoint
+
+ProviderStatus = Literal["ok", "degraded", "down", "not_configured"]
+BreakerState = Literal["closed", "open", "half_open"]
+
+
+class BreakerHealth(msgspec.Struct, frozen=True):
+    """`opened_at` and `retry_at` are in seconds since 1970, None while closed; `reason` is empty while closed."""
+
+    state: BreakerState = "closed"
+    opened_at: float | None = None
+    retry_at: float | None = None
+    reason: str = ""
+
+
+class RouteHealth(msgspec.Struct, frozen=True):
+    """One model and endpoint of a provider; `score` is from 0 (avoided) to 1 (preferred)."""
+
+    model: str
+    endpoint: Endpoint
+    score: float = 1.0
+    breaker: BreakerState = "closed"
+
+
+class ProviderHealth(msgspec.Struct, frozen=True):
+    """One provider. `score` as in `RouteHealth`; the defaults are those of a provider that was never called.
+
+    `success_rate` is 0 to 1; latencies and `ttft_ms` are milliseconds; `throughput_tps` output tokens a second.
+    """
+
+    id: str
+    status: ProviderStatus
+    score: float = 1.0
+    breaker: BreakerHealth = BreakerHealth()
+    success_rate: float = 1.0
+    latency_p50_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    ttft_ms: float = 0.0
+    throughput_tps: float = 0.0
+    in_flight: int = 0
+    requests_1m: int = 0
+    routes: tuple[RouteHealth, ...] = ()
+
+
+class HealthView(Protocol):
+    def providers(self) -> tuple[ProviderHealth, ...]:
+        """Every provider of the catalogue, in the order of their ids."""
+        ...
+
+
+class UnmeasuredHealth:
+    """A `HealthView` that knows only what the catalogue says: whoever is configured counts as well."""
+
+    def __init__(self, catalogs: CatalogSource) -> None:
+        self._catalogs = catalogs
+
+    def providers(self) -> tuple[ProviderHealth, ...]:
+        catalog = self._catalogs.current
+        routes: dict[str, list[RouteHealth]] = {id_: [] for id_ in sorted(catalog.providers)}
+        for model in sorted(catalog.models.values(), key=lambda model: model.id):
+            for offer in model.offers:
+                score = 1.0 if offer.provider.is_configured else 0.0
+                routes[offer.provider.id] += [
+                    RouteHealth(model.id, endpoint, score) for endpoint in sorted(offer.endpoints)
+                ]
+        return tuple(_unmeasured(id_, catalog.providers[id_].is_configured, tuple(of)) for id_, of in routes.items())
+
+
+def _unmeasured(id_: str, is_configured: bool, routes: tuple[RouteHealth, ...]) -> ProviderHealth:
+    if is_configured:
+        return ProviderHealth(id_, "ok", routes=routes)
+    return ProviderHealth(id_, "not_configured", score=0.0, routes=routes)

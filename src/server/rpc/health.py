@@ -1,0 +1,70 @@
+"""HealthService: how the gateway and its providers are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aistats.gateway.v1 import health_pb2, health_pb2_grpc
+from server.domain.health import HealthView, ProviderHealth
+from server.domain.ports import Clock
+from server.rpc.context import CallContext
+
+__all__ = ["HealthServicer"]
+
+
+class HealthServicer(health_pb2_grpc.HealthServiceServicer):
+    """Make it when the worker starts: uptime counts from there."""
+
+    def __init__(self, health: HealthView, clock: Clock, version: str) -> None:
+        self._health = health
+        self._clock = clock
+        self._version = version
+        self._started_s = clock.monotonic()
+
+    async def GetHealth(  # type: ignore[override]  # the context is our own
+        self, request: health_pb2.GetHealthRequest, context: CallContext
+    ) -> health_pb2.GetHealthResponse:
+        providers = self._health.providers()
+        return health_pb2.GetHealthResponse(
+            status=overall_status(providers),
+            version=self._version,
+            uptime_s=round(self._clock.monotonic() - self._started_s, 3),
+            providers=[_encode_provider(provider) for provider in providers],
+        )
+
+    async def GetLiveness(  # type: ignore[override]  # the context is our own
+        self, request: health_pb2.GetLivenessRequest, context: CallContext
+    ) -> health_pb2.GetLivenessResponse:
+        return health_pb2.GetLivenessResponse(status="ok")
+
+
+def overall_status(providers: tuple[ProviderHealth, ...]) -> Literal["ok", "degraded", "down"]:
+    """`down` where no configured provider can be called, `degraded` where some is not well."""
+    statuses = {provider.status for provider in providers} - {"not_configured"}
+    if not statuses - {"down"}:
+        return "down"
+    return "ok" if statuses == {"ok"} else "degraded"
+
+
+def _encode_provider(provider: ProviderHealth) -> health_pb2.ProviderHealth:
+    breaker = provider.breaker
+    return health_pb2.ProviderHealth(
+        id=provider.id,
+        status=provider.status,
+        score=provider.score,
+        breaker=health_pb2.Breaker(
+            state=breaker.state, opened_at=breaker.opened_at, retry_at=breaker.retry_at, reason=breaker.reason
+        ),
+        success_rate=provider.success_rate,
+        latency_ms=health_pb2.Percentiles(p50=provider.latency_p50_ms, p95=provider.latency_p95_ms),
+        ttft_ms=provider.ttft_ms,
+        throughput_tps=provider.throughput_tps,
+        in_flight=provider.in_flight,
+        requests_1m=provider.requests_1m,
+        routes=[
+            health_pb2.RouteHealth(
+                model=route.model, endpoint=route.endpoint.value, score=route.score, breaker=route.breaker
+            )
+            for route in provider.routes
+        ],
+    )
