@@ -130,8 +130,6 @@ def chat_stream(
     return chat_chunks(chunks, every_s=every_s, done=done, end=end)
 
 
-def chat_chunks(
-    chunks: Iterable[dict[str, Any]], *, every_s: float = 0.0, done: bool = True, end: Step = END
-) -> Reply:
+def chat_chunks(chunks: Iterable[dict[str, Any]], *, every_s: float = 0.0, done: bool = True, end: Step = END) -> Reply:
     """A stream of exactly these chunks."""
     return sse(frame(chunks, done=done), every_s=every_s, end=end)

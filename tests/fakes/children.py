@@ -120,7 +120,11 @@ async def _serve_admin(path: Path, active: Path, note: object) -> None:
     assert callable(note)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        except asyncio.IncompleteReadError:  # a probe that only wanted to be accepted
+            writer.close()
+            return
         method, target, _ = head.split(" ", 2)
         if method == "POST":
             note(target)

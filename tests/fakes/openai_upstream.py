@@ -113,9 +113,7 @@ class Upstream(WireServer):
         send_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(
-            default=default, port=port, keep_alive_s=keep_alive_s, send_buffer=send_buffer, tls=tls
-        )
+        super().__init__(default=default, port=port, keep_alive_s=keep_alive_s, send_buffer=send_buffer, tls=tls)
 
     async def __aenter__(self) -> Upstream:
         await super().__aenter__()

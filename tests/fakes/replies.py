@@ -1,4 +1,4 @@
-"""Replies of any HTTP server: whole bodies, chunked streams, SSE framing, content codings; and how to break them."""
+"""Replies of any HTTP server: whole bodies, chunked streams, SSE framing, codings; and how to break them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def error(
     return json_reply(error_body(message, type=type, code=code, param=param), status=status, headers=headers)
 
 
-def error_body(
-    message: str, *, type: str, code: str | int | None = None, param: str | None = None
-) -> dict[str, Any]:
+def error_body(message: str, *, type: str, code: str | int | None = None, param: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
@@ -168,13 +166,9 @@ CODINGS: dict[Coding, Callable[[bytes], bytes]] = {
 }
 
 
-def encoded(
-    body: bytes, coding: Coding, *, status: int = 200, content_type: str = "application/json"
-) -> Reply:
+def encoded(body: bytes, coding: Coding, *, status: int = 200, content_type: str = "application/json") -> Reply:
     """A body under a content-encoding."""
-    return whole(
-        CODINGS[coding](body), status=status, content_type=content_type, headers={"content-encoding": coding}
-    )
+    return whole(CODINGS[coding](body), status=status, content_type=content_type, headers={"content-encoding": coding})
 
 
 def encoded_sse(events: Iterable[bytes], coding: Coding) -> Reply:

@@ -83,10 +83,7 @@ def text_events(*pieces: str) -> list[dict[str, Any]]:
                 "item": message_item("", status="in_progress"),
             },
             {"type": "response.content_part.added", **place, "part": text_part("")},
-            *(
-                {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
-                for piece in pieces
-            ),
+            *({"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in pieces),
             {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
             {"type": "response.content_part.done", **place, "part": text_part(text)},
             {"type": "response.output_item.done", "output_index": 0, "item": message_item(text)},
@@ -96,9 +93,7 @@ def text_events(*pieces: str) -> list[dict[str, Any]]:
 
 
 def numbered(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)
-    ]
+    return [{"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)]
 
 
 def frame(events: Iterable[dict[str, Any]], *, named: bool = True) -> list[bytes]:
@@ -106,9 +101,7 @@ def frame(events: Iterable[dict[str, Any]], *, named: bool = True) -> list[bytes
 
 
 def responses_unary(text: str = "Hello there!", **extra: Any) -> Reply:
-    return json_reply(
-        response_object([message_item(text)], **extra), headers={"x-request-id": "req_upstream1"}
-    )
+    return json_reply(response_object([message_item(text)], **extra), headers={"x-request-id": "req_upstream1"})
 
 
 def responses_stream(*pieces: str, every_s: float = 0.0, end: Step = END) -> Reply:

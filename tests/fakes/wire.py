@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 HIGH_WATER = 64 * 1024
 """How much may wait in the server for the peer to read, bytes; beyond it a step blocks."""
@@ -201,9 +201,8 @@ class _Connection(asyncio.Protocol):
         self.request: Request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._server.send_buffer is not None:
@@ -329,9 +328,7 @@ class WireServer:
 
     async def __aenter__(self) -> WireServer:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._connection, "127.0.0.1", self.port, ssl=self.tls, backlog=1024
-        )
+        self._server = await loop.create_server(self._connection, "127.0.0.1", self.port, ssl=self.tls, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
