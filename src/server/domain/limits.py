@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +14,9 @@ MAX_TOOLS: Final = 128
 MAX_STOP_SEQUENCES: Final = 16
 MAX_NAME_CHARS: Final = 64
 MAX_SESSION_ID_CHARS: Final = 256
+MAX_METADATA_PAIRS: Final = 16
+MAX_METADATA_KEY_CHARS: Final = 64
+MAX_METADATA_VALUE_CHARS: Final = 512
 MAX_SHOWN_CHARS: Final = 60
 """Of a value that a client sent, this much at most is repeated in an error."""
 
@@ -101,3 +104,11 @@ def invalid_choice(param: str, allowed: Collection[str], value: str) -> GatewayE
 
 def missing_field(param: str) -> GatewayError:
     return GatewayError(Reason.MISSING_FIELD, f"{param} is required.", param=param)
+
+
+def check_metadata(metadata: Mapping[str, str], param: str) -> None:
+    """Raise `invalid_value` naming `param` where the client's labels are too many or too long."""
+    check_count(len(metadata), MAX_METADATA_PAIRS, param)
+    for key, value in metadata.items():
+        check_length(key, MAX_METADATA_KEY_CHARS, param)
+        check_length(value, MAX_METADATA_VALUE_CHARS, f"{param}.{key}")
