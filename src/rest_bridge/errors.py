@@ -10,6 +10,7 @@ import msgspec
 
 from rest_bridge.http import JSON, Headers, RestResponse
 from server.domain.errors import HINTS, AttemptFailure, ErrorCode, FailureCategory, GatewayError, UpstreamError
+from server.domain.identity import Arrival
 
 STATUS_OF_CODE: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.VALIDATION: 400,
@@ -87,6 +88,11 @@ def error_response(error: GatewayError, generation_id: str) -> RestResponse:
     """The whole response that tells of `error`, except for the headers that every response has."""
     body = msgspec.json.encode(error_body(error, generation_id))
     return RestResponse(status_of(error), (("content-type", JSON), *_headers(error)), body)
+
+
+def rest_error(error: GatewayError, arrival: Arrival) -> tuple[int, bytes]:
+    """HTTP status and JSON body, for hosts that tell a REST caller of an error by themselves."""
+    return status_of(error), msgspec.json.encode(error_body(error, arrival.generation_id))
 
 
 def error_body(error: GatewayError, generation_id: str) -> ErrorBody:

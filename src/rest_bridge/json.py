@@ -29,8 +29,11 @@ _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`\Z", 
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>.*)`\Z", re.DOTALL)
 _BAD_TYPE: Final = re.compile(r"Expected `(?P<expected>[^`]*)`(?:, got `(?P<got>[^`]*)`)?\Z")
 _BAD_CHOICE: Final = re.compile(r"Invalid (?:enum )?value (?P<value>.*)\Z", re.DOTALL)
+_BAD_BOUND: Final = re.compile(r"Expected `(?P<type>[^`]*)` (?P<length>of length )?(?P<op>>=|<=|<|>) (?P<bound>\S+)\Z")
+_BAD_PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)\Z", re.DOTALL)
 _BYTE: Final = re.compile(r"JSON is malformed: (?P<what>.*) \(byte (?P<byte>\d+)\)\Z", re.DOTALL)
 
+_BOUNDS: Final[Mapping[str, str]] = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _NOUNS: Final[Mapping[str, str]] = {
     "str": "a string",
     "int": "an integer",
@@ -157,6 +160,13 @@ def _rule(what: str, path: str, type_: Any) -> str:
         allowed = ", ".join(f'"{value}"' for value in _choices(msgspec.inspect.type_info(type_), _steps(path)))
         value = choice["value"].strip("'")[:MAX_SHOWN_CHARS]
         return f'must be one of {allowed}, not "{value}"' if allowed else f'must not be "{value}"'
+    if (bound := _BAD_BOUND.match(what)) is not None:
+        amount = f"{_BOUNDS[bound['op']]} {bound['bound'].removesuffix('.0')}"
+        if not bound["length"]:
+            return f"must be {amount}"
+        return f"must have {amount} {'characters' if bound['type'] == 'str' else 'entries'}"
+    if (pattern := _BAD_PATTERN.match(what)) is not None:
+        return f"must match {pattern['pattern']}"
     if what == "Number out of range":
         return "must be a number that fits 64 bits"
     if what == "Invalid decimal string":

@@ -1,0 +1,120 @@
+"""The core of the bridge: one REST request in, one REST response out. It knows nothing of what carries them.
+
+The story of every request is `RestApp._answer`; each surface (`rest_bridge.chat`, `rest_bridge.responses`) brings its
+routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+
+from rest_bridge.errors import error_response
+from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
+from server.domain.errors import GatewayError, Reason, internal_error
+from server.domain.identity import Arrival
+from server.domain.ports import Reception
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class RestApp:
+    """Routes, authenticates, reads the body, calls a handler, and turns every failure into the contract's error."""
+
+    def __init__(self, reception: Reception, routes: Sequence[Route]) -> None:
+        self._reception = reception
+        self._table = RouteTable(routes)
+
+    async def __call__(self, request: RestRequest) -> RestResponse:
+        """Never raises but for cancellation. The caller closes the response's body."""
+        arrival = request.arrival
+        try:
+            response = await self._answer(request)
+        except GatewayError as error:
+            response = error_response(error, arrival.generation_id)
+        except Exception:
+            _log.exception("request_failed", request_id=arrival.request_id, generation_id=arrival.generation_id)
+            response = error_response(internal_error(), arrival.generation_id)
+        return _with_ids(response, arrival)
+
+    async def _answer(self, request: RestRequest) -> RestResponse:
+        route, path_params = self._table.find(request.method, request.path)
+        authorization = request.headers.get("authorization")
+        call = await self._reception.authenticate(request.arrival, authorization, route.scope)
+        body = await _read(request.body)
+        return await route.handler(Exchange(call, request, body, path_params))
+
+
+class RouteTable:
+    """Finds the route of a request by its path, and then by its method."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[tuple[str, ...], dict[str, Route]] = {}
+        for route in routes:
+            if "{" in route.path:
+                self._patterns.setdefault(tuple(route.path.split("/")), {})[route.method] = route
+            else:
+                self._exact.setdefault(route.path, {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route and the decoded variables of its path. Raises GatewayError (404, or 405 with what is allowed)."""
+        methods, path_params = self._at(path)
+        if not methods:
+            raise GatewayError(Reason.UNKNOWN_ROUTE, "There is no such route. GET /openapi.yaml describes all of them.")
+        route = methods.get(method)
+        if route is None:
+            allowed = tuple(sorted(methods))
+            raise GatewayError(
+                Reason.METHOD_NOT_ALLOWED, f"This route takes {', '.join(allowed)}.", allowed_methods=allowed
+            )
+        return route, path_params
+
+    def _at(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+        if (methods := self._exact.get(path)) is not None:
+            return methods, {}
+        segments = path.split("/")
+        for pattern, methods in self._patterns.items():
+            path_params = _match(pattern, segments)
+            if path_params is not None:
+                return methods, path_params
+        return {}, {}
+
+
+def _match(pattern: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
+    """The variables of a path that fits, each decoded once; None where it doesn't fit."""
+    if len(pattern) != len(segments):
+        return None
+    path_params: dict[str, str] = {}
+    for expected, segment in zip(pattern, segments, strict=True):
+        if expected.startswith("{"):
+            if not segment:
+                return None
+            path_params[expected[1:-1]] = unquote(segment)
+        elif expected != segment:
+            return None
+    return path_params
+
+
+async def _read(body: AsyncIterator[bytes]) -> bytes:
+    """The whole body. Raises `request_too_large` as soon as it is."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in body:
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            limit = MAX_BODY_BYTES // (1024 * 1024)
+            raise GatewayError(Reason.REQUEST_TOO_LARGE, f"The body is larger than {limit} MiB.")
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _with_ids(response: RestResponse, arrival: Arrival) -> RestResponse:
+    ids = (("x-generation-id", arrival.generation_id), ("x-request-id", arrival.request_id))
+    return msgspec.structs.replace(response, headers=(*response.headers, *ids))
