@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import msgspec
+
 from server.domain.events import PartEnded, PartKind, PartStarted, ProviderEvent
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding may raise, at once or when a part that was kept raw is read."""
 
 MAX_CHOICES: Final = 128
 MAX_PARTS: Final = 4096

@@ -26,7 +26,7 @@ from server.domain.events import (
 )
 from server.domain.ports import IdSource
 from server.domain.usage import Usage
-from server.providers.decoding import MAX_CHOICES, Parts
+from server.providers.decoding import MAX_CHOICES, UNREADABLE, Parts
 from server.providers.openai_annotations import citation, flat_annotation
 from server.providers.openai_chat_wire import (
     NOTHING,
@@ -93,21 +93,18 @@ class ChatDecoder:
             self.done = True
             return
         try:
-            chunk = decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
-            if data.isspace():
-                return
-            raise self._unreadable(data) from None
-        if event == "error":
-            raise failure_in_band(decode_any(data), self._provider)
-        self._take(chunk, data, out, whole=False)
+            if event == "error":
+                raise failure_in_band(decode_any(data), self._provider)
+            self._take(decode_chunk(data), data, out, whole=False)
+        except UNREADABLE:
+            if not data.isspace():
+                raise self._unreadable(data) from None
 
     def whole(self, body: bytes, out: list[ProviderEvent]) -> None:
         try:
-            chunk = decode_chunk(body)
-        except (msgspec.DecodeError, RecursionError):
+            self._take(decode_chunk(body), body, out, whole=True)
+        except UNREADABLE:
             raise self._unreadable(body) from None
-        self._take(chunk, body, out, whole=True)
         self.done = True
         self.finish(out)
 
@@ -125,7 +122,7 @@ class ChatDecoder:
         """What is not a chunk may still be an error of a strange shape."""
         try:
             value = decode_any(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return protocol_failure("The provider sent something that is not JSON.")
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, dict) and (first.get("error") or looks_like_error(first)):

@@ -96,8 +96,14 @@ def logprob_tokens(raw: msgspec.Raw) -> msgspec.Raw | None:
         return None
     for tokens in (found.content, found.refusal):
         if bytes(tokens) not in _EMPTY:
-            return tokens
+            return checked(tokens)
     return None
+
+
+def checked(raw: msgspec.Raw) -> msgspec.Raw:
+    """The same JSON, which is relayed as it is. Raises UnicodeDecodeError: raw text has not been looked at yet."""
+    bytes(raw).decode()
+    return raw
 
 
 def words(value: Any) -> str:

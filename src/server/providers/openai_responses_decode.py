@@ -22,7 +22,7 @@ from server.domain.events import (
     UsageReported,
 )
 from server.domain.ports import IdSource
-from server.providers.decoding import Parts
+from server.providers.decoding import UNREADABLE, Parts
 from server.providers.openai_chat_wire import NOTHING, decode_any, words
 from server.providers.openai_errors import cut_failure, failure_in_band, looks_like_error, protocol_failure
 from server.providers.openai_responses_items import Item, item_head
@@ -81,28 +81,19 @@ class ResponsesDecoder:
         if self.done or not data or data.startswith(b"[DONE]"):
             return
         try:
-            wire = decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
-            if data.isspace():
-                return
-            raise self._unreadable(data) from None
-        kind = wire.type if type(wire.type) is str else event or ""
-        if kind == "error" or event == "error" or wire.error:
-            raise failure_in_band(decode_any(data), self._provider)
-        text_kind = _TEXT_DELTAS.get(kind)
-        if text_kind is not None:
-            self._item(wire, out).text(text_kind, _index(wire, text_kind), words(wire.delta), wire.logprobs, out)
-        else:
-            self._other(kind, wire, out)
+            self._take(decode_event(data), event, data, out)
+        except UNREADABLE:
+            if not data.isspace():
+                raise self._unreadable(data) from None
 
     def whole(self, body: bytes, out: list[ProviderEvent]) -> None:
         try:
             response = decode_response(body)
-        except (msgspec.DecodeError, RecursionError):
+            if response.output is None and not response.error and response.status is None:
+                raise self._unreadable(body)
+            self._end(response, words(response.status) or "completed", out)
+        except UNREADABLE:
             raise self._unreadable(body) from None
-        if response.output is None and not response.error and response.status is None:
-            raise self._unreadable(body)
-        self._end(response, words(response.status) or "completed", out)
         self.finish(out)
 
     def finish(self, out: list[ProviderEvent]) -> None:
@@ -113,11 +104,21 @@ class ResponsesDecoder:
         out.append(ChoiceEnded(0, reason, native))
         out.append(Completed())
 
+    def _take(self, wire: WireEvent, event: str | None, data: bytes, out: list[ProviderEvent]) -> None:
+        kind = wire.type if type(wire.type) is str else event or ""
+        if kind == "error" or event == "error" or wire.error:
+            raise failure_in_band(decode_any(data), self._provider)
+        text_kind = _TEXT_DELTAS.get(kind)
+        if text_kind is not None:
+            self._item(wire, out).text(text_kind, _index(wire, text_kind), words(wire.delta), wire.logprobs, out)
+        else:
+            self._other(kind, wire, out)
+
     def _unreadable(self, data: bytes) -> ProviderFailure:
         """What is no response may still be an error of a strange shape."""
         try:
             value = decode_any(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return protocol_failure("The provider sent something that is not JSON.")
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, dict) and (first.get("error") or looks_like_error(first)):
@@ -199,12 +200,7 @@ class ResponsesDecoder:
 
 
 def _response(wire: WireEvent) -> WireResponse | None:
-    if wire.response is NOTHING:
-        return None
-    try:
-        return decode_response(wire.response)
-    except msgspec.DecodeError:
-        raise protocol_failure("The provider sent something that is not a response.") from None
+    return None if wire.response is NOTHING else decode_response(wire.response)
 
 
 def _index(wire: WireEvent, kind: PartKind) -> int:

@@ -1,4 +1,4 @@
-"""One output item of the Responses API under way."""
+"""One output item of the Responses API under way. What cannot be read raises one of `decoding.UNREADABLE`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from server.domain.errors import ProviderFailure
 from server.domain.events import (
     AnnotationAdded,
     OpaqueItem,
@@ -19,7 +18,7 @@ from server.domain.events import (
 from server.domain.ports import IdSource
 from server.providers.decoding import Parts
 from server.providers.openai_annotations import flat_annotation
-from server.providers.openai_chat_wire import NOTHING, arguments_text, words
+from server.providers.openai_chat_wire import NOTHING, arguments_text, checked, words
 from server.providers.openai_errors import protocol_failure
 from server.providers.openai_responses_wire import (
     WireItem,
@@ -121,7 +120,7 @@ class Item:
             return
         kind = item_head(raw).type
         if kind not in _PLAIN:
-            out.append(OpaqueItem(raw))
+            out.append(OpaqueItem(checked(raw)))
         elif (item := _item(raw)) is not None:
             if kind in _CALLS:
                 self._end_call(item, out)
@@ -195,23 +194,8 @@ def _spoken(piece: WirePart) -> tuple[PartKind, str]:
 
 
 def item_head(raw: msgspec.Raw) -> WireItemHead:
-    """What an item is. Raises ProviderFailure."""
-    if raw is NOTHING:
-        return WireItemHead()
-    try:
-        return decode_item_head(raw)
-    except msgspec.DecodeError:
-        raise _unreadable() from None
+    return WireItemHead() if raw is NOTHING else decode_item_head(raw)
 
 
 def _item(raw: msgspec.Raw) -> WireItem | None:
-    if raw is NOTHING:
-        return None
-    try:
-        return decode_item(raw)
-    except msgspec.DecodeError:
-        raise _unreadable() from None
-
-
-def _unreadable() -> ProviderFailure:
-    return protocol_failure("The provider sent an output item that cannot be read.")
+    return None if raw is NOTHING else decode_item(raw)

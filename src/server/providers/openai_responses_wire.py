@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from server.providers.openai_chat_wire import NOTHING
+from server.providers.openai_chat_wire import NOTHING, checked
 
 
 class WireEvent(msgspec.Struct, gc=False):
@@ -75,4 +75,4 @@ decode_response: Final = msgspec.json.Decoder(WireResponse).decode
 
 def token_array(raw: msgspec.Raw) -> msgspec.Raw | None:
     """The `logprobs` of a delta or part, None where there are none."""
-    return raw if bytes(raw).startswith(b"[") and bytes(raw) != b"[]" else None
+    return checked(raw) if bytes(raw).startswith(b"[") and bytes(raw) != b"[]" else None

@@ -21,7 +21,11 @@ _SHORTEST_SECRET: Final = 4
 
 _URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>)\]]+", re.IGNORECASE)
 _IPV4: Final = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?![\w.]*\w)")
-_IPV6: Final = re.compile(r"\[?(?<![\w:])(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}\]?(?::\d{1,5})?", re.IGNORECASE)
+_IPV6: Final = re.compile(
+    r"\[[0-9a-f:.%]*:[0-9a-f.]*:[0-9a-f:.%\w]*\](?::\d{1,5})?"
+    r"|(?<![\w:])(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}(?![\w:])",
+    re.IGNORECASE,
+)
 _HOST: Final = re.compile(
     r"(?<![\w@.-])(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
     r"(?:com|net|org|io|ai|dev|app|cloud|local|internal|localdomain|svc|lan|corp)(?::\d{1,5})?(?![\w-])(?!\.\w)",
@@ -29,7 +33,7 @@ _HOST: Final = re.compile(
 )
 _LOCALHOST: Final = re.compile(r"\blocalhost(?::\d{1,5})?\b", re.IGNORECASE)
 _KEY_LIKE: Final = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|pplx|nvapi|hf|fw|csk|AIza|AQ)[-_.]?[A-Za-z0-9]*[-_*.…][A-Za-z0-9_*.…-]{3,}"
+    r"\b(?:sk|pk|rk|gsk|xai|pplx|nvapi|hf|fw|csk|AIza|AQ)[-_.]?[A-Za-z0-9]*[-_*.…][A-Za-z0-9_*.…-]{2,}[A-Za-z0-9_*]"
 )
 _ACCOUNT: Final = re.compile(r"\b(?:org|proj|acct)[-_][A-Za-z0-9]{6,}\b")
 
