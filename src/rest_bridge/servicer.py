@@ -1,0 +1,116 @@
+"""The REST faces of the services: `google.api.HttpBody` in and out, over `RestApp`.
+
+Envoy's transcoder cannot be told an HTTP status by a call that succeeds, so it goes as `x-gw-status` in the initial
+metadata, where Envoy's response filter finds it. An error is an ordinary body to gRPC: no limit of its own applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Final
+from urllib.parse import quote
+
+from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
+
+from aistats.gateway.v1 import responses_pb2
+from rest_bridge.app import RestApp
+from rest_bridge.http import RestRequest, RestResponse
+from server.rpc.context import CallContext
+
+STATUS_KEY: Final = "x-gw-status"
+
+_OF_THE_MESSAGE: Final = "content-type"
+_OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
+"""Headers that whoever carries the call adds to every call by itself."""
+
+
+class _Face:
+    def __init__(self, app: RestApp) -> None:
+        self._app = app
+
+    async def _serve(
+        self,
+        context: CallContext,
+        method: str,
+        path: str,
+        body: HttpBody | None = None,
+        query: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> AsyncGenerator[HttpBody, None]:
+        """One call of any method: the request that it stands for, the response, and its body message by message."""
+        request = RestRequest(
+            method=method,
+            path=path,
+            headers=_headers(context.metadata, body),
+            body=_once(body.data if body is not None else b""),
+            arrival=context.arrival,
+            query=query or {},
+        )
+        response = await self._app(request)
+        if isinstance(response.body, bytes):
+            await context.send_initial_metadata(_metadata(response))
+            yield HttpBody(content_type=_content_type(response), data=response.body)
+            return
+        async with aclosing(response.body) as pieces:
+            await context.send_initial_metadata(_metadata(response))
+            content_type = _content_type(response)
+            async for piece in pieces:
+                yield HttpBody(content_type=content_type, data=piece)
+                content_type = ""
+
+
+class ChatRestServicer(_Face):
+    """`aistats.gateway.v1.ChatRestService`."""
+
+    def CreateChatCompletion(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/chat/completions", request)
+
+
+class ResponsesRestServicer(_Face):
+    """`aistats.gateway.v1.ResponsesRestService`."""
+
+    def CreateResponse(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/responses", request)
+
+    def GetResponse(
+        self, request: responses_pb2.GetResponseRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        query: dict[str, tuple[str, ...]] = {}
+        if request.include:
+            query["include"] = tuple(request.include)
+        if request.HasField("stream"):
+            query["stream"] = ("true" if request.stream else "false",)
+        return self._serve(context, "GET", _response_path(request.response_id), query=query)
+
+    def DeleteResponse(
+        self, request: responses_pb2.DeleteResponseRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "DELETE", _response_path(request.response_id))
+
+
+def _response_path(response_id: str) -> str:
+    return f"/v1/responses/{quote(response_id, safe='')}"
+
+
+def _headers(metadata: Mapping[str, str], body: HttpBody | None) -> Mapping[str, str]:
+    """The request's headers. The transcoder moves its content-type into the message; the call has gRPC's own."""
+    headers = {name: value for name, value in metadata.items() if name != _OF_THE_MESSAGE}
+    if body is not None and body.content_type:
+        headers[_OF_THE_MESSAGE] = body.content_type
+    return headers
+
+
+def _metadata(response: RestResponse) -> tuple[tuple[str, str], ...]:
+    hidden = _OF_THE_HOST | {_OF_THE_MESSAGE}
+    metadata = [(name, value) for name, value in response.headers if name not in hidden]
+    if response.status != 200:
+        metadata.append((STATUS_KEY, str(response.status)))
+    return tuple(metadata)
+
+
+def _content_type(response: RestResponse) -> str:
+    return next((value for name, value in response.headers if name == _OF_THE_MESSAGE), "")
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
