@@ -15,7 +15,7 @@ import msgspec
 from server.domain.identity import Scope
 from server.rpc.interceptors import Guard, Method, StreamEntry, UnaryEntry
 
-__all__ = ["Registration", "Route", "guarded_routes"]
+__all__ = ["Collector", "Registration", "Route", "guarded_routes"]
 
 _PACKAGE: Final = "aistats.gateway.v1"
 _INFERENCE: Final = (Scope.INFERENCE,)
@@ -63,20 +63,24 @@ def guarded_routes(registrations: Iterable[Registration], guard: Guard) -> tuple
     collector = Collector()
     for add_to_server, servicer in registrations:
         add_to_server(servicer, collector)
-    return tuple(_route(service, method, handler, guard) for service, method, handler in collector.collected)
+    return collector.routes(guard)
 
 
 class Collector:
     """Stands where the generated code expects a server, and keeps what it is given."""
 
     def __init__(self) -> None:
-        self.collected: list[tuple[str, str, Handler]] = []
+        self._collected: list[tuple[str, str, Handler]] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
         """The same methods come again, one by one, in `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        self.collected += [(service, method, handler) for method, handler in handlers.items()]
+        self._collected += [(service, method, handler) for method, handler in handlers.items()]
+
+    def routes(self, guard: Guard) -> tuple[Route, ...]:
+        """Raises LookupError as `guarded_routes` does."""
+        return tuple(_route(service, method, handler, guard) for service, method, handler in self._collected)
 
 
 def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
