@@ -210,7 +210,7 @@ def _with_database(use: Callable[[Database], Awaitable[T]]) -> T:
 
     async def run() -> T:
         await upgrade_if_empty(url)
-        database = Database.open(url, pool_size=2)
+        database = Database.open(url, pool_size=2, quiet=True)
         try:
             return await use(database)
         finally:

@@ -25,6 +25,7 @@ from server.storage import migrate
 from server.storage.database import Database
 
 START_LIMIT_S = 30.0
+PROCESS_LIMIT_S = 60.0
 
 
 class ManualClock:
@@ -221,10 +222,18 @@ async def run_python(module: str, *arguments: str) -> str:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise AssertionError(f"{module} {' '.join(arguments)} did not end") from None
+        async with asyncio.timeout(PROCESS_LIMIT_S):
+            stdout, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, stderr.decode()
     return stdout.decode()
+
+
+async def run_at_once(count: int, module: str, *arguments: str) -> list[str]:
+    """Run a module in several processes that start together; what each printed. One that fails ends all."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run_python(module, *arguments)) for _ in range(count)]
+    return [task.result() for task in tasks]

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import SystemClock, UuidV7
@@ -64,7 +64,30 @@ async def threads_left(url: str) -> None:
     print(len([thread for thread in threading.enumerate() if thread is not threading.main_thread()]))
 
 
-JOBS = {"cold_start": cold_start, "count_up": count_up, "threads_left": threads_left}
+async def write_until_killed(url: str) -> None:
+    """Print the name of each team once it is written, many at a time, for ever."""
+    database = Database.open(url)
+    commits = GroupCommit(database)
+
+    async def lane(number: int) -> None:
+        for count in range(1_000_000):
+            name = f"lane{number}-{count}"
+
+            async def work(connection: AsyncConnection, name: str = name) -> None:
+                await connection.execute(insert(teams).values(id=name, name=name, created_at=0))
+
+            await commits.submit(work)
+            print(name, flush=True)
+
+    await asyncio.gather(*(lane(number) for number in range(16)))
+
+
+JOBS = {
+    "cold_start": cold_start,
+    "count_up": count_up,
+    "threads_left": threads_left,
+    "write_until_killed": write_until_killed,
+}
 
 if __name__ == "__main__":
     asyncio.run(JOBS[sys.argv[1]](*sys.argv[2:]))

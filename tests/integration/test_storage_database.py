@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
@@ -19,7 +19,7 @@ from server.domain.errors import GatewayError, Reason
 from server.storage import migrate
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.tables import teams
-from tests.integration.databases import PostgresServer, migrated, run_python
+from tests.integration.databases import PostgresServer, migrated, run_at_once, run_python
 
 
 async def count_teams(connection: AsyncConnection) -> int:
@@ -154,7 +154,7 @@ async def test_processes_that_read_and_then_write_never_find_sqlite_locked(sqlit
     async with migrated(sqlite_url) as database:
         await database.write(add_team("counter"))
         job = ("tests.integration.storage_process", "count_up", sqlite_url, "64")
-        await asyncio.gather(*(run_python(*job) for _ in range(4)))
+        await run_at_once(4, *job)
 
         async def read(connection: AsyncConnection) -> int:
             return (await connection.execute(select(teams.c.created_at))).scalar_one()
@@ -169,7 +169,7 @@ async def test_sqlite_is_set_up_to_lose_nothing(sqlite_url: str) -> None:
             names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
             return [(await connection.execute(text(f"PRAGMA {name}"))).scalar_one() for name in names]
 
-        assert await database.write(pragmas) == ["wal", 2, 1, 10_000]
+        assert await database.write(pragmas) == ["wal", 2, 1, 15_000]
 
 
 async def test_a_file_that_cannot_be_switched_to_wal_is_refused_in_words(tmp_path: Path) -> None:
@@ -256,6 +256,51 @@ async def test_a_database_that_is_down_is_unavailable_and_comes_back_by_itself(
         ]
     finally:
         await database.close()
+
+
+async def test_a_connection_that_dies_in_a_transaction_is_an_outage_of_that_call_only(postgres_url: str) -> None:
+    async def die(connection: AsyncConnection) -> None:
+        await add_team("lost")(connection)
+        await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async with migrated(postgres_url) as database:
+        for _ in range(10):
+            with pytest.raises(GatewayError) as caught:
+                await database.write(die)
+            assert caught.value.reason is Reason.DATABASE_UNAVAILABLE
+            assert await database.read(count_teams) == 0
+        await nothing_checked_out(database)
+
+
+async def test_a_mistake_in_our_own_code_is_no_outage(database: Database) -> None:
+    async def mistaken(connection: AsyncConnection) -> None:
+        (await connection.execute(select(teams))).scalar_one()
+
+    with pytest.raises(NoResultFound):
+        await database.read(mistaken)
+
+
+async def test_whose_turn_never_comes_does_not_wait_for_the_lock_of_another_process(sqlite_url: str) -> None:
+    """A process that sits on SQLite's write lock is an outage for writers, and none for readers."""
+    async with migrated(sqlite_url) as holder:
+        release = asyncio.Event()
+
+        async def hold(connection: AsyncConnection) -> None:
+            await release.wait()
+
+        holding = asyncio.create_task(holder.write(hold))
+        await asyncio.sleep(0.05)
+        database = Database.open(sqlite_url, statement_timeout_s=0.2)
+        try:
+            with pytest.raises(GatewayError) as caught:
+                await database.write(add_team("a"))
+            assert caught.value.reason is Reason.DATABASE_UNAVAILABLE
+            assert await database.read(count_teams) == 0
+            release.set()
+            await holding
+            await database.write(add_team("a"))
+        finally:
+            await database.close()
 
 
 async def assert_unavailable(database: Database) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event, insert, select
@@ -152,6 +154,31 @@ async def test_a_full_queue_makes_wait_and_then_refuses_and_drops_nothing(databa
     assert await asyncio.gather(*accepted, waiting) == ["slow", "SECOND", "FOURTH"]
     assert await names(database) == ["fourth", "second"]
     await group.close()
+
+
+async def test_what_was_reported_as_written_survives_kill_9(database: Database, database_url: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.integration.storage_process",
+        "write_until_killed",
+        database_url,
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    reported = set()
+    try:
+        async with asyncio.timeout(30):
+            while len(reported) < 500:
+                reported.add((await process.stdout.readline()).decode().strip())
+    finally:
+        process.kill()
+        rest, _ = await process.communicate()
+    # The last line may have been cut.
+    reported |= set(rest.decode().splitlines()[:-1])
+    assert "" not in reported
+    assert reported <= set(await names(database))
 
 
 async def test_a_database_that_goes_down_fails_each_write_and_the_next_ones_pass_when_it_is_back() -> None:

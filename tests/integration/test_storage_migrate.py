@@ -22,7 +22,7 @@ from server.domain.errors import GatewayError
 from server.storage import migrate
 from server.storage.database import Database
 from server.storage.tables import metadata
-from tests.integration.databases import run_python
+from tests.integration.databases import run_at_once
 
 OURS = {"teams", "api_keys", "responses", migrate.VERSION_TABLE}
 
@@ -137,7 +137,7 @@ async def test_commands_make_the_schema_of_an_empty_database(database_url: str) 
 
 async def test_five_cold_starts_at_once_make_one_schema_and_one_key(database_url: str, tmp_path: Path) -> None:
     job = ("tests.integration.storage_process", "cold_start", database_url, str(tmp_path / "data"))
-    printed = await asyncio.gather(*(run_python(*job) for _ in range(5)))
+    printed = await run_at_once(5, *job)
     keys = [text.strip() for text in printed if text.strip()]
     assert len(keys) == 1
     assert (tmp_path / "data" / "bootstrap-key").read_text() == keys[0] + "\n"

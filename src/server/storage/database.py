@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -34,7 +35,8 @@ SLOT_WAIT_S: Final = 5.0
 """How long a call waits for its turn before it is refused."""
 RETRY_AFTER_S: Final = 1.0
 CONNECT_TIMEOUT_S: Final = 5.0
-STATEMENT_TIMEOUT_S: Final = 30.0
+STATEMENT_TIMEOUT_S: Final = 15.0
+"""How long a statement may take, waiting for another process's locks included."""
 CLOSE_TIMEOUT_S: Final = 10.0
 
 _DRIVERS: Final = {
@@ -46,6 +48,7 @@ _DRIVERS: Final = {
 }
 # A violated constraint means something to the caller, the others are mistakes of ours: no time will mend them.
 _BUGS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+_OUTAGES = (exc.DBAPIError, exc.TimeoutError, exc.DisconnectionError, exc.PendingRollbackError, OSError)
 
 
 class DatabaseUnusable(Exception):
@@ -59,11 +62,12 @@ class Database:
     not be made while the database is down.
     """
 
-    def __init__(self, engine: AsyncEngine, *, pool_size: int, slot_wait_s: float, first: Work[None] | None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, pool_size: int, slot_wait_s: float, first: Work[None] | None, quiet: bool
+    ) -> None:
         self.engine = engine
         self._slot_wait_s = slot_wait_s
-        self._is_sqlite = engine.dialect.name == "sqlite"
-        if self._is_sqlite:
+        if engine.dialect.name == "sqlite":
             # SQLite has one writer at a time: queueing for it here is fair, its own waiting is not.
             self._reading, self._writing = engine, engine.execution_options(**sqlite.WRITE)
             self._write_slots = asyncio.Semaphore(1)
@@ -77,7 +81,7 @@ class Database:
         self._first_lock = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._is_up = True
-        self._log = structlog.get_logger("server.storage")
+        self._log = None if quiet else structlog.get_logger("server.storage")
 
     @classmethod
     def open(
@@ -86,9 +90,14 @@ class Database:
         *,
         pool_size: int = POOL_SIZE,
         slot_wait_s: float = SLOT_WAIT_S,
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
         first: Work[None] | None = None,
+        quiet: bool = False,
     ) -> Database:
-        """Prepare to use the database at `url`; connects when first used. Raises DatabaseUnusable."""
+        """Prepare to use the database at `url`; connects when first used. Raises DatabaseUnusable.
+
+        `quiet`: log no outages, for commands, which tell of them in their own way.
+        """
         if pool_size < 2:
             raise ValueError("a pool has at least two connections: one to read and one to write")
         parsed = parse_url(url)
@@ -102,7 +111,7 @@ class Database:
             _create_sqlite_file(parsed)
         else:
             options["pool_pre_ping"] = True
-            options["connect_args"] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+            options["connect_args"] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s}
         try:
             engine = create_async_engine(parsed, **options)
         except ModuleNotFoundError as error:
@@ -110,9 +119,9 @@ class Database:
                 "PostgreSQL needs the driver that comes with the extra: pip install 'aistats-gateway[postgres]'"
             ) from error
         if parsed.get_backend_name() == "sqlite":
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, busy_timeout_s=statement_timeout_s))
             event.listen(engine.sync_engine, "begin", sqlite.begin)
-        return cls(engine, pool_size=pool_size, slot_wait_s=slot_wait_s, first=first)
+        return cls(engine, pool_size=pool_size, slot_wait_s=slot_wait_s, first=first, quiet=quiet)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only selects. Each statement sees what is committed when it runs; no writer is waited for.
@@ -161,7 +170,8 @@ class Database:
             raise
         if not self._is_up:
             self._is_up = True
-            self._log.info("database_available_again")
+            if self._log is not None:
+                self._log.info("database_available_again")
         return result
 
     async def _run_first(self) -> None:
@@ -178,15 +188,15 @@ class Database:
 
     def _note(self, error: Exception) -> None:
         """Log the beginning of an outage, not each call that it fails."""
-        if self._is_up:
-            self._is_up = False
+        if self._is_up and self._log is not None:
             cause = (error.orig if isinstance(error, exc.DBAPIError) else None) or error
             self._log.error("database_unavailable", cause=type(cause).__name__, text=str(cause))
+        self._is_up = False
 
 
 def translate(error: Exception) -> Exception:
     """The GatewayError for a database that is down, too busy or broken; any other error as it is."""
-    if isinstance(error, exc.SQLAlchemyError | OSError) and not isinstance(error, _BUGS):
+    if isinstance(error, _OUTAGES) and not isinstance(error, _BUGS):
         return _unavailable()
     return error
 
@@ -220,8 +230,8 @@ def _create_sqlite_file(url: URL) -> None:
         ) from error
 
 
-def _prepare_sqlite(dbapi_connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    mode = sqlite.prepare(dbapi_connection)
+def _prepare_sqlite(dbapi_connection: DBAPIConnection, _: ConnectionPoolEntry, *, busy_timeout_s: float) -> None:
+    mode = sqlite.prepare(dbapi_connection, busy_timeout_s=busy_timeout_s)
     if mode != "wal":
         raise DatabaseUnusable(
             f"SQLite can't switch this database to write-ahead logging: it stays in journal mode {mode!r}. Put the"

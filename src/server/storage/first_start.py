@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.identity import Scope
 from server.domain.ports import Clock, IdSource
-from server.storage.database import Database
+from server.storage.database import Database, DatabaseUnusable
 from server.storage.key_records import insert_key
 from server.storage.tables import teams
 from server.storage.teams import DEFAULT_TEAM, Team
@@ -39,7 +39,8 @@ async def ensure_default_team(database: Database, clock: Clock, ids: IdSource, d
     """Make the team `default` and its key with every scope, unless there is such a team: then None.
 
     Of several processes that start at once one gets the key. The file is written before the commit: what is left of a
-    crash between the two is a key that nobody accepts, which the next start replaces.
+    crash between the two is a key that nobody accepts, which the next start replaces. Raises DatabaseUnusable where the
+    file can't be written.
     """
     path = data_dir / KEY_FILE
     now = int(clock.now())
@@ -51,7 +52,13 @@ async def ensure_default_team(database: Database, clock: Clock, ids: IdSource, d
         if result.rowcount == 0:
             return None
         token = await insert_key(connection, team_id=team.id, name=KEY_NAME, scopes=frozenset(Scope), created_at=now)
-        await asyncio.to_thread(_write_private, path, f"{token}\n")
+        try:
+            await asyncio.to_thread(_write_private, path, f"{token}\n")
+        except OSError as error:
+            raise DatabaseUnusable(
+                f"The key of the first start can't be written to {path} ({error.strerror})."
+                " AISTATS_DATA_DIR chooses another place."
+            ) from error
         return BootstrapKey(key=str(token), path=path)
 
     return await database.write(work)

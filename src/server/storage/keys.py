@@ -20,8 +20,8 @@ __all__ = ["SqlKeyStore"]
 CACHE_TTL_S: Final = 0.8
 """How old a row may be when it decides, counted from before it was read. A revoked key must fail within 1 s."""
 
-MAX_CACHED_KEYS: Final = 10_000
-MAX_CACHED_MISSES: Final = 10_000
+MAX_KNOWN: Final = 10_000
+MAX_UNKNOWN: Final = 10_000
 """Unknown ids are kept apart, so that guesses can't push valid keys out."""
 
 
@@ -39,9 +39,13 @@ class SqlKeyStore:
     often it was right before. Simultaneous lookups of one id share one query.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, max_known: int = MAX_KNOWN, max_unknown: int = MAX_UNKNOWN
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._max_known = max_known
+        self._max_unknown = max_unknown
         self._known: OrderedDict[str, _Lookup] = OrderedDict()
         self._unknown: OrderedDict[str, _Lookup] = OrderedDict()
         self._flights: dict[str, tuple[float, asyncio.Task[_Lookup]]] = {}
@@ -93,7 +97,7 @@ class SqlKeyStore:
     def _remember(self, kid: str, lookup: _Lookup) -> None:
         self._known.pop(kid, None)
         self._unknown.pop(kid, None)
-        cache, limit = (self._unknown, MAX_CACHED_MISSES) if lookup.record is None else (self._known, MAX_CACHED_KEYS)
+        cache, limit = (self._unknown, self._max_unknown) if lookup.record is None else (self._known, self._max_known)
         cache[kid] = lookup
         if len(cache) > limit:
             cache.popitem(last=False)

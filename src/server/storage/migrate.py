@@ -32,6 +32,9 @@ __all__ = [
 VERSION_TABLE: Final = "aistats_schema_version"
 """Not Alembic's usual name: another application in the same database may have taken that."""
 
+TIMEOUT_S: Final = 3600.0
+"""Of each statement, and of the wait while another process migrates. Large tables take their time."""
+
 _LOCK_KEY: Final = 0x61697374617473
 """Of the PostgreSQL advisory lock under which the schema changes: `aistats` in ASCII."""
 
@@ -59,7 +62,7 @@ async def downgrade(url: str, revision: str) -> None:
 
 async def check(url: str) -> None:
     """Return where the schema is this release's. Raises SchemaMismatch, GatewayError (`database_unavailable`)."""
-    database = Database.open(url, pool_size=2)
+    database = Database.open(url, pool_size=2, quiet=True)
     try:
         await database.read(require_current_schema)
     finally:
@@ -85,7 +88,7 @@ async def _change(url: str, change: Callable[[Connection], None]) -> None:
         # SQLite has its one write lock already: every write begins with it.
         await connection.run_sync(change)
 
-    database = Database.open(url, pool_size=2)
+    database = Database.open(url, pool_size=2, statement_timeout_s=TIMEOUT_S, quiet=True)
     try:
         await database.write(work)
     finally:

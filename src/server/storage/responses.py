@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from sqlalchemy import Insert, delete, select
@@ -27,8 +27,6 @@ _decode_turns = msgspec.json.Decoder(tuple[Turn, ...]).decode
 _decode_response = msgspec.json.Decoder(Response).decode
 _encode = msgspec.json.Encoder().encode
 
-T = TypeVar("T")
-
 
 class SqlResponseStore:
     """Implements `server.domain.ports.ResponseStore`. To a team, another team's response does not exist."""
@@ -49,7 +47,7 @@ class SqlResponseStore:
             "created_at": response.created_at,
             "expires_at": response.created_at + self._retention_s,
             "turns_json": _encode(response.turns),
-            "body": _encode(response.response),
+            "response_json": _encode(response.response),
         }
 
         async def work(connection: AsyncConnection) -> None:
@@ -73,7 +71,7 @@ class SqlResponseStore:
                 team_id=row.team_id,
                 created_at=row.created_at,
                 turns=_decode_turns(row.turns_json),
-                response=_decode_response(row.body),
+                response=_decode_response(row.response_json),
             )
 
         return await self._database.read(work)

@@ -12,9 +12,6 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.util import await_only
 
-BUSY_TIMEOUT_MS: Final = 10_000
-"""How long a statement waits for another process's write."""
-
 _SWITCH_ATTEMPTS: Final = 200
 _SWITCH_PAUSE_S: Final = 0.05
 
@@ -22,7 +19,6 @@ WRITE: Final[dict[str, Any]] = {"aistats_write": True}
 """Execution option of a connection whose transaction will write."""
 
 _PRAGMAS: Final = (
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
     "PRAGMA foreign_keys = ON",
     # NORMAL would lose the last commits in a power cut, and a client has already seen them as done.
     "PRAGMA synchronous = FULL",
@@ -43,12 +39,16 @@ def create_file(url: URL) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def prepare(connection: DBAPIConnection) -> str:
-    """Set up a new connection; returns the journal mode that it really has, `wal` where all is well."""
+def prepare(connection: DBAPIConnection, *, busy_timeout_s: float) -> str:
+    """Set up a new connection; returns the journal mode that it really has, `wal` where all is well.
+
+    A statement waits up to `busy_timeout_s` seconds for another process's write.
+    """
     # The driver's own BEGIN comes too late and is always deferred; `begin` below gives it instead.
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
+        cursor.execute(f"PRAGMA busy_timeout = {int(busy_timeout_s * 1000)}")
         for pragma in _PRAGMAS:
             cursor.execute(pragma)
         return _switch_to_wal(cursor)

@@ -47,7 +47,7 @@ responses = Table(
     Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("turns_json", LargeBinary, nullable=False, comment="the conversation, the reply included"),
-    Column("body", LargeBinary, nullable=False, comment="the response object as it was sent"),
+    Column("turns_json", LargeBinary, nullable=False, comment="server.domain.request.Turn, a list"),
+    Column("response_json", LargeBinary, nullable=False, comment="server.domain.response.Response"),
     Index("ix_responses_expires_at", "expires_at"),
 )

@@ -18,8 +18,8 @@ def upgrade() -> None:
         sa.Column("team_id", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
-        sa.Column("turns_json", sa.LargeBinary, nullable=False, comment="the conversation, the reply included"),
-        sa.Column("body", sa.LargeBinary, nullable=False, comment="the response object as it was sent"),
+        sa.Column("turns_json", sa.LargeBinary, nullable=False, comment="server.domain.request.Turn, a list"),
+        sa.Column("response_json", sa.LargeBinary, nullable=False, comment="server.domain.response.Response"),
         sa.PrimaryKeyConstraint("suffix", name="pk_responses"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name="fk_responses_team_id"),
     )
