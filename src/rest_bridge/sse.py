@@ -7,14 +7,15 @@ arrive while the client is slow go out together. Nothing is held back to wait fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from server.domain.errors import GatewayError, internal_error
-from server.domain.events import GenerationEvent, GenerationStream, Settled
+from server.domain.events import Settled
+from server.domain.response import LifecycleEvent
 
 PING: Final = b": ping\n\n"
 DONE: Final = b"data: [DONE]\n\n"
@@ -25,10 +26,17 @@ MAX_PENDING_BYTES: Final = 64 * 1024
 _log: Final = structlog.get_logger(__name__)
 
 
-class StreamEncoder(Protocol):
-    """One surface's way of telling one generation."""
+E = TypeVar("E")
+E_contra = TypeVar("E_contra", contravariant=True)
 
-    def encode(self, events: Sequence[GenerationEvent]) -> bytes:
+_LAST: Final = (Settled, LifecycleEvent)
+"""What a whole stream ends with: the pipeline's of a generation, and that of a response."""
+
+
+class StreamEncoder(Protocol[E_contra]):
+    """One surface's way of telling one generation, event by event as the pipeline gives them to that surface."""
+
+    def encode(self, events: Sequence[E_contra]) -> bytes:
         """The frames of these events; empty where a client sees nothing of them. Raises GatewayError."""
         ...
 
@@ -101,7 +109,7 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-async def first_batch(stream: GenerationStream) -> Sequence[GenerationEvent]:
+async def first_batch(stream: AsyncGenerator[Sequence[E], None]) -> Sequence[E]:
     """The first batch that holds an event. Whatever goes wrong before it closes the stream and is raised."""
     try:
         async for batch in stream:
@@ -123,9 +131,9 @@ class EventStream:
 
     def __init__(
         self,
-        first: Sequence[GenerationEvent],
-        rest: GenerationStream,
-        encoder: StreamEncoder,
+        first: Sequence[E],
+        rest: AsyncGenerator[Sequence[E], None],
+        encoder: StreamEncoder[E],
         *,
         ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
@@ -150,7 +158,7 @@ class EventStream:
 
 
 async def _pump(
-    first: Sequence[GenerationEvent], rest: GenerationStream, encoder: StreamEncoder, mailbox: Mailbox
+    first: Sequence[E], rest: AsyncGenerator[Sequence[E], None], encoder: StreamEncoder[E], mailbox: Mailbox
 ) -> None:
     """Move a generation into the mailbox, to its end or to what went wrong."""
     try:
@@ -161,7 +169,7 @@ async def _pump(
                 if batch:
                     await mailbox.put(encoder.encode(batch))
                     last = batch[-1]
-        if not isinstance(last, Settled):
+        if not isinstance(last, _LAST):
             raise RuntimeError("a generation ended without its last event")
         mailbox.put_last(encoder.end())
     except GatewayError as error:
