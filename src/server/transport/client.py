@@ -1,0 +1,173 @@
+"""The pooled client that all provider adapters share: one per worker, on the event loop it was entered on."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import lru_cache
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from server.transport.codings import ACCEPTED, decoder_of
+from server.transport.connection import Connection
+from server.transport.faults import Fault, connect_failure, failure
+from server.transport.framing import Head
+from server.transport.pool import Origin, Pool
+from server.transport.sse import ChunkSource, SseEvent, sse_batches
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+"""Of a body that is read whole."""
+
+
+class UpstreamResponse:
+    """A reply whose headers have come in. `headers`: names in lower case, the first value of each.
+
+    An async context manager: leaving it closes the connection at once unless the body has come in to its end.
+    """
+
+    def __init__(self, head: Head, connection: Connection, pool: Pool, origin: Origin) -> None:
+        self.status = head.status
+        self.headers = head.headers
+        self._connection: Connection | None = connection
+        self._pool = pool
+        self._origin = origin
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The decoded body, as it comes in and no faster than it is pulled; never an empty piece.
+
+        Raises ProviderFailure (connection where it is cut, protocol). Ending early closes the connection.
+        """
+        try:
+            decoder = decoder_of(self.headers.get("content-encoding"))
+            while self._connection is not None and (data := await self._connection.read()):
+                if decoder is None:
+                    yield data
+                    continue
+                for piece in decoder.feed(data):
+                    yield piece
+            if decoder is not None:
+                decoder.finish()
+        finally:
+            self._release()
+
+    async def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        """The whole decoded body. Raises ProviderFailure: protocol where it has more than `limit` bytes."""
+        pieces: list[bytes] = []
+        size = 0
+        async with aclosing(self.chunks()) as chunks:
+            async for piece in chunks:
+                size += len(piece)
+                if size > limit:
+                    raise failure(Fault.TOO_LARGE)
+                pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def close(self) -> None:
+        """Give the connection back, or close it at once where the body has not come in to its end. Idempotent."""
+        self._release()
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(self._origin, connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._release()
+
+
+class Transport:
+    """HTTP/1.1 to any number of origins. TLS is verified against the system's authorities (`SSL_CERT_FILE` counts).
+
+    Redirects are replies like others, proxies of the environment are not asked, nothing is ever sent twice.
+    `tls`: another context, for tests and private authorities.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self._pool = Pool(tls or ssl.create_default_context())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection, those in use as well."""
+        self._pool.close()
+        await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
+
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, connect_timeout_s: float
+    ) -> UpstreamResponse:
+        """Send a POST and return when the head of its reply is in.
+
+        `connect_timeout_s` bounds what comes before the first byte is sent: name, connection, TLS. Every other
+        deadline is the caller's: cancelling this, or any await on the response, closes the socket at once.
+        Raises ProviderFailure (connection, timeout, protocol); ValueError for a header that is no header.
+        """
+        return await self.request("POST", url, headers=headers, body=body, connect_timeout_s=connect_timeout_s)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        connect_timeout_s: float,
+    ) -> UpstreamResponse:
+        """As `post`, for any method but HEAD and CONNECT."""
+        origin, target = split_url(url)
+        request = render_head(method, origin, target, headers, len(body))
+        try:
+            connection = await self._pool.acquire(origin, connect_timeout_s)
+        except (OSError, UnicodeError) as error:
+            raise connect_failure(error) from None
+        try:
+            connection.send(request, body)
+            head = await connection.head()
+        except BaseException:
+            self._pool.discard(connection)
+            raise
+        return UpstreamResponse(head, connection, self._pool, origin)
+
+    def sse_batches(self, response: ChunkSource) -> AsyncGenerator[list[SseEvent], None]:
+        """See `server.transport.sse.sse_batches`."""
+        return sse_batches(response)
+
+
+@lru_cache(maxsize=1024)
+def split_url(url: str) -> tuple[Origin, str]:
+    """Where to connect and what to ask for. Raises ProviderFailure for what is no http(s) URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        url.encode("ascii")
+    except ValueError:
+        raise failure(Fault.BAD_URL) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(char <= " " for char in url):
+        raise failure(Fault.BAD_URL)
+    secure = parts.scheme == "https"
+    host = parts.netloc.rpartition("@")[2]
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Origin(parts.hostname, port or (443 if secure else 80), secure, host), target
+
+
+def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int) -> bytes:
+    """The request line and headers; `host`, `content-length` and `accept-encoding` are ours to say."""
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        f"host: {origin.host_header}",
+        f"content-length: {length}",
+        f"accept-encoding: {ACCEPTED}",
+    ]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    block = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    if block.count(b"\n") != len(lines) + 1 or block.count(b"\r") != len(lines) + 1 or b"\0" in block:
+        raise ValueError("a header holds a line break")
+    return block

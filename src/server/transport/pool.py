@@ -1,0 +1,152 @@
+"""Connections between two requests: bounded, and never used when the peer may be about to close them."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from server.transport.connection import Connection
+from server.transport.faults import Fault, failure
+
+MAX_IN_FLIGHT: Final = 8192
+"""Requests of one worker that may hold a connection; one more waits for as long as it may wait to connect."""
+MAX_IDLE_PER_ORIGIN: Final = 256
+MAX_IDLE_S: Final = 30.0
+"""A connection that was idle for longer is closed instead of used."""
+SAFE_SHARE: Final = 0.8
+"""An upstream that closes idle connections after T seconds gets no request on one that was idle for 0.8 T: what we
+send in the moment that it closes would be lost, and a POST must not be sent twice."""
+MIN_LEARNED_S: Final = 0.25
+"""Closed earlier than this, it was no keep-alive limit but a restart."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where connections are interchangeable. `host_header` is the host as the URL spells it."""
+
+    host: str
+    port: int
+    secure: bool
+    host_header: str
+
+
+class _Idle:
+    """The idle connections of one origin, the most recently used last, and how long they may be so."""
+
+    def __init__(self) -> None:
+        self.connections: deque[Connection] = deque()
+        self.limit_s = MAX_IDLE_S
+
+    def learn(self, kept_s: float) -> None:
+        """The upstream closes connections that were idle for `kept_s`."""
+        self.limit_s = min(MAX_IDLE_S, kept_s * SAFE_SHARE)
+
+
+class Pool:
+    """Hands out connections, new or used. `tls` is for all secure origins."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        self._idle: dict[Origin, _Idle] = {}
+        self._in_use: set[Connection] = set()
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    async def acquire(self, origin: Origin, timeout_s: float) -> Connection:
+        """A connection that nothing has been sent on since its last reply. Raises OSError, ProviderFailure."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+        else:
+            await self._wait_for_slot(timeout_s)
+        try:
+            connection = self._reuse(origin) or await self._connect(origin, timeout_s)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._in_use.add(connection)
+        return connection
+
+    def release(self, origin: Origin, connection: Connection) -> None:
+        """Take back a connection; keep it where its reply has come in whole."""
+        if connection not in self._in_use:
+            return
+        if not connection.complete:
+            self.discard(connection)
+            return
+        self._in_use.discard(connection)
+        self._slots.release()
+        if connection.finish():
+            idle = self._idle.setdefault(origin, _Idle())
+            if connection.keep_alive_s is not None:
+                idle.learn(connection.keep_alive_s)
+            connection.idle_since = asyncio.get_running_loop().time()
+            idle.connections.append(connection)
+            self._prune(idle, connection.idle_since)
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that was in use."""
+        if connection in self._in_use:
+            self._in_use.discard(connection)
+            self._slots.release()
+        connection.abort()
+
+    def close(self) -> None:
+        for connection in [*self._in_use, *(one for idle in self._idle.values() for one in idle.connections)]:
+            connection.abort()
+        self._idle.clear()
+
+    async def _wait_for_slot(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise failure(Fault.NO_CAPACITY) from None
+
+    def _reuse(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        if idle is None or not idle.connections:
+            return None
+        now = asyncio.get_running_loop().time()
+        self._prune(idle, now)
+        while idle.connections:
+            connection = idle.connections[-1]
+            if connection.is_fresh():
+                return idle.connections.pop()
+            self._closed_by_peer(origin, connection, now)
+            connection.abort()
+        return None
+
+    def _prune(self, idle: _Idle, now: float) -> None:
+        connections = idle.connections
+        while connections and (
+            len(connections) > MAX_IDLE_PER_ORIGIN or now - connections[0].idle_since > idle.limit_s
+        ):
+            connections.popleft().abort()
+
+    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+        loop = asyncio.get_running_loop()
+
+        def forget(connection: Connection) -> None:
+            self._closed_by_peer(origin, connection, loop.time())
+
+        async with asyncio.timeout(timeout_s):
+            _, connection = await loop.create_connection(
+                lambda: Connection(forget),
+                origin.host,
+                origin.port,
+                ssl=self._tls if origin.secure else None,
+                server_hostname=origin.host if origin.secure else None,
+            )
+        return connection
+
+    def _closed_by_peer(self, origin: Origin, connection: Connection, now: float) -> None:
+        """Learn how long this upstream keeps idle connections, from the one that it has just closed."""
+        idle = self._idle.get(origin)
+        if idle is None or connection not in idle.connections:
+            return
+        idle.connections.remove(connection)
+        kept_s = now - connection.idle_since
+        if kept_s >= MIN_LEARNED_S:
+            idle.learn(kept_s)
