@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import duration_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # the package has no stubs
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # the package has no stubs
 
 from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, Reason, UpstreamError
@@ -20,6 +19,7 @@ from server.domain.events import TextDelta
 from server.rpc.chat import ChatServicer
 from tests.fakes.generation import USAGE, ScriptedGenerate, endless, says
 from tests.fakes.rpc_host import HostThread, Metadata, bearer
+from tests.fakes.typed_client import details, eventually, refused, trailers
 
 Stub = Any
 
@@ -48,38 +48,6 @@ def request(**fields: Any) -> chat_pb2.CreateChatCompletionRequest:
     part = content_pb2.ContentPart(text=content_pb2.TextPart(text="Say hello."))
     message = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[part])
     return chat_pb2.CreateChatCompletionRequest(model="acme/test-1", messages=[message], **fields)
-
-
-def refused(method: Any, metadata: Metadata, sent: Any = None, **options: Any) -> Any:
-    with pytest.raises(grpc.RpcError) as caught:
-        finish(method(sent or request(), metadata=metadata, **{"timeout": 10, **options}))
-    return caught.value
-
-
-def finish(reply: Any) -> None:
-    """Read a stream to its end."""
-    if isinstance(reply, Iterator):
-        deque(reply, maxlen=0)
-
-
-def trailers(error: Any) -> dict[str, Any]:
-    return {item.key: item.value for item in error.trailing_metadata()}
-
-
-def details(error: Any) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo]:
-    status = status_pb2.Status.FromString(trailers(error)["grpc-status-details-bin"])
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return status, info
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 2.0) -> bool:
-    until = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_a_whole_answer(grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata) -> None:
@@ -156,7 +124,7 @@ def test_no_key_and_bad_keys_are_told_the_same(
     unknown = "aistats_v1_sk_ffffffffffffffff_" + "0" * 64
     seen = set()
     for metadata in ((), (("authorization", "nonsense"),), *map(bearer, (unknown, keys.expired, keys.revoked))):
-        error = refused(getattr(grpc_stub, method), metadata)
+        error = refused(getattr(grpc_stub, method), request(), metadata)
         _, info = details(error)
         seen.add((error.code(), error.details(), info.reason, info.metadata["error"], info.metadata["origin"]))
     assert len(seen) == 1
@@ -168,7 +136,7 @@ def test_no_key_and_bad_keys_are_told_the_same(
 
 def test_a_key_without_the_scope(grpc_stub: Stub, generate: ScriptedGenerate, as_management: Metadata) -> None:
     generate.reset(*says("never"))
-    error = refused(grpc_stub.CreateChatCompletion, as_management)
+    error = refused(grpc_stub.CreateChatCompletion, request(), as_management)
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert details(error)[1].reason == "MISSING_SCOPE"
     assert generate.requests == []
@@ -176,8 +144,8 @@ def test_a_key_without_the_scope(grpc_stub: Stub, generate: ScriptedGenerate, as
 
 def test_the_key_is_checked_before_the_body_is_read(grpc_channel: grpc.Channel, as_inference: Metadata) -> None:
     raw: Any = grpc_channel.unary_unary("/aistats.gateway.v1.ChatService/CreateChatCompletion")
-    assert refused(raw, (), b"\xff\xff").code() is grpc.StatusCode.UNAUTHENTICATED
-    error = refused(raw, as_inference, b"\xff\xff")
+    assert refused(raw, b"\xff\xff", ()).code() is grpc.StatusCode.UNAUTHENTICATED
+    error = refused(raw, b"\xff\xff", as_inference)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(error)[1].reason == "MALFORMED_REQUEST"
 
@@ -190,7 +158,7 @@ def test_every_reason_reaches_a_client_as_itself(
 ) -> None:  # fmt: skip
     grpc_server.log.clear()
     generate.reset(GatewayError(reason, "What happened.", param="a.b[0]", retry_after_s=1.5))
-    error = refused(getattr(grpc_stub, method), as_inference)
+    error = refused(getattr(grpc_stub, method), request(), as_inference)
     status, info = details(error)
     assert error.details() == status.message == "What happened."
     assert error.code().value[0] == status.code
@@ -211,7 +179,7 @@ def test_a_providers_words_arrive_and_stay_small(
     words = "請求無效🙂" * 12_000
     failure = AttemptFailure("acme", FailureCategory.SERVER_ERROR, 500, UpstreamError(words, words, words))
     generate.reset(GatewayError(Reason.ALL_CANDIDATES_FAILED, words, failures=(failure,) * 40, param=words))
-    error = refused(grpc_stub.CreateChatCompletion, as_inference)
+    error = refused(grpc_stub.CreateChatCompletion, request(), as_inference)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     status, info = details(error)
     assert words.startswith(error.details())
@@ -240,7 +208,7 @@ def test_a_bug_is_told_in_a_fixed_text_and_logged_once(
 ) -> None:
     grpc_server.log.clear()
     generate.reset(ZeroDivisionError("secret in /etc/passwd"))
-    error = refused(getattr(grpc_stub, method), as_inference)
+    error = refused(getattr(grpc_stub, method), request(), as_inference)
     assert error.code() is grpc.StatusCode.INTERNAL
     assert error.details() == "The gateway failed to handle this request. It has been logged."
     assert "secret" not in str(trailers(error))
@@ -258,7 +226,7 @@ def test_a_stray_cancellation_of_our_own_still_gives_the_client_a_status(
 ) -> None:
     generate.reset(asyncio.CancelledError())
     before = time.monotonic()
-    error = refused(getattr(grpc_stub, method), as_inference)
+    error = refused(getattr(grpc_stub, method), request(), as_inference)
     assert error.code() is grpc.StatusCode.INTERNAL
     assert time.monotonic() - before < 1
 
@@ -288,7 +256,7 @@ def test_a_deadline_reaches_the_pipeline_and_ends_it(
 ) -> None:
     grpc_server.log.clear()
     generate.reset(30.0)
-    error = refused(getattr(grpc_stub, method), as_inference, timeout=0.4)
+    error = refused(getattr(grpc_stub, method), request(), as_inference, timeout=0.4)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     arrival = generate.requests[-1][0].arrival
     assert arrival.deadline_s is not None
@@ -356,7 +324,7 @@ def test_errors_of_rest_calls_go_to_envoy_as_rest(
     words = 'é"\n%你🙂' * 20_000
     failure = AttemptFailure("acme", FailureCategory.RATE_LIMITED, 429, UpstreamError(message=words))
     generate.reset(GatewayError(Reason.UPSTREAM_RATE_LIMITED, words, failures=(failure,), retry_after_s=1.2))
-    error = refused(grpc_stub.CreateChatCompletion, (*as_inference, ("x-gw-rest", "1")))
+    error = refused(grpc_stub.CreateChatCompletion, request(), (*as_inference, ("x-gw-rest", "1")))
     found = trailers(error)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "grpc-status-details-bin" not in found
