@@ -243,7 +243,7 @@ def _decode_parameters(request: GenerationMessage, surface: Surface) -> tuple[di
     values: dict[str, RawJson] = {}
     spellings: dict[str, str] = {}
     for name, text in request.parameters_json.items():
-        canonical = _canonical(name, surface)
+        canonical = _canonical(name, surface, request)
         field = f"parameters_json.{name}"
         if decode_json(text, field) is not None:
             values[canonical] = _raw(text)
@@ -251,12 +251,12 @@ def _decode_parameters(request: GenerationMessage, surface: Surface) -> tuple[di
     return values, spellings
 
 
-def _canonical(name: str, surface: Surface) -> str:
+def _canonical(name: str, surface: Surface, request: GenerationMessage) -> str:
     known = PARAMETERS.get(name)
     if known is not None and known.passthrough and (known.chat if surface == "chat" else known.responses):
         return name
     field = f"parameters_json.{name[: limits.MAX_SHOWN_CHARS]}"
-    typed = _TYPED_FIELDS[surface].get(name)
+    typed = name if name in request.DESCRIPTOR.fields_by_name else _TYPED_FIELDS[surface].get(name)
     if typed is not None:
         raise invalid_value(field, f"is not the place for this parameter: use the field {typed}")
     raise GatewayError(Reason.UNKNOWN_PARAMETER, f"{field}: this API has no such parameter.", param=field)
