@@ -1,7 +1,8 @@
 """One supervised child process: started, restarted with back-off, stopped in steps, its output passed on line by line.
 
 A child's standard input is a pipe that nothing is written to. It closes with the supervisor, however that ends, and
-a child that called `exit_when_parent_dies` goes with it: not even kill -9 of the supervisor leaves orphans.
+a child that called `exit_when_parent_dies` goes with it; a program that is not ours is `tied` instead. Not even kill -9
+of the supervisor leaves orphans.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import contextlib
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
@@ -175,6 +178,8 @@ class Child:
             return outcome
         finally:
             passing_on.cancel()
+            if process.stdin:
+                process.stdin.close()
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
@@ -203,6 +208,11 @@ def describe_exit(returncode: int) -> str:
         return f"killed by {signal.Signals(-returncode).name}"
     except ValueError:
         return f"killed by signal {-returncode}"
+
+
+def tied(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The command line that runs `argv` so that it dies with this process, for programs that cannot see to it."""
+    return (sys.executable, "-IS", str(Path(__file__).with_name("tied.py")), str(os.getpid()), *argv)
 
 
 def exit_when_parent_dies(grace_s: float = ORPHAN_GRACE_S) -> None:

@@ -41,7 +41,7 @@ class Proxy(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to run and how to tell that it works. Probes are asked until each has said yes once."""
+    """What to run and how to tell that it works: probes are asked in this order, each until it has said yes once."""
 
     workers: tuple[Command, ...]
     envoy: Command
@@ -89,7 +89,7 @@ class StopRequest:
 
 
 class Supervisor:
-    """Runs one plan, once. Must live on the main thread: Envoy dies with the thread that started it."""
+    """Runs one plan, once. Must live on the main thread: a tied child dies with the thread that started it."""
 
     def __init__(
         self,
@@ -145,16 +145,15 @@ class Supervisor:
 
     async def _until_ready(self) -> None:
         """Return when every probe has said yes, or when asked to stop. Raises StartFailed."""
-        missing = list(self._probes)
         give_up_at = asyncio.get_running_loop().time() + self._limits.ready_s
-        while missing and not self._stop.asked.is_set():
-            missing = [probe for probe in missing if not await probe()]
-            for child in self.children:
-                if child.starts > MAX_STARTS_BEFORE_READY:
-                    raise StartFailed(f"{child.command.name} ends as soon as it is started; its output says why")
-            if missing and asyncio.get_running_loop().time() > give_up_at:
-                raise StartFailed(f"not ready after {self._limits.ready_s:.0f} s")
-            await asyncio.sleep(POLL_S if missing else 0)
+        for probe in self._probes:
+            while not self._stop.asked.is_set() and not await probe():
+                for child in self.children:
+                    if child.starts > MAX_STARTS_BEFORE_READY:
+                        raise StartFailed(f"{child.command.name} ends as soon as it is started; its output says why")
+                if asyncio.get_running_loop().time() > give_up_at:
+                    raise StartFailed(f"not ready after {self._limits.ready_s:.0f} s")
+                await asyncio.sleep(POLL_S)
 
     async def _drain(self) -> None:
         """Let requests in flight end, Envoy's first, then those that native clients sent to the workers.

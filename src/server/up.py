@@ -19,7 +19,7 @@ from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.preflight import claimed_run_dir, envoy_binary, preflight
 from server.probes import EnvoyAdmin, accepts, ask_http, unused_port
-from server.processes import ChildOutput, Command
+from server.processes import ChildOutput, Command, tied
 from server.settings import Settings, available_cores
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
 
@@ -86,7 +86,6 @@ def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
     probes: list[Probe] = [_socket_probe(path) for path in sockets]
-    probes.append(_http_probe(f"{settings.http_url}/healthz"))
     model = None
     if model_port is not None:
         model = Command("local-model", (*python, "server.local_model", "--port", str(model_port)), environ)
@@ -100,8 +99,10 @@ def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan
         )
         for index, path in enumerate(sockets)
     )
+    # Last, when there is a worker to answer: what Envoy says before that would only fill its log.
+    probes.append(_http_probe(f"{settings.http_url}/healthz"))
     config = write_envoy_config(settings, run_dir, sockets)
-    return Plan(workers, Command("envoy", envoy_argv(settings, config)), model, tuple(probes))
+    return Plan(workers, Command("envoy", tied(envoy_argv(settings, config))), model, tuple(probes))
 
 
 def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -> Path:
