@@ -46,12 +46,19 @@ class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
     def __init__(
-        self, transport: HttpTransport, clock: Clock, ids: IdSource, *, connect_timeout_s: float = 5.0
+        self,
+        transport: HttpTransport,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        connect_timeout_s: float = 5.0,
+        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._ids = ids
         self._connect_timeout_s = connect_timeout_s
+        self._error_body_timeout_s = error_body_timeout_s
 
     def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
@@ -70,7 +77,7 @@ class OpenAIAdapter:
         )
         async with response:
             if not 200 <= response.status < 300:
-                body = await _error_body(response)
+                body = await _error_body(response, self._error_body_timeout_s)
                 raise failure_of_reply(response.status, response.headers, body, provider, self._clock.now())
             if not _is_event_stream(response, request):
                 whole: list[ProviderEvent] = []
@@ -144,11 +151,11 @@ def _is_event_stream(response: HttpResponse, request: GenerationRequest) -> bool
     return request.stream or declared == "text/event-stream"
 
 
-async def _error_body(response: HttpResponse) -> bytes:
+async def _error_body(response: HttpResponse, timeout_s: float) -> bytes:
     """The beginning of an error's body, or what came of it before it broke off."""
     body = bytearray()
     try:
-        async with asyncio.timeout(ERROR_BODY_TIMEOUT_S), aclosing(response.chunks()) as chunks:
+        async with asyncio.timeout(timeout_s), aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 body += chunk
                 if len(body) >= MAX_ERROR_BYTES:
