@@ -35,7 +35,7 @@ from server.domain.request import (
 )
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Fields that are not listed are errors; a null counts as absent where the field may be absent."""
 
 

@@ -18,7 +18,7 @@ _DATA_URL: Final = re.compile(r"data:(?P<type>[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\r\n"
 
 
-class CacheBreakpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CacheBreakpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """OpenAI's mark on a content part; known, so that it can be refused by its name."""
 
     mode: str | None = None
