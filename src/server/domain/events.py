@@ -79,7 +79,10 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnnotationAdded(msgspec.Struct, frozen=True):
-    """A citation on a text part: a JSON object in the shape of OpenAI's annotations."""
+    """A citation on a text part: a JSON object in the flat shape of the Responses API's annotations.
+
+    Chat completions nest the fields of a `url_citation` under that name; its surface does so, and its decoders undo it.
+    """
 
     choice: int
     part: int
