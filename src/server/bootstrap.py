@@ -17,13 +17,16 @@ import uvloop
 
 from aistats.gateway.v1 import chat_pb2_grpc, health_pb2_grpc, models_pb2_grpc, responses_pb2_grpc
 from rest_bridge.app import RestApp
-from rest_bridge.errors import error_body
-from rest_bridge.servicer import ChatRest, ResponsesRest
+from rest_bridge.chat import ChatRest
+from rest_bridge.errors import rest_error
+from rest_bridge.responses import ResponsesRest
+from rest_bridge.servicer import ChatRestServicer, ResponsesRestServicer
 from server.catalogue.load import read_catalog
 from server.catalogue.watch import ReloadingCatalog
 from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
+from server.domain.health import UnmeasuredHealth
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost
 from server.pipeline.authenticate import Authenticate
@@ -88,16 +91,19 @@ async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -
         generate = Generator(catalog, adapters, clock)
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
-        bridge = RestApp(reception, generate, respond)
+        bridge = RestApp(reception, (*ChatRest(generate).routes(), *ResponsesRest(respond).routes()))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
-            (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRest(bridge)),
+            (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
-            (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRest(bridge)),
+            (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
-            (health_pb2_grpc.add_HealthServiceServicer_to_server, HealthServicer(catalog, clock, version("aistats-gateway"))),
+            (
+                health_pb2_grpc.add_HealthServiceServicer_to_server,
+                HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway")),
+            ),
         )
-        guard = Guard(reception, clock, error_body)
+        guard = Guard(reception, clock, rest_error)
         host = GrpcAioHost(
             guarded_routes(registrations, guard),
             unix_socket=socket_path,
