@@ -61,7 +61,9 @@ def test_the_least_request() -> None:
     assert request.sampling == Sampling()
     assert request.routing == RoutingPreferences()
     assert (request.stream, decoded.wants_meta, decoded.wants_usage) == (False, False, False)
-    assert request.parameters == request.passthrough == request.provider_options == {}
+    assert not request.parameters
+    assert not request.passthrough
+    assert not request.provider_options
 
 
 def test_sampling_parameters_arrive_and_are_named_as_the_client_names_them() -> None:
