@@ -81,7 +81,7 @@ types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy
 
 imports: $(DEV) ## which package may see which
-	@$(BIN)/lint-imports --no-timing 2>&1 | tail -20
+	@$(BIN)/lint-imports
 
 proto-check: proto ## lint, breaking changes, and that the committed stubs are what the protos make
 	@git diff --exit-code --stat -- $(STUBS) || { echo "the stubs were out of date: commit what 'make proto' wrote"; exit 1; }

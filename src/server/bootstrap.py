@@ -92,16 +92,14 @@ async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         bridge = RestApp(reception, (*ChatRest(generate).routes(), *ResponsesRest(respond).routes()))
+        health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
-            (
-                health_pb2_grpc.add_HealthServiceServicer_to_server,
-                HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway")),
-            ),
+            (health_pb2_grpc.add_HealthServiceServicer_to_server, health),
         )
         guard = Guard(reception, clock, rest_error)
         host = GrpcAioHost(
@@ -129,11 +127,11 @@ async def _running(*jobs: Coroutine[None, None, None]) -> AsyncGenerator[None, N
 
 
 async def _purging(purge: Callable[[], Awaitable[int]]) -> None:
-    """Forget what has expired, in bounded batches, about once an hour; a worker that does not lead finds nothing to do."""
+    """Forget what has expired, in bounded batches, about once an hour."""
     while True:
         await asyncio.sleep(PURGE_INTERVAL_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads workers, guards nothing
         try:
             while await purge():
-                await asyncio.sleep(PURGE_PAUSE_S)
+                await asyncio.sleep(PURGE_PAUSE_S)  # noqa: ASYNC110 - a pause between batches, not a wait for them
         except GatewayError as error:
             log.warning("purge failed", reason=error.reason)
