@@ -19,6 +19,7 @@ from rest_bridge.http import RestRequest, RestResponse
 from server.rpc.context import CallContext
 
 STATUS_KEY: Final = "x-gw-status"
+LENGTH_KEY: Final = "x-gw-content-length"
 
 _OF_THE_MESSAGE: Final = "content-type"
 _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
@@ -105,6 +106,8 @@ def _metadata(response: RestResponse) -> tuple[tuple[str, str], ...]:
     metadata = [(name, value) for name, value in response.headers if name not in hidden]
     if response.status != 200:
         metadata.append((STATUS_KEY, str(response.status)))
+    if isinstance(response.body, bytes):
+        metadata.append((LENGTH_KEY, str(len(response.body))))
     return tuple(metadata)
 
 

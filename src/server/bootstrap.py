@@ -131,7 +131,7 @@ async def _purging(purge: Callable[[], Awaitable[int]]) -> None:
     while True:
         await asyncio.sleep(PURGE_INTERVAL_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads workers, guards nothing
         try:
-            while await purge():
-                await asyncio.sleep(PURGE_PAUSE_S)  # noqa: ASYNC110 - a pause between batches, not a wait for them
+            while await purge():  # noqa: ASYNC110 - a pause between batches, not a wait for an event
+                await asyncio.sleep(PURGE_PAUSE_S)
         except GatewayError as error:
             log.warning("purge failed", reason=error.reason)
