@@ -147,8 +147,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     warnings = []
     for name in sorted(environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known_variables(), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            known_endings = [variable.removeprefix(PREFIX) for variable in known_variables()]
+            near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known_endings, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
             warnings.append(f"{name} is set but means nothing to the gateway{hint}")
     return warnings
 
