@@ -68,7 +68,7 @@ LEAVES: dict[tuple[str, str], list[Any]] = {
 """Values of fields whose type says less than there is to say."""
 
 BESIDE: dict[str, dict[str, Any]] = {
-    "ChatCompletionAssistantMessageParam": {"content": "text"},
+    "ChatCompletionAssistantMessageParam": {"content": "text", "refusal": "text"},
     "JSONSchema": {"schema": {"type": "object"}},
 }
 """What an object needs beside what its type requires."""
