@@ -46,7 +46,7 @@ _GATEWAYS_OWN = {
     "stream_options",
     "text",
 }
-_SAMPLES: dict[str, Any] = {
+SAMPLES: dict[str, Any] = {
     "access_programs": {"cyber": "standard"},
     "background": True,
     "background_options": {"completion_window": "2h"},
@@ -124,15 +124,15 @@ def _complaint(**fields: Any) -> GatewayError | None:
 
 
 def test_there_is_a_sample_of_every_parameter_of_the_sdk() -> None:
-    assert _SAMPLES.keys() == _PARAMETERS
+    assert SAMPLES.keys() == _PARAMETERS
 
 
-@pytest.mark.parametrize("name", sorted(_SAMPLES))
+@pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_every_parameter_is_the_gateways_own_or_one_that_a_provider_must_honour(name: str) -> None:
-    request = _decode(**{name: _SAMPLES[name]})
+    request = _decode(**{name: SAMPLES[name]})
     parameters = request.generation.parameters
     if name in _GATEWAYS_OWN:
-        assert request != _decode() or _SAMPLES[name] in ("Hi", {"include_obfuscation": False})
+        assert request != _decode() or SAMPLES[name] in ("Hi", {"include_obfuscation": False})
     else:
         assert parameters[name] == name
         assert name in PARAMETERS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -56,15 +56,16 @@ class MemoryStore:
 class TwoTeams:
     """A reception that gives each call a new suffix and knows a key of either team."""
 
-    def __init__(self) -> None:
+    def __init__(self, teams: Mapping[str, str]) -> None:
         self._calls = 0
+        self._teams = teams
 
     def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
         self._calls += 1
         return Arrival(f"{self._calls:032x}", request_id or "req-1", 1.0, 1_790_000_000)
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
-        team = TEAMS.get(authorization or "")
+        team = self._teams.get(authorization or "")
         if team is None:
             raise GatewayError(Reason.INVALID_API_KEY, "The API key is missing or not valid.")
         return Call(arrival, Principal(team, f"key-of-{team}", frozenset({scope})))
@@ -73,19 +74,9 @@ class TwoTeams:
 class RestHost(httpx.AsyncBaseTransport):
     """Carries an HTTP client's requests to a `RestApp` and its responses back, streamed as they come."""
 
-    def __init__(self, generate: ScriptedGenerate, *, ping_interval_s: float = 15.0) -> None:
-        self.generate = generate
-        self.store = MemoryStore()
-        self._reception = TwoTeams()
-        respond = Respond(self._generate, self.store, FixedClock())
+    def __init__(self, respond: Respond, *, ping_interval_s: float = 15.0, teams: Mapping[str, str] = TEAMS) -> None:
+        self._reception = TwoTeams(teams)
         self._app = RestApp(self._reception, ResponsesRest(respond, ping_interval_s=ping_interval_s).routes())
-
-    def says(self, *steps: Any) -> None:
-        """What the pipeline plays from now on."""
-        self.generate.steps = steps
-
-    def _generate(self, call: Call, request: Any) -> Any:
-        return self.generate(call, request)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._app(
@@ -104,6 +95,19 @@ class RestHost(httpx.AsyncBaseTransport):
     def client(self, team: int = 1) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer key-of-team-{team}"}
         return httpx.AsyncClient(transport=self, base_url="http://gateway.test/v1", headers=headers)
+
+
+class ScriptedHost(RestHost):
+    """The same with a pipeline that plays scripts, and a store in memory."""
+
+    def __init__(self, generate: ScriptedGenerate, *, ping_interval_s: float = 15.0) -> None:
+        self.generate = generate
+        self.store = MemoryStore()
+        super().__init__(Respond(generate, self.store, FixedClock()), ping_interval_s=ping_interval_s)
+
+    def says(self, *steps: Any) -> None:
+        """What the pipeline plays from now on."""
+        self.generate.steps = steps
 
 
 class _Body(httpx.AsyncByteStream):

@@ -26,7 +26,7 @@ from server.domain.events import (
 )
 from server.domain.request import Opaque, Reasoning, Role, Text, ToolCall, ToolResult, Turn
 from tests.fakes.response_grammar import check_events
-from tests.fakes.responses_rest import RestHost
+from tests.fakes.responses_rest import ScriptedHost
 from tests.fakes.rest import STARTED, ScriptedGenerate, text_events, whole
 
 FIRST, SECOND = f"{1:032x}", f"{2:032x}"
@@ -48,18 +48,18 @@ TOOL_EVENTS = (
 
 
 @pytest.fixture
-def host() -> RestHost:
-    return RestHost(ScriptedGenerate(*whole(*text_events("quickstart ", "works"))))
+def host() -> ScriptedHost:
+    return ScriptedHost(ScriptedGenerate(*whole(*text_events("quickstart ", "works"))))
 
 
 @pytest.fixture
-async def client(host: RestHost) -> AsyncIterator[httpx.AsyncClient]:
+async def client(host: ScriptedHost) -> AsyncIterator[httpx.AsyncClient]:
     async with host.client() as client:
         yield client
 
 
 @pytest.fixture
-async def sdk(host: RestHost) -> AsyncIterator[openai.AsyncOpenAI]:
+async def sdk(host: ScriptedHost) -> AsyncIterator[openai.AsyncOpenAI]:
     async with (
         host.client() as carrier,
         openai.AsyncOpenAI(
@@ -193,7 +193,9 @@ async def test_a_pretty_printed_schema_cannot_break_an_event(client: httpx.Async
     assert events[0]["response"]["tools"][0]["parameters"] == {"z": 1, "a": "é\n"}
 
 
-async def test_parallel_calls_reasoning_and_built_in_items_stream(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_parallel_calls_reasoning_and_built_in_items_stream(
+    host: ScriptedHost, client: httpx.AsyncClient
+) -> None:
     search = msgspec.Raw(b'{"type":"web_search_call","id":"ws_1","status":"completed"}')
     thoughts = (
         PartStarted(0, 7, PartKind.REASONING_SUMMARY),
@@ -217,7 +219,7 @@ async def test_parallel_calls_reasoning_and_built_in_items_stream(host: RestHost
     }
 
 
-async def test_logprobs_are_shown_where_they_are_asked_for(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_logprobs_are_shown_where_they_are_asked_for(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     token = {"token": "a", "bytes": [97], "logprob": -0.5, "top_logprobs": []}
     said = TextDelta(0, 0, "a", msgspec.Raw(json.dumps([token]).encode()))
     host.says(*whole(PartStarted(0, 0, PartKind.TEXT), said, PartEnded(0, 0), ChoiceEnded(0, FinishReason.STOP)))
@@ -229,7 +231,7 @@ async def test_logprobs_are_shown_where_they_are_asked_for(host: RestHost, clien
     assert "logprobs" not in unasked["output"][0]["content"][0]
 
 
-async def test_the_limit_makes_an_incomplete_response(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_the_limit_makes_an_incomplete_response(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     host.says(*whole(*text_events("Hel", reason=FinishReason.LENGTH)))
     body = (await post(client)).json()
     assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
@@ -241,7 +243,7 @@ async def test_the_limit_makes_an_incomplete_response(host: RestHost, client: ht
     assert text.endswith("data: [DONE]\n\n")
 
 
-async def test_a_failure_before_the_first_event_is_a_plain_error(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_a_failure_before_the_first_event_is_a_plain_error(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     host.says(GatewayError(Reason.UNKNOWN_MODEL, "There is no model acme/nope.", param="model"))
     for streamed in (False, True):
         reply = await post(client, stream=streamed)
@@ -249,7 +251,9 @@ async def test_a_failure_before_the_first_event_is_a_plain_error(host: RestHost,
         assert (reply.json()["error"], reply.json()["param"]) == ("not_found_error", "model")
 
 
-async def test_a_failure_in_mid_stream_is_told_and_nothing_is_kept(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_a_failure_in_mid_stream_is_told_and_nothing_is_kept(
+    host: ScriptedHost, client: httpx.AsyncClient
+) -> None:
     host.says([STARTED, PartStarted(0, 0, PartKind.TEXT)], [TextDelta(0, 0, "Hel")], BROKEN)
     events, text = await stream(client)
     terminal = check_events(events)
@@ -267,7 +271,7 @@ async def test_a_failure_in_mid_stream_is_told_and_nothing_is_kept(host: RestHos
     assert host.generate.closed == 1
 
 
-async def test_a_bug_in_mid_stream_tells_nothing_of_itself(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_a_bug_in_mid_stream_tells_nothing_of_itself(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     host.says([STARTED], RuntimeError("secret of /etc"))
     events, text = await stream(client)
     assert check_events(events)["type"] == "response.failed"
@@ -276,7 +280,7 @@ async def test_a_bug_in_mid_stream_tells_nothing_of_itself(host: RestHost, clien
 
 
 async def test_a_response_that_cannot_be_kept_is_not_said_to_be_complete(
-    host: RestHost, client: httpx.AsyncClient
+    host: ScriptedHost, client: httpx.AsyncClient
 ) -> None:
     host.store.fails_with = GatewayError(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached.")
     events, _ = await stream(client)
@@ -287,14 +291,14 @@ async def test_a_response_that_cannot_be_kept_is_not_said_to_be_complete(
 
 
 async def test_pings_fill_the_silence(client: httpx.AsyncClient) -> None:
-    quiet = RestHost(ScriptedGenerate([STARTED], 0.12, *whole(*text_events("x"))[1:]), ping_interval_s=0.03)
+    quiet = ScriptedHost(ScriptedGenerate([STARTED], 0.12, *whole(*text_events("x"))[1:]), ping_interval_s=0.03)
     async with quiet.client() as patient:
         events, text = await stream(patient)
     assert text.count(": ping\n\n") >= 2
     check_events(events)
 
 
-async def test_leaving_closes_the_generation(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_leaving_closes_the_generation(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     host.says([STARTED, PartStarted(0, 0, PartKind.TEXT)], 30.0)
     body = {"model": "m", "input": "x", "stream": True}
     async with client.stream("POST", "/responses", json=body) as reply:
@@ -321,14 +325,14 @@ async def test_a_stream_is_kept_before_its_last_event(client: httpx.AsyncClient)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_store_false_keeps_nothing(host: RestHost, client: httpx.AsyncClient, streamed: bool) -> None:
+async def test_store_false_keeps_nothing(host: ScriptedHost, client: httpx.AsyncClient, streamed: bool) -> None:
     reply = await post(client, store=False, stream=streamed)
     assert reply.status_code == 200
     assert host.store.kept == {}
     assert (await client.get(f"/responses/resp_{FIRST}")).status_code == 404
 
 
-async def test_another_teams_response_does_not_exist(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_another_teams_response_does_not_exist(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     await post(client)
     spellings = (
         f"resp_{FIRST}", FIRST, f"gen_{FIRST}", f"msg_{FIRST}", f"resp_resp_{FIRST}", "native-1", f"resp_{FIRST}%00",
@@ -368,7 +372,7 @@ async def test_query_parameters_of_reading_back(
     assert (reply.status_code, reply.json().get("param")) == (status, param)
 
 
-async def test_a_conversation_goes_on_without_its_instructions(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_a_conversation_goes_on_without_its_instructions(host: ScriptedHost, client: httpx.AsyncClient) -> None:
     await post(client, input="One?", instructions="Speak French.")
     second = await post(client, input="Two?", previous_response_id=f"resp_{FIRST}", instructions="Speak Danish.")
     assert second.json()["previous_response_id"] == f"resp_{FIRST}"
@@ -382,7 +386,9 @@ async def test_a_conversation_goes_on_without_its_instructions(host: RestHost, c
     ]
 
 
-async def test_a_conversation_goes_on_after_tool_calls_and_reasoning(host: RestHost, client: httpx.AsyncClient) -> None:
+async def test_a_conversation_goes_on_after_tool_calls_and_reasoning(
+    host: ScriptedHost, client: httpx.AsyncClient
+) -> None:
     search = msgspec.Raw(b'{"type":"web_search_call","id":"ws_1","status":"completed"}')
     thoughts = (
         PartStarted(0, 7, PartKind.REASONING),
@@ -423,7 +429,7 @@ async def test_the_sdk_accumulates_a_text(sdk: openai.AsyncOpenAI) -> None:
     await sdk.responses.delete(final.id)
 
 
-async def test_the_sdk_accumulates_parallel_calls(host: RestHost, sdk: openai.AsyncOpenAI) -> None:
+async def test_the_sdk_accumulates_parallel_calls(host: ScriptedHost, sdk: openai.AsyncOpenAI) -> None:
     host.says(*whole(*TOOL_EVENTS))
     async with sdk.responses.stream(model="acme/test-1", input="Hi") as events:
         snapshots = [
@@ -440,7 +446,7 @@ async def test_the_sdk_accumulates_parallel_calls(host: RestHost, sdk: openai.As
     ]
 
 
-async def test_the_sdk_raises_our_words_in_mid_stream(host: RestHost, sdk: openai.AsyncOpenAI) -> None:
+async def test_the_sdk_raises_our_words_in_mid_stream(host: ScriptedHost, sdk: openai.AsyncOpenAI) -> None:
     said = [TextDelta(0, 0, "a"), TextDelta(0, 0, "b"), TextDelta(0, 0, "c")]
     host.says([STARTED, PartStarted(0, 0, PartKind.TEXT)], said, BROKEN)
     events = await sdk.responses.create(model="acme/test-1", input="Hi", stream=True)
