@@ -298,8 +298,13 @@ def test_a_failure_keeps_what_was_said() -> None:
     assert response.output == (MessageItem(f"msg_{SUFFIX}", "incomplete", (OutputText("Hel"),)),)
 
 
-def test_an_answer_that_ends_without_a_reason_is_a_failure() -> None:
+def test_an_answer_that_ends_without_a_reason_is_a_failure_and_leaves_no_gap() -> None:
     assembler = ResponseAssembler(OPENING)
     with pytest.raises(GatewayError) as caught:
-        assembler.feed([STARTED, Completed(), SETTLED])
+        assembler.feed([STARTED, PartStarted(0, 0, PartKind.TEXT), Completed(), SETTLED])
     assert caught.value.reason is Reason.STREAM_INTERRUPTED
+    events = list(assembler.fail(caught.value))
+    assert names(events) == [
+        "created", "in_progress", "output_item.added", "content_part.added", "error", "failed",
+    ]  # fmt: skip
+    assert [event.sequence_number for event in events] == list(range(6))
