@@ -75,7 +75,7 @@ async def test_the_database_is_asked_for_its_schema(doctor: Doctor) -> None:
     await upgrade(f"sqlite+aiosqlite:///{path}")
     code, findings = await doctor.findings()
     assert code == 0
-    assert findings["database"]["text"] == "SQLite, wal journal, schema up to date"
+    assert findings["database"]["text"] == "SQLite in WAL mode, schema up to date"
 
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE aistats_schema_version SET version_num = 'from-the-future'")
