@@ -53,10 +53,9 @@ def request(**fields: Any) -> chat_pb2.CreateChatCompletionRequest:
 def test_a_whole_answer(grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata) -> None:
     generate.reset(*says("Hel", "lo 你好🙂"))
     reply, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=as_inference)
-    headers = {item.key: item.value for item in call.initial_metadata()}
     suffix = reply.id.removeprefix("chatcmpl-")
-    assert headers["x-generation-id"] == f"gen_{suffix}"
-    assert headers["x-request-id"]
+    assert trailers(call)["x-generation-id"] == f"gen_{suffix}"
+    assert trailers(call)["x-request-id"] == suffix
     assert reply.model == "acme/test-1"
     assert abs(reply.created - time.time()) < 10
     [choice] = reply.choices
@@ -71,11 +70,14 @@ def test_a_whole_answer(grpc_stub: Stub, generate: ScriptedGenerate, as_inferenc
 
 def test_a_stream_event_by_event(grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata) -> None:
     generate.reset(*says("Hel", "lo"))
-    events = list(grpc_stub.StreamChatCompletion(request(), metadata=as_inference))
+    stream = grpc_stub.StreamChatCompletion(request(), metadata=as_inference)
+    headers = {item.key: item.value for item in stream.initial_metadata()}
+    events = list(stream)
     assert [event.WhichOneof("event") for event in events] == [
         "started", "part_started", "text_delta", "text_delta", "part_ended", "choice_ended", "completed",
     ]  # fmt: skip
-    assert events[0].started.id.startswith("chatcmpl-")
+    assert headers["x-generation-id"] == f"gen_{events[0].started.id.removeprefix('chatcmpl-')}"
+    assert headers["x-request-id"]
     assert events[-1].completed.usage.output_tokens == 4
     assert generate.requests[-1][1].stream
 
@@ -101,7 +103,7 @@ def test_a_sane_request_id_is_kept(
 ) -> None:
     generate.reset(*says("hi"))
     _, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=(*as_inference, ("x-request-id", sent)))
-    assert ("x-request-id", sent) in [(item.key, item.value) for item in call.initial_metadata()]
+    assert trailers(call)["x-request-id"] == sent
 
 
 @pytest.mark.parametrize("sent", ["", "x" * 65, "a b", "a/b", "{}"])
@@ -110,7 +112,7 @@ def test_any_other_request_id_is_replaced(
 ) -> None:
     generate.reset(*says("hi"))
     _, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=(*as_inference, ("x-request-id", sent)))
-    [given] = [item.value for item in call.initial_metadata() if item.key == "x-request-id"]
+    given = trailers(call)["x-request-id"]
     assert given != sent
     assert len(given) == 32
 
@@ -316,6 +318,16 @@ def test_the_access_log_says_who_and_never_what(
     key = grpc_server.keys.inference
     assert key.rpartition("_")[2] not in grpc_server.log.text
     assert "secret" not in grpc_server.log.text
+
+
+def test_rest_calls_have_their_ids_where_envoy_keeps_them(
+    grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata
+) -> None:
+    generate.reset(*says("hi"))
+    _, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=(*as_inference, ("x-gw-rest", "1")))
+    headers = {item.key: item.value for item in call.initial_metadata()}
+    assert headers["x-generation-id"] == generate.requests[-1][0].arrival.generation_id
+    assert headers["x-request-id"]
 
 
 def test_errors_of_rest_calls_go_to_envoy_as_rest(

@@ -36,7 +36,7 @@ from server.rpc.responses import ResponsesServicer
 from tests.fakes.generation import SETTLED, ScriptedGenerate, says
 from tests.fakes.responses_rest import MemoryStore
 from tests.fakes.rpc_host import HostThread, Metadata
-from tests.fakes.typed_client import details, refused
+from tests.fakes.typed_client import details, refused, trailers
 
 Stub = Any
 
@@ -107,9 +107,8 @@ def test_a_whole_response(grpc_stub: Stub, generate: ScriptedGenerate, as_infere
     generate.reset(*says("Hel", "lo 你好🙂"))
     reply, call = grpc_stub.CreateResponse.with_call(request(metadata={"a": "b"}), metadata=as_inference)
     response = reply.response
-    headers = {item.key: item.value for item in call.initial_metadata()}
     suffix = response.id.removeprefix("resp_")
-    assert headers["x-generation-id"] == f"gen_{suffix}"
+    assert trailers(call)["x-generation-id"] == f"gen_{suffix}"
     assert response.status == responses_pb2.RESPONSE_STATUS_COMPLETED
     assert (response.model, response.service_tier, dict(response.metadata)) == ("acme/test-1", "default", {"a": "b"})
     assert response.created_at <= response.completed_at

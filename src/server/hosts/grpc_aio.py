@@ -150,9 +150,7 @@ class _GrpcCall:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.send_initial_metadata: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] = (
-            context.send_initial_metadata
-        )
+        self.set_trailing_metadata: Callable[[Sequence[tuple[str, str]]], None] = context.set_trailing_metadata
         self.write: Callable[[bytes], Awaitable[None]] = context.write
 
     @cached_property
@@ -171,6 +169,9 @@ class _GrpcCall:
 
     def time_remaining_s(self) -> float | None:
         return self._context.time_remaining()
+
+    def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> Awaitable[None]:
+        return self._context.send_initial_metadata(tuple(metadata))
 
 
 async def _abort(context: Context, failure: RpcFailure) -> NoReturn:

@@ -55,6 +55,10 @@ class HostCall(Protocol):
 
     def send_initial_metadata(self, metadata: Sequence[tuple[str, str]], /) -> Awaitable[None]: ...
 
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]], /) -> None:
+        """What goes with the status of a call that succeeds."""
+        ...
+
     def write(self, message: bytes, /) -> Awaitable[None]:
         """Send one message of a stream; returns when there is room for the next."""
         ...

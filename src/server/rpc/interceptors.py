@@ -22,7 +22,7 @@ from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.ports import Clock, Reception
 from server.rpc.context import CallContext, HostCall
-from server.rpc.status import REST_STATUS_KEY, RpcFailure, rest_failure, rpc_failure
+from server.rpc.status import REST_MARK_KEY, REST_STATUS_KEY, RpcFailure, rest_failure, rpc_failure
 
 __all__ = ["Guard", "Method", "StreamEntry", "UnaryEntry"]
 
@@ -80,7 +80,7 @@ class Guard:
             try:
                 await passage.enter()
                 reply = await behaviour(_decoded(decode, request), passage)
-                await passage.ensure_initial_metadata()
+                await passage.add_ids_to_unary()
                 encoded = reply.SerializeToString()
                 _check_not_cancelled()
             except BaseException as error:
@@ -162,6 +162,16 @@ class _Passage:
         if not self._initial_sent:
             await self.send_initial_metadata(())
 
+    async def add_ids_to_unary(self) -> None:
+        """Native clients find the ids in the trailers: headers of their own would cost a write to the socket more.
+
+        Envoy drops the trailers of a successful REST call, so that one has them in its headers.
+        """
+        if self._is_rest:
+            await self.ensure_initial_metadata()
+        elif not self._initial_sent:
+            self._host.set_trailing_metadata(self._ids())
+
     async def enter(self) -> None:
         """Raise where the worker is full or the caller has no right to this method."""
         guard = self._guard
@@ -208,8 +218,13 @@ class _Passage:
         self._leave(failure.code.name, reason=error.reason.value)
         return failure
 
+    @property
+    def _is_rest(self) -> bool:
+        """Whether Envoy made this call of a REST one."""
+        return self.metadata.get(REST_MARK_KEY) == "1"
+
     def _failure(self, error: GatewayError) -> RpcFailure:
-        if self.metadata.get("x-gw-rest") == "1":
+        if self._is_rest:
             failure = rest_failure(error, *self._guard.rest_error(error, self.arrival))
         else:
             failure = rpc_failure(error, self.arrival)

@@ -20,6 +20,8 @@ from server.domain.identity import Arrival
 
 DOMAIN: Final = "gateway.aistats"
 DETAILS_KEY: Final = "grpc-status-details-bin"
+REST_MARK_KEY: Final = "x-gw-rest"
+"""Set to 1 by Envoy on what it transcodes, and taken away from what its own clients send."""
 REST_STATUS_KEY: Final = "x-gw-status"
 REST_ERROR_KEY: Final = "x-gw-error"
 
