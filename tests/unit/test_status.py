@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aistats.gateway.v1 import error_reason_pb2
 from server.domain.errors import AttemptFailure, ErrorCode, FailureCategory, GatewayError, Reason, UpstreamError
 from server.domain.identity import Arrival
-from server.rpc.status import RpcFailure, cut, rest_failure, rpc_failure
+from server.rpc.status import RpcFailure, cut, rest_failure, rpc_failure, typed_param
 
 ARRIVAL = Arrival("0123", "req-1", 0.0, 1_700_000_000)
 PROTO = Path(__file__).parents[2] / "proto/aistats/gateway/v1/error_reason.proto"
@@ -124,6 +124,24 @@ def test_retry_info_where_it_is_known(seconds: float, expected: int) -> None:
     info = error_details_pb2.RetryInfo()
     assert status.details[1].Unpack(info)
     assert info.retry_delay.ToMilliseconds() == expected
+
+
+@pytest.mark.parametrize(
+    ("param", "typed"),
+    [
+        ("models[2]", "routing.fallback_models[2]"),
+        ("provider.only", "routing.only"),
+        ("provider.order[0]", "routing.order[0]"),
+        ("provider.max_price.completion", "routing.max_completion_usd"),
+        ("provider_options.acme.x", "provider_options_json.acme.x"),
+        ("messages[0].parts[1]", "messages[0].parts[1]"),
+        ("model", "model"),
+        ("provider", "provider"),
+        ("", ""),
+    ],
+)
+def test_fields_are_named_as_typed_clients_know_them(param: str, typed: str) -> None:
+    assert typed_param(param) == typed
 
 
 texts = st.builds(lambda piece, times: piece * times, st.sampled_from(WORST), st.integers(0, 60_000))

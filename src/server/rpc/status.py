@@ -50,6 +50,17 @@ STATUS_OF_CODE: Final[dict[ErrorCode, grpc.StatusCode]] = {
     ErrorCode.SERVER: grpc.StatusCode.INTERNAL,
 }
 
+_TYPED_NAMES: Final = {
+    "models": "routing.fallback_models",
+    "provider.order": "routing.order",
+    "provider.only": "routing.only",
+    "provider.ignore": "routing.ignore",
+    "provider.max_price": "routing.max_prompt_usd",
+    "provider.max_price.prompt": "routing.max_prompt_usd",
+    "provider.max_price.completion": "routing.max_completion_usd",
+}
+"""What routing calls by its REST name, because every surface comes to it alike."""
+
 
 class RpcFailure(Exception):
     """A call ends with this status. The host sends it; nothing above the host raises anything else."""
@@ -91,7 +102,7 @@ def rest_failure(error: GatewayError, http_status: int, body: bytes) -> RpcFailu
 def _error_metadata(error: GatewayError, arrival: Arrival) -> dict[str, str]:
     metadata = {"error": error.code.value, "origin": error.origin, "generation_id": arrival.generation_id}
     if error.param is not None:
-        metadata["param"] = cut(error.param, MAX_LIST_BYTES)
+        metadata["param"] = cut(typed_param(error.param), MAX_LIST_BYTES)
     if error.failures:
         metadata["attempt_count"] = str(len(error.failures))
         metadata["failed_providers"] = cut(",".join(f.provider for f in error.failures), MAX_LIST_BYTES)
@@ -105,6 +116,15 @@ def _error_metadata(error: GatewayError, arrival: Arrival) -> dict[str, str]:
             if text is not None:
                 metadata[name] = cut(text, limit)
     return metadata
+
+
+def typed_param(param: str) -> str:
+    """The typed field for what the core calls by its REST name; any other name as it is."""
+    name, bracket, index = param.partition("[")
+    typed = _TYPED_NAMES.get(name)
+    if typed is None and name.startswith("provider_options."):
+        typed = f"provider_options_json.{name.removeprefix('provider_options.')}"
+    return param if typed is None else f"{typed}{bracket}{index}"
 
 
 def _add_detail(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> None:
