@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from server.domain.errors import ProviderFailure
 from server.transport.codings import ACCEPTED, decoder_of
 from server.transport.connection import Connection
 from server.transport.faults import Fault, connect_failure, failure
@@ -83,7 +84,8 @@ class UpstreamResponse:
 class Transport:
     """HTTP/1.1 to any number of origins. TLS is verified against the system's authorities (`SSL_CERT_FILE` counts).
 
-    Redirects are replies like others, proxies of the environment are not asked, nothing is ever sent twice.
+    Redirects are replies like others, proxies of the environment are not asked, and nothing is sent twice but what
+    met an idle connection that was being closed, unread.
     `tls`: another context, for tests and private authorities.
     """
 
@@ -124,17 +126,28 @@ class Transport:
         """As `post`, for any method but HEAD and CONNECT."""
         origin, target = split_url(url)
         request = render_head(method, origin, target, headers, len(body))
+        connection = await self._connect(origin, connect_timeout_s)
         try:
-            connection = await self._pool.acquire(origin, connect_timeout_s)
-        except (OSError, UnicodeError) as error:
-            raise connect_failure(error) from None
+            return await self._exchange(origin, connection, request, body)
+        except ProviderFailure:
+            if not connection.request_lost:
+                raise
+        connection = await self._connect(origin, connect_timeout_s, new=True)
+        return await self._exchange(origin, connection, request, body)
+
+    async def _exchange(self, origin: Origin, connection: Connection, request: bytes, body: bytes) -> UpstreamResponse:
         try:
             connection.send(request, body)
-            head = await connection.head()
+            return UpstreamResponse(await connection.head(), connection, self._pool, origin)
         except BaseException:
             self._pool.discard(connection)
             raise
-        return UpstreamResponse(head, connection, self._pool, origin)
+
+    async def _connect(self, origin: Origin, timeout_s: float, *, new: bool = False) -> Connection:
+        try:
+            return await self._pool.acquire(origin, timeout_s, new=new)
+        except (OSError, UnicodeError) as error:
+            raise connect_failure(error) from None
 
     def sse_batches(self, response: ChunkSource) -> AsyncGenerator[list[SseEvent], None]:
         """See `server.transport.sse.sse_batches`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -13,6 +15,13 @@ from server.transport.framing import MAX_HEAD_BYTES, Body, Head, body_of, parse_
 
 READ_AHEAD_BYTES: Final = 64 * 1024
 """More than this unread, and the socket is read no further: the upstream's writes block."""
+LOST_AT_ONCE_S: Final = 0.25
+"""A request that met a closing connection is thrown back within a round trip, not after work was done for it."""
+STALE_AFTER_S: Final = 0.25
+"""No upstream closes connections that were idle for less: what happens to such a one has another reason."""
+
+_TCP_CLOSED: Final = 7
+_TCP_INFO: Final = struct.Struct("=B23xI")  # tcpi_state, tcpi_unacked
 
 
 class Connection(asyncio.Protocol):
@@ -24,8 +33,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, on_idle_close: Callable[[Connection], None]) -> None:
         self._on_idle_close = on_idle_close
         self.idle_since = 0.0
-        self.used = False
-        """Whether it has served a request before."""
+        self.request_lost = False
+        """Whether the last request met a connection that the peer was closing, so that no one has read it."""
+        self._used = False
+        self._stale = False  # it was idle for long enough that the peer may be closing it
+        self._sent_at = 0.0
+        self._heard = False  # a byte of a reply to the last request
         self._transport: asyncio.Transport
         self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
@@ -44,7 +57,10 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes, body: bytes) -> None:
         """Begin an exchange: write the head of a request and its body."""
-        self._busy = self.used = True
+        self._busy, self._heard, self.request_lost = True, False, False
+        self._sent_at = asyncio.get_running_loop().time()
+        self._stale = self._used and self._sent_at - self.idle_since >= STALE_AFTER_S
+        self._used = True
         self._head_bytes, self._head, self._body, self._complete, self._failure = b"", None, None, False, None
         self._transport.writelines([request, body])
 
@@ -129,6 +145,7 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self._lose_idle()
             return
+        self._heard = True
         try:
             if self._body is None:
                 data = self._take_head(data)
@@ -169,25 +186,44 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        self._end_of_input()
+        self._end_of_input(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_of_input()
+        self._end_of_input(exc)
 
-    def _end_of_input(self) -> None:
+    def _end_of_input(self, error: Exception | None) -> None:
         if self._closed:
             return
         self._closed = True
         if not self._busy:
             self._on_idle_close(self)
         elif self._body is None:
+            self.request_lost = self._stale and not self._heard and self._was_thrown_back(error)
             self._fail(failure(Fault.DROPPED))
         elif self._body.at_eof():
             self._complete = True
         elif not self._complete:
             self._fail(failure(Fault.CUT))
         self._wake()
+
+    def _was_thrown_back(self, error: Exception | None) -> bool:
+        """Whether TCP says that the peer's application never read the request.
+
+        A peer that closes after reading it says FIN, which acknowledges the request. One that had closed already, or
+        closes with the request unread, says RST; or FIN, while the request is still unacknowledged. An RST could
+        also be meant: hence the two limits of time.
+        """
+        if asyncio.get_running_loop().time() - self._sent_at > LOST_AT_ONCE_S:
+            return False
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            return True
+        if error is not None or not hasattr(socket, "TCP_INFO"):
+            return False
+        tcp = self._transport.get_extra_info("socket")
+        info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        state, unacknowledged = _TCP_INFO.unpack(info)
+        return bool(state == _TCP_CLOSED or unacknowledged)
 
     def _lose_idle(self) -> None:
         self._closed = True

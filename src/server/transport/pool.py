@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from server.transport.connection import Connection
+from server.transport.connection import STALE_AFTER_S, Connection
 from server.transport.faults import Fault, failure
 
 MAX_IN_FLIGHT: Final = 8192
@@ -20,8 +20,6 @@ MAX_IDLE_S: Final = 30.0
 SAFE_SHARE: Final = 0.8
 """An upstream that closes idle connections after T seconds gets no request on one that was idle for 0.8 T: what we
 send in the moment that it closes would be lost, and a POST must not be sent twice."""
-MIN_LEARNED_S: Final = 0.25
-"""Closed earlier than this, it was no keep-alive limit but a restart."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -54,14 +52,15 @@ class Pool:
         self._in_use: set[Connection] = set()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
 
-    async def acquire(self, origin: Origin, timeout_s: float) -> Connection:
-        """A connection that nothing has been sent on since its last reply. Raises OSError, ProviderFailure."""
+    async def acquire(self, origin: Origin, timeout_s: float, *, new: bool = False) -> Connection:
+        """A connection that is ready for a request, or a `new` one. Raises OSError, ProviderFailure."""
         if not self._slots.locked():
             await self._slots.acquire()
         else:
             await self._wait_for_slot(timeout_s)
         try:
-            connection = self._reuse(origin) or await self._connect(origin, timeout_s)
+            connection = None if new else self._reuse(origin)
+            connection = connection or await self._connect(origin, timeout_s)
         except BaseException:
             self._slots.release()
             raise
@@ -148,5 +147,5 @@ class Pool:
             return
         idle.connections.remove(connection)
         kept_s = now - connection.idle_since
-        if kept_s >= MIN_LEARNED_S:
+        if kept_s >= STALE_AFTER_S:
             idle.learn(kept_s)
