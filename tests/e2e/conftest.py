@@ -40,7 +40,7 @@ routing: {{timeout_s: 20, first_byte_timeout_s: {first_byte}, idle_timeout_s: {i
 ACME_KEY = "sk-acme-canary-0123456789abcdef"
 
 
-def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 1.0, idle: float = 1.0) -> str:
+def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 20.0, idle: float = 20.0) -> str:
     return CONFIG.format(
         acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
     )
@@ -76,13 +76,24 @@ def backup(backup_upstream: UpstreamThread) -> UpstreamThread:
 def gateway(
     tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
 ) -> Iterator[Gateway]:
-    """Two workers, the embedded model, and scripted upstreams with limits of one second."""
+    """Two workers, the embedded model and scripted upstreams, with limits that a busy machine keeps."""
     gateway = Gateway(
         tmp_path_factory.mktemp("gateway"),
         config(acme_upstream, backup_upstream),
         local_model=True,
         environ={"ACME_KEY": ACME_KEY},
     ).start()
+    yield gateway
+    assert gateway.stop() == 0, gateway.log[-4000:]
+
+
+@pytest.fixture(scope="session")
+def strict_gateway(
+    tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
+) -> Iterator[Gateway]:
+    """One that waits a second for a provider's first byte, and a second for each next."""
+    settings = config(acme_upstream, backup_upstream, first_byte=1.0, idle=1.0)
+    gateway = Gateway(tmp_path_factory.mktemp("strict"), settings, environ={"ACME_KEY": ACME_KEY}).start()
     yield gateway
     assert gateway.stop() == 0, gateway.log[-4000:]
 

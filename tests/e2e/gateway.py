@@ -27,6 +27,14 @@ def free_port() -> int:
         return port
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty where it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 class Gateway:
     """One gateway on ports of its own, with its data under `directory`.
 
@@ -127,11 +135,11 @@ class Gateway:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes, by index."""
-        found = [child for child in self.children() if "worker" in child.cmdline()]
-        return sorted(found, key=lambda child: child.cmdline())
+        found = [(command_of(child), child) for child in self.children()]
+        return [child for command, child in sorted(found, key=lambda pair: pair[0]) if "worker" in command]
 
     def envoy(self) -> psutil.Process:
-        return next(child for child in self.children() if Path(child.cmdline()[0]).name == "envoy")
+        return next(child for child in self.children() if Path((command_of(child) or [""])[0]).name == "envoy")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of the CLI on the same data."""

@@ -153,16 +153,16 @@ def test_502_for_a_dead_upstream(gateway: Gateway) -> None:
         assert problem["error_origin"] == "upstream"
         assert problem["attempt_count"] == 1
         assert problem["failed_providers"] == ["dead"]
-        (diagnosis,) = problem["provider_failure_diagnostics"]
+        diagnosis = problem["provider_failure_diagnostics"]
         assert (diagnosis["provider"], diagnosis["category"]) == ("dead", "connection")
         assert diagnosis["hint"]
         assert "127.0.0.1" not in json.dumps(problem)
 
 
-def test_504_for_a_hung_upstream(gateway: Gateway, acme: UpstreamThread) -> None:
+def test_504_for_a_hung_upstream(strict_gateway: Gateway, acme: UpstreamThread) -> None:
     acme.script(silent())
     asked_s = time.monotonic()
-    reply = gateway.post("/v1/chat/completions", {**CHAT, "stream": True})
+    reply = strict_gateway.post("/v1/chat/completions", {**CHAT, "stream": True})
     assert_contract(reply, 504, "timeout_error", reason="upstream_timeout")
     assert time.monotonic() - asked_s < 3
     acme.wait_disconnect(timeout=2)

@@ -56,3 +56,4 @@ def test_a_wrong_key_is_401(gateway: Gateway) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         client.get_health()
     assert refused.value.code == 401
+    refused.value.close()
