@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from server.domain.errors import FailureCategory, ProviderFailure
 from server.transport import SseEvent, Transport, UpstreamResponse, sse_batches
 from server.transport.codings import MAX_PIECE_BYTES
 from server.transport.faults import Fault, failure
+from tests.fakes.deviations import STREAMS
 from tests.fakes.openai_upstream import (
     Cut,
     Endless,
@@ -198,6 +200,16 @@ async def test_a_stream_of_one_eight_mebibyte_line_comes_through(transport: Tran
     async with await post(transport, upstream) as response:
         events = [event async for batch in sse_batches(response) for event in batch]
     assert events == [SseEvent(None, line)]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_every_known_manner_of_framing_is_understood(transport: Transport, upstream: Upstream, name: str) -> None:
+    upstream.script(STREAMS[name]())
+    async with await post(transport, upstream) as response:
+        payloads = [event.data async for batch in sse_batches(response) for event in batch]
+    chunks = [json.loads(payload) for payload in payloads if payload != b"[DONE]"]
+    assert any(chunk["choices"][0]["finish_reason"] == "stop" for chunk in chunks if chunk.get("choices"))
+    assert b"[DONE]" in payloads[-1:] or name == "missing_done"
 
 
 async def test_reading_stops_at_the_limit(transport: Transport, upstream: Upstream) -> None:
