@@ -45,7 +45,6 @@ _PREVIOUS: Final = "previous_response_id"
 _SUFFIX: Final = re.compile(r"(?:resp_)?([0-9a-f]{32})")
 
 
-
 class _Typed(msgspec.Struct):
     type: str = ""
 
