@@ -488,3 +488,22 @@ async def test_what_is_not_json_is_refused_before_anything_is_called(body: bytes
     reply = await post_chat(generate, body)
     assert (reply.status, reply.json["error"]) == (400, "validation_error")
     assert not generate.requests
+
+
+@pytest.mark.parametrize("name", ["base_url", "api_base", "api_key"])
+async def test_nobody_may_say_where_a_providers_key_goes(name: str) -> None:
+    for fields in ({name: "http://sink.example"}, {"provider_options": {"acme": {name: "http://sink.example"}}}):
+        generate = ScriptedGenerate(*whole(*text_events("a")))
+        reply = await post_chat(generate, {**BODY, **fields})
+        assert (reply.status, reply.json["reason"]) == (400, "unknown_parameter")
+        assert reply.json["param"].endswith(name)
+        assert not generate.requests
+
+
+async def test_headers_say_nothing_of_providers() -> None:
+    generate = ScriptedGenerate(*whole(*text_events("a")))
+    app = chat_app(generate)
+    sink = {"base_url": "http://sink.example", "api-base": "http://sink.example", "x-api-key": "sk-stolen"}
+    assert (await read(await app(rest_request(BODY, headers={**rest_request(BODY).headers, **sink})))).status == 200
+    assert (await read(await app(rest_request(BODY)))).status == 200
+    assert generate.requests[0] == generate.requests[1]
