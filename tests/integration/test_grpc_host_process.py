@@ -15,7 +15,7 @@ import pytest
 async def run(program: str, directory: Path) -> dict[str, Any]:
     """What the program saw; nothing may be logged, on any of its loggers."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "-m", "tests.integration.grpc_host_process"),
+        *(sys.executable, "-W", "error", "-m", "tests.integration.grpc_host_process"),
         *(program, str(directory)),
         cwd=Path(__file__).parents[2],
         env={**os.environ, "GRPC_VERBOSITY": "ERROR"},
