@@ -22,16 +22,18 @@ from rest_bridge.errors import rest_error
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import ChatRestServicer, ResponsesRestServicer
 from server.catalogue.load import read_catalog
+from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
 from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
 from server.domain.health import UnmeasuredHealth
 from server.domain.ports import ProviderAdapter
-from server.hosts.grpc_aio import GrpcAioHost
+from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.generate import Generator
 from server.pipeline.respond import Respond
+from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
@@ -41,13 +43,15 @@ from server.rpc.models import ModelsServicer
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
-from server.storage.database import Database
+from server.storage.database import Database, DatabaseUnusable
 from server.storage.group_commit import GroupCommit
 from server.storage.keys import SqlKeyStore
-from server.storage.migrate import require_current_schema
 from server.storage.responses import SqlResponseStore
+from server.storage.schema import require_current_schema, verify
 from server.transport import Transport
 
+GOODBYE_S: Final = 3.0
+"""How long calls that were told to end may take to say so."""
 PURGE_INTERVAL_S: Final = 3600.0
 PURGE_PAUSE_S: Final = 1.0
 
@@ -55,25 +59,45 @@ log = structlog.get_logger("server.worker")
 
 
 def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, index: int) -> int:
-    """Serve until SIGTERM or SIGINT, then let the calls under way end; the exit code."""
-    return uvloop.run(_run(settings, socket_path, grpc_port, index))
+    """Serve until told to stop; the exit code.
 
-
-async def _run(settings: Settings, socket_path: Path, grpc_port: int | None, index: int) -> int:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with worker(settings, socket_path, grpc_port):
-        log.info("serving", worker=index, pid=os.getpid())
-        await stop.wait()
-    log.info("stopped", worker=index)
+    SIGTERM lets the calls under way end for as long as the settings say. SIGINT, or the end of that time, ends each of
+    them with an error that says why.
+    """
+    structlog.contextvars.bind_contextvars(worker=index)
+    try:
+        uvloop.run(_run(settings, socket_path, grpc_port))
+    except (DatabaseUnusable, ListenError, CatalogError) as error:
+        log.error("cannot serve", problem=str(error))
+        return 1
     return 0
 
 
+async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> None:
+    loop, stop, shutdown = asyncio.get_running_loop(), asyncio.Event(), Shutdown()
+
+    def end_calls() -> None:
+        stop.set()
+        shutdown.begin()
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, end_calls)
+    async with worker(settings, socket_path, grpc_port, shutdown) as host:
+        log.info("serving", pid=os.getpid())
+        await stop.wait()
+        last_call = loop.call_later(settings.drain_timeout_s, shutdown.begin)
+        await host.stop(settings.drain_timeout_s + GOODBYE_S)
+        last_call.cancel()
+    log.info("stopped")
+
+
 @asynccontextmanager
-async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -> AsyncGenerator[GrpcAioHost, None]:
-    """A serving worker; leaving drains it."""
+async def worker(
+    settings: Settings, socket_path: Path, grpc_port: int | None, shutdown: Shutdown
+) -> AsyncGenerator[GrpcAioHost, None]:
+    """A serving worker; leaving ends it. Raises DatabaseUnusable, ListenError, CatalogError."""
     clock, ids = SystemClock(), UuidV7()
+    await _require_schema(settings.database_url)
     async with AsyncExitStack() as stack:
         catalog = ReloadingCatalog(lambda: read_catalog(settings.config, os.environ))
         database = Database.open(settings.database_url, first=require_current_schema)
@@ -88,7 +112,7 @@ async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -
         adapters: dict[Dialect, ProviderAdapter] = {
             "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s)
         }
-        generate = Generator(catalog, adapters, clock)
+        generate = Generator(catalog, adapters, clock, shutdown)
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         bridge = RestApp(reception, (*ChatRest(generate).routes(), *ResponsesRest(respond).routes()))
@@ -107,11 +131,17 @@ async def worker(settings: Settings, socket_path: Path, grpc_port: int | None) -
             unix_socket=socket_path,
             tcp=None if grpc_port is None else (settings.grpc_host, grpc_port),
         )
+        stack.push_async_callback(host.stop, 0.0)
         await host.start()
-        try:
-            yield host
-        finally:
-            await host.stop(settings.drain_timeout_s)
+        yield host
+
+
+async def _require_schema(url: str) -> None:
+    """Refuse a schema that is not this release's; a database that is down is waited for by each call instead."""
+    try:
+        await verify(url)
+    except GatewayError:
+        log.warning("the database does not answer; calls are refused until it does")
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ async def check_database(settings: Settings) -> list[Finding]:
     """The database answers and its schema is this release's. A file that the first start will make is no fault."""
     # Imported here, as it takes longer than all else that a command needs.
     from server.storage.database import Database, DatabaseUnusable, parse_url
-    from server.storage.migrate import SchemaMismatch, require_current_schema
+    from server.storage.schema import SchemaMismatch, require_current_schema
 
     name = "database"
     try:

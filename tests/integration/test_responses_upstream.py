@@ -20,6 +20,7 @@ from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfi
 from server.domain.request import Endpoint
 from server.pipeline.generate import Generator
 from server.pipeline.respond import Respond
+from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
 from server.storage import migrate
 from server.storage.database import Database
@@ -100,7 +101,7 @@ async def stage(tmp_path: Path, empty_database: Path) -> AsyncIterator[Stage]:
         transport = await stack.enter_async_context(Transport())
         team = await Teams(database, clock, ids).create("one")
         source = Fixed(catalog(upstream.base_url))
-        generate = Generator(source, {"openai": OpenAIAdapter(transport, clock, ids)}, clock)
+        generate = Generator(source, {"openai": OpenAIAdapter(transport, clock, ids)}, clock, Shutdown())
         respond = Respond(generate, SqlResponseStore(database, commits, FixedClock()), clock)
         headers = {"authorization": "Bearer real"}
         host = RestHost(respond, teams={**TEAMS, "Bearer real": team.id})

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from server.domain.errors import GatewayError, Reason
-from server.storage import migrate
+from server.storage import migrate, schema
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.tables import teams
 from tests.integration.databases import PostgresServer, migrated, run_at_once, run_python
@@ -234,7 +234,7 @@ def own_postgres() -> Iterator[PostgresServer]:
 async def test_a_database_that_is_down_is_unavailable_and_comes_back_by_itself(
     own_postgres: PostgresServer,
 ) -> None:
-    database = Database.open(own_postgres.url("postgres"), first=migrate.require_current_schema)
+    database = Database.open(own_postgres.url("postgres"), first=schema.require_current_schema)
     try:
         with capture_logs() as logs:
             for _ in range(3):

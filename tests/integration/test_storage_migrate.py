@@ -19,12 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import GatewayError
-from server.storage import migrate
+from server.storage import migrate, schema
 from server.storage.database import Database
 from server.storage.tables import metadata
 from tests.integration.databases import run_at_once
 
-OURS = {"teams", "api_keys", "responses", migrate.VERSION_TABLE}
+OURS = {"teams", "api_keys", "responses", schema.VERSION_TABLE}
 
 
 async def on(url: str, *statements: str) -> None:
@@ -51,9 +51,7 @@ async def table_names(url: str) -> set[str]:
 
 
 def differences(connection: Connection) -> list[object]:
-    context = MigrationContext.configure(
-        connection, opts={"version_table": migrate.VERSION_TABLE, "compare_type": True}
-    )
+    context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True})
     return list(compare_metadata(context, metadata))
 
 
@@ -67,7 +65,7 @@ async def test_the_migrations_make_exactly_the_tables_that_the_code_describes(da
 async def test_upgrade_twice_and_check(database_url: str) -> None:
     await migrate.upgrade(database_url)
     await migrate.upgrade(database_url)
-    await migrate.check(database_url)
+    await schema.verify(database_url)
     assert await table_names(database_url) == OURS
 
 
@@ -76,9 +74,9 @@ async def test_every_migration_runs_both_ways(database_url: str) -> None:
     for revision in [*reversed(revisions[:-1]), "base"]:
         await migrate.upgrade(database_url)
         await migrate.downgrade(database_url, revision)
-    assert await table_names(database_url) == {migrate.VERSION_TABLE}
+    assert await table_names(database_url) == {schema.VERSION_TABLE}
     await migrate.upgrade(database_url)
-    await migrate.check(database_url)
+    await schema.verify(database_url)
 
 
 async def test_what_is_in_the_database_already_stays(database_url: str) -> None:
@@ -113,26 +111,24 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(database_url
 
 
 async def test_a_schema_that_is_missing_behind_or_ahead_is_named(database_url: str) -> None:
-    with pytest.raises(migrate.SchemaMismatch, match=r"no schema yet.*aistats-gateway up"):
-        await migrate.check(database_url)
+    with pytest.raises(schema.SchemaMismatch, match=r"no schema yet.*aistats-gateway up"):
+        await schema.verify(database_url)
     await migrate.upgrade(database_url)
     await migrate.downgrade(database_url, "0001")
-    with pytest.raises(
-        migrate.SchemaMismatch, match=f"behind: it is at revision 0001.*needs {migrate.current_revision()}"
-    ):
-        await migrate.check(database_url)
-    with pytest.raises(migrate.SchemaMismatch, match="behind"):
+    with pytest.raises(schema.SchemaMismatch, match=f"behind: it is at revision 0001.*needs {schema.REVISION}"):
+        await schema.verify(database_url)
+    with pytest.raises(schema.SchemaMismatch, match="behind"):
         await migrate.upgrade_if_empty(database_url)
-    await on(database_url, f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
-    for attempt in (migrate.check, migrate.upgrade, migrate.upgrade_if_empty):
-        with pytest.raises(migrate.SchemaMismatch, match=r"ahead: it is at revision 9999.*upgrade this one"):
+    await on(database_url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    for attempt in (schema.verify, migrate.upgrade, migrate.upgrade_if_empty):
+        with pytest.raises(schema.SchemaMismatch, match=r"ahead: it is at revision 9999.*upgrade this one"):
             await attempt(database_url)
 
 
 async def test_commands_make_the_schema_of_an_empty_database(database_url: str) -> None:
     await migrate.upgrade_if_empty(database_url)
     await migrate.upgrade_if_empty(database_url)
-    await migrate.check(database_url)
+    await schema.verify(database_url)
 
 
 async def test_five_cold_starts_at_once_make_one_schema_and_one_key(database_url: str, tmp_path: Path) -> None:
@@ -141,13 +137,13 @@ async def test_five_cold_starts_at_once_make_one_schema_and_one_key(database_url
     keys = [text.strip() for text in printed if text.strip()]
     assert len(keys) == 1
     assert (tmp_path / "data" / "bootstrap-key").read_text() == keys[0] + "\n"
-    await migrate.check(database_url)
+    await schema.verify(database_url)
     assert await table_names(database_url) == OURS
 
 
 async def test_starts_at_once_in_one_process_agree_too(database_url: str) -> None:
     await asyncio.gather(*(migrate.upgrade(database_url) for _ in range(5)))
-    await migrate.check(database_url)
+    await schema.verify(database_url)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
@@ -195,3 +191,10 @@ def configuration() -> Config:
     config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
     config.set_main_option("path_separator", "os")
     return config
+
+
+def test_the_release_knows_its_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.REVISION]

@@ -28,6 +28,7 @@ from server.domain.routing import Candidate, Route
 from server.domain.usage import Usage
 from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted
+from server.pipeline.shutdown import Shutdown
 
 
 class Attempt:
@@ -62,10 +63,13 @@ class Attempt:
 class Attempts:
     """All attempts of one request. `made` is their record, `waited_s` the time spent waiting for providers."""
 
-    def __init__(self, adapters: Mapping[Dialect, ProviderAdapter], routing: Routing, clock: Clock) -> None:
+    def __init__(
+        self, adapters: Mapping[Dialect, ProviderAdapter], routing: Routing, clock: Clock, shutdown: Shutdown
+    ) -> None:
         self._adapters = adapters
         self._routing = routing
         self._clock = clock
+        self._shutdown = shutdown
         self.made: list[Attempt] = []
         self.waited_s = 0.0
 
@@ -125,7 +129,8 @@ class Attempts:
         request: GenerationRequest,
         ends_at_s: float,
     ) -> Sequence[ProviderEvent] | None:
-        """The next batch, None at the end; raises ProviderFailure (timeout) where it takes too long."""
+        """The next batch, None at the end. Raises ProviderFailure (timeout), GatewayError (the gateway is stopping)."""
+        self._shutdown.check()
         asked_s = self._clock.monotonic()
         if attempt.first_s is not None:
             due_s = asked_s + self._routing.idle_timeout_s
@@ -134,9 +139,14 @@ class Attempts:
         else:
             due_s = ends_at_s  # a whole answer's first byte comes when all of it has been generated
         try:
-            async with asyncio.timeout(max(0.0, min(due_s, ends_at_s) - asked_s)):
-                return await anext(batches, None)
+            async with asyncio.timeout(max(0.0, min(due_s, ends_at_s) - asked_s)) as limit:
+                self._shutdown.watch(limit)
+                try:
+                    return await anext(batches, None)
+                finally:
+                    self._shutdown.unwatch(limit)
         except TimeoutError:
+            self._shutdown.check()
             raise ProviderFailure(FailureCategory.TIMEOUT) from None
         finally:
             self.waited_s += self._clock.monotonic() - asked_s

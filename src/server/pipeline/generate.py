@@ -15,15 +15,23 @@ from server.pipeline.attempt import Attempts
 from server.pipeline.pseudonyms import pseudonymised
 from server.pipeline.route import candidates
 from server.pipeline.settle import settled
+from server.pipeline.shutdown import Shutdown
 
 
 class Generator:
     """Implements `server.domain.ports.Generate`."""
 
-    def __init__(self, catalog: CatalogSource, adapters: Mapping[Dialect, ProviderAdapter], clock: Clock) -> None:
+    def __init__(
+        self,
+        catalog: CatalogSource,
+        adapters: Mapping[Dialect, ProviderAdapter],
+        clock: Clock,
+        shutdown: Shutdown,
+    ) -> None:
         self._catalog = catalog
         self._adapters = adapters
         self._clock = clock
+        self._shutdown = shutdown
 
     async def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
         """Route, admit, attempt, settle."""
@@ -34,7 +42,7 @@ class Generator:
         idle_s = 0.0
 
         async with await admit(call, request, route) as reservation:
-            attempts = Attempts(self._adapters, catalog.routing, self._clock)
+            attempts = Attempts(self._adapters, catalog.routing, self._clock, self._shutdown)
             async with aclosing(attempts.run(route, request, ends_at_s)) as batches:
                 async for batch in batches:
                     relayed_s = self._clock.monotonic()

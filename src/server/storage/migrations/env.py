@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from server.storage.migrate import VERSION_TABLE
+from server.storage.schema import VERSION_TABLE
 from server.storage.tables import metadata
 
 if context.is_offline_mode():
