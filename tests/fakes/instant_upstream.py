@@ -3,8 +3,9 @@
     python -m tests.fakes.instant_upstream --port 18081 --events 100
 
 The request's body decides: without `"stream":true` one small completion; with it a stream of `--events` text deltas
-in one write, or `--every` seconds apart. A model called `slow-<events>-<milliseconds>` overrides both. Scripts are
-not played here (see `openai_upstream`): requests are only cut out of the byte stream.
+in one write, or `--every` seconds apart. A model called `slow-<events>-<milliseconds>` overrides both. An event that
+is sent at a time of its own says when, as text: `@` and the monotonic clock, so that whoever gets it on this machine
+knows how late it is. Scripts are not played here (see `openai_upstream`): requests are only cut out of the byte stream.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import re
 import signal
 import socket
+import time
 from typing import cast
 
 import uvloop
@@ -36,6 +38,8 @@ def _bytes(step: object) -> bytes:
 UNARY = b"".join(_bytes(step) for step in chat_unary())
 STREAM_HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"}).data
 DELTA = chunk(frame([text_chunk(" token")], done=False)[0])
+_UNSTAMPED = "@0000000000.000000"
+PACED_DELTA = chunk(frame([text_chunk(_UNSTAMPED)], done=False)[0])
 FIRST = chunk(frame([role_chunk()], done=False)[0])
 LAST = b"".join(map(chunk, frame(text_chunks()[-2:]))) + b"0\r\n\r\n"
 
@@ -89,7 +93,7 @@ class Instant(asyncio.Protocol):
     def _tick(self, loop: asyncio.AbstractEventLoop, start: float, number: int, events: int, every_s: float) -> None:
         """Send event `number` at its own time, so that delays do not add up."""
         if number > 1:
-            self._transport.write(DELTA)
+            self._transport.write(PACED_DELTA.replace(_UNSTAMPED.encode(), b"@%017.6f" % time.monotonic()))
         if number > events:
             self._transport.write(LAST)
             return

@@ -1,0 +1,217 @@
+"""What is measured, as running processes: the stand-in, the floor and the gateway. Each ends with its block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+import yaml
+
+from bench.machine import Cores, cpu_s, rss_bytes, unused_port
+from rest_bridge.envoy import EnvoyOptions, render
+from server.settings import Settings
+from server.up import envoy_argv
+
+ROOT = Path(__file__).parents[1]
+MODULE = (sys.executable, "-m")
+START_TIMEOUT_S = 30.0
+STREAM_EVENTS = 100
+PACED_MS = 10
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One process of what is measured."""
+
+    name: str
+    pid: int
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Something that answers on a port, and the processes that its cost is made of."""
+
+    name: str
+    port: int
+    parts: tuple[Part, ...] = ()
+    headers: dict[str, str] = {}
+    grpc_port: int = 0
+
+    def cpu_s(self) -> dict[str, float]:
+        """Processor time so far, by part."""
+        return {part.name: cpu_s(part.pid) for part in self.parts}
+
+    def rss_bytes(self) -> int:
+        return sum(rss_bytes(part.pid) for part in self.parts)
+
+    def pid(self, name: str) -> int:
+        return next(part.pid for part in self.parts if part.name == name)
+
+
+class Failed(Exception):
+    """Something did not start, or ended."""
+
+
+@contextmanager
+def upstream(cores: Cores) -> Iterator[Target]:
+    """The stand-in for a provider: it answers at once, from ready-made bytes."""
+    argv = (*MODULE, "tests.fakes.instant_upstream", "--port", "0", "--events", str(STREAM_EVENTS))
+    with _running(argv, cores.load, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise Failed("the stand-in did not start")
+        yield Target("upstream", int(line))
+
+
+@contextmanager
+def floor(cores: Cores, directory: Path) -> Iterator[Target]:
+    """Envoy as the gateway runs it, in front of a servicer that echoes."""
+    directory.mkdir()
+    socket_path = directory / "echo.sock"
+    settings = _settings(directory)
+    config = directory / "envoy.yaml"
+    config.write_text(
+        render(
+            EnvoyOptions(
+                worker_sockets=(str(socket_path),),
+                admin_socket=str(directory / "admin.sock"),
+                http_port=settings.http_port,
+            )
+        ),
+        encoding="utf-8",
+    )
+    with (directory / "log").open("w+b") as log:
+        echo = (*MODULE, "bench.echo_worker", str(socket_path))
+        with (
+            _running(echo, cores.gateway, stdout=log) as worker,
+            _running(envoy_argv(settings, config), cores.gateway, stdout=log) as envoy,
+        ):
+            _wait(socket_path.exists, (worker, envoy), log.name)
+            _wait(lambda: _answers(settings.http_port, "/nowhere"), (worker, envoy), log.name)
+            yield Target("floor", settings.http_port, (Part("envoy", envoy.pid), Part("worker", worker.pid)))
+
+
+@contextmanager
+def gateway(
+    cores: Cores, directory: Path, upstream_port: int, slow_model: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Target]:
+    """The gateway itself, one worker, with the stand-in as its provider."""
+    directory.mkdir()
+    settings = _settings(directory)
+    grpc_port = unused_port()
+    config = directory / "config.yaml"
+    config.write_text(yaml.safe_dump(_catalogue(upstream_port, slow_model)), encoding="utf-8")
+    variables = {
+        "AISTATS_HTTP_PORT": str(settings.http_port),
+        "AISTATS_GRPC_PORT": str(grpc_port),
+        "AISTATS_DATA_DIR": str(directory / "data"),
+        "AISTATS_CONFIG": str(config),
+        "AISTATS_WORKERS": "1",
+        "AISTATS_LOCAL_MODEL": "0",
+        "AISTATS_LOG_FORMAT": "json",
+        **(environ or {}),
+    }
+    with (directory / "log").open("w+b") as log:
+        argv = (*MODULE, "server", "up")
+        with _running(argv, cores.gateway, stdout=log, environ=variables) as supervisor:
+            _wait(lambda: _answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
+            key = (directory / "data" / "bootstrap-key").read_text().strip()
+            yield Target(
+                "gateway",
+                settings.http_port,
+                _children(supervisor.pid),
+                headers={"authorization": f"Bearer {key}"},
+                grpc_port=grpc_port,
+            )
+
+
+def _settings(directory: Path) -> Settings:
+    return Settings(
+        http_port=unused_port(), data_dir=directory, workers=1, local_model=False, log_format="json", grpc_port=0
+    )
+
+
+def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
+    """Three models of one provider: instant, paced, and slow; a stand-in's model says how it answers."""
+    names = {"instant": "instant", "paced": f"slow-{STREAM_EVENTS}-{PACED_MS}", "slow": slow_model}
+    return {
+        "replace_catalog": True,
+        "providers": [
+            {"id": "bench", "dialect": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1"},
+        ],
+        "models": [
+            {
+                "id": f"bench/{name}:free",
+                "offers": [{"provider": "bench", "provider_model": model, "endpoints": ["chat", "responses"]}],
+            }
+            for name, model in names.items()
+        ],
+    }
+
+
+def _children(supervisor_pid: int) -> tuple[Part, ...]:
+    children = psutil.Process(supervisor_pid).children()
+    parts = [Part("supervisor", supervisor_pid)]
+    parts += [Part("envoy" if child.name().startswith("envoy") else "worker", child.pid) for child in children]
+    if len(parts) != 3:
+        raise Failed(f"expected Envoy and one worker, found {[part.name for part in parts[1:]]}")
+    return tuple(parts)
+
+
+@contextmanager
+def _running(
+    argv: Sequence[str],
+    core: int,
+    *,
+    stdout: object,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,  # type: ignore[call-overload]  # a file or PIPE
+        stderr=None if stdout == subprocess.PIPE else subprocess.STDOUT,
+        env={**os.environ, **(environ or {})},
+        # As the supervisor starts its children: where the kernel shares time out by session, all get the same share.
+        start_new_session=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _wait(is_ready: Callable[[], bool], processes: Sequence[subprocess.Popen[bytes]], log: str) -> None:
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while not is_ready():
+        ended = any(process.poll() is not None for process in processes)
+        if ended or time.monotonic() > give_up_at:
+            raise Failed(f"it did not start:\n{Path(log).read_text(errors='replace')[-4000:]}")
+        time.sleep(0.05)
+
+
+def _answers(port: int, path: str, status: int | None = None) -> bool:
+    """Whether something answers there, with this status where one is given."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as reply:
+            return status in (None, reply.status)
+    except urllib.error.HTTPError as error:
+        return status in (None, error.code)
+    except OSError:
+        return False
