@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import SystemClock, UuidV7
-from server.storage import migrate
+from server.storage import migrate, schema
 from server.storage.database import Database
 from server.storage.first_start import ensure_default_team
 from server.storage.group_commit import GroupCommit
@@ -21,7 +21,7 @@ from server.storage.tables import teams
 async def cold_start(url: str, data_dir: str) -> None:
     """All that a gateway does with the database when it starts; prints the key where this process got it."""
     await migrate.upgrade(url)
-    await migrate.check(url)
+    await schema.verify(url)
     database = Database.open(url)
     try:
         made = await ensure_default_team(database, SystemClock(), UuidV7(), Path(data_dir))

@@ -16,6 +16,7 @@ from server.pipeline.pseudonyms import pseudonymised
 from server.pipeline.route import candidates
 from server.pipeline.settle import settled
 from server.pipeline.shutdown import Shutdown
+from server.pipeline.tenancy import refuse_shared_ids
 
 
 class Generator:
@@ -36,6 +37,7 @@ class Generator:
     async def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
         """Route, admit, attempt, settle."""
         catalog = self._catalog.current
+        refuse_shared_ids(request)
         route = candidates(catalog, request, self._adapters)
         request = pseudonymised(request, call.principal.team_id)
         ends_at_s = self._ends_at(call, catalog.routing.timeout_s)

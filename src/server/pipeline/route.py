@@ -31,7 +31,7 @@ def candidates(catalog: Catalog, request: GenerationRequest, adapters: Mapping[D
     `unsupported_parameter`, or `invalid_value` for wishes about providers that cannot be met.
     """
     wishes = request.routing
-    _check_provider_names(catalog, wishes)
+    _check_provider_names(catalog, request)
     pinned = _resolve(catalog, request.model, "model")[1] is not None
     found = list(_offers(catalog, request, pinned))
     rejected: _Rejected = []
@@ -178,8 +178,9 @@ def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Ca
     return sorted(found, key=rank)
 
 
-def _check_provider_names(catalog: Catalog, wishes: RoutingPreferences) -> None:
+def _check_provider_names(catalog: Catalog, request: GenerationRequest) -> None:
     """A misspelt provider is an error, above all in `ignore`: it would get what it must not see."""
+    wishes = request.routing
     for field, names in (("order", wishes.order), ("only", wishes.only), ("ignore", wishes.ignore)):
         for index, name in enumerate(names):
             if name not in catalog.providers:
@@ -187,6 +188,11 @@ def _check_provider_names(catalog: Catalog, wishes: RoutingPreferences) -> None:
                 known = _listed(sorted(catalog.providers))
                 description = f'{param}: there is no provider "{_shown(name)}"; known are {known}.'
                 raise GatewayError(Reason.INVALID_VALUE, description, param=param)
+    for name in request.provider_options:
+        if name not in catalog.providers:
+            param = f"provider_options.{_shown(name)}"
+            description = f"{param}: there is no such provider; known are {_listed(sorted(catalog.providers))}."
+            raise GatewayError(Reason.INVALID_VALUE, description, param=param)
 
 
 def _unknown_model(catalog: Catalog, name: str) -> str:

@@ -1,0 +1,66 @@
+"""What all teams share must not be reached through: ids that a provider gave out in the gateway's one account there.
+
+A file, a conversation, a prompt or a vector store belongs to the account, and so to every team behind it. The
+gateway has issued none of these ids, cannot tell whose they are, and refuses them before any provider sees them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from server.domain.errors import GatewayError, Reason
+from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, ToolResult
+
+SHARED_PARAMETERS: Final = ("conversation", "prompt")
+SHARED_ITEMS: Final = frozenset({"item_reference"})
+SHARED_TOOLS: Final = frozenset({"file_search"})
+CONTAINER_TOOLS: Final = frozenset({"code_interpreter", "shell"})
+
+
+class _ContainerTool(msgspec.Struct):
+    """A tool that runs in a container: a new one where this is an object, somebody's where it is an id."""
+
+    container: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def refuse_shared_ids(request: GenerationRequest) -> None:
+    """Raise GatewayError naming the first field that holds an id of the provider's."""
+    for name in SHARED_PARAMETERS:
+        if name in request.passthrough:
+            raise _refused(request.parameters.get(name, name))
+    for turn in request.turns:
+        for part in turn.parts:
+            _check_part(part)
+    for tool in request.tools:
+        if isinstance(tool, BuiltInTool) and _is_shared(tool):
+            raise _refused(tool.param)
+
+
+def _check_part(part: object) -> None:
+    match part:
+        case Image(file_id=str()) | File(file_id=str()):
+            raise _refused("file_id")
+        case Opaque(type=kind, param=param) if kind in SHARED_ITEMS:
+            raise _refused(param)
+        case ToolResult(content=content):
+            for piece in content:
+                _check_part(piece)
+        case _:
+            pass
+
+
+def _is_shared(tool: BuiltInTool) -> bool:
+    if tool.type in CONTAINER_TOOLS:
+        return bytes(msgspec.json.decode(tool.tool, type=_ContainerTool).container).startswith(b'"')
+    return tool.type in SHARED_TOOLS
+
+
+def _refused(param: str) -> GatewayError:
+    return GatewayError(
+        Reason.UNSUPPORTED_PARAMETER,
+        "Ids that a provider has given out are not accepted: they belong to an account that all teams share. Send the"
+        " content itself.",
+        param=param,
+    )
