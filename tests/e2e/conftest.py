@@ -35,12 +35,12 @@ models:
     offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
-routing: {{timeout_s: 20, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
+routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
 """
 ACME_KEY = "sk-acme-canary-0123456789abcdef"
 
 
-def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 20.0, idle: float = 20.0) -> str:
+def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 60.0, idle: float = 60.0) -> str:
     return CONFIG.format(
         acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
     )

@@ -29,20 +29,22 @@ def gateway(
     assert gateway.stop() == 0, gateway.log[-4000:]
 
 
+def kill_workers_after(gateway: Gateway, reply: httpx.Response, events: int) -> None:
+    """Read so many events, then end every worker at once, and read on."""
+    seen = 0
+    for line in reply.iter_lines():
+        seen += line.startswith("data:")
+        if seen == events:
+            for worker in gateway.workers():
+                worker.send_signal(signal.SIGKILL)
+
+
 def test_a_worker_killed_in_mid_stream_is_never_a_silent_end(gateway: Gateway, acme: UpstreamThread) -> None:
     acme.script(chat_stream(*["tick "] * 200, every_s=0.05))
-    with (
-        pytest.raises(httpx.HTTPError),
-        httpx.stream(
-            "POST", f"{gateway.url}/v1/chat/completions", json={**CHAT, "stream": True}, headers=gateway.headers
-        ) as reply,
-    ):
-        seen = 0
-        for line in reply.iter_lines():
-            seen += line.startswith("data:")
-            if seen == 5:
-                for worker in gateway.workers():
-                    worker.send_signal(signal.SIGKILL)
+    body = {**CHAT, "stream": True}
+    url = f"{gateway.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, headers=gateway.headers) as reply, pytest.raises(httpx.HTTPError):
+        kill_workers_after(gateway, reply, 5)
     deadline = time.monotonic() + 30
     while gateway.post("/v1/chat/completions", CHAT).status_code != 200:
         assert time.monotonic() < deadline

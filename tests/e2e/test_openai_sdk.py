@@ -217,10 +217,10 @@ def test_a_broken_stream_raises(client: openai.OpenAI, acme: UpstreamThread) -> 
     with pytest.raises(openai.APIError, match="before the output was complete"):
         list(client.chat.completions.create(model=FREE, messages=[{"role": "user", "content": "x"}], stream=True))
     acme.script(broken)
-    kinds = []
+    events = client.responses.create(model=FREE, input="x", stream=True)
+    kinds: list[str] = []
     with pytest.raises(openai.APIError, match="before the output was complete"):
-        for event in client.responses.create(model=FREE, input="x", stream=True):
-            kinds.append(event.type)
+        kinds.extend(event.type for event in events)
     assert "response.output_text.delta" in kinds
 
 

@@ -1,4 +1,4 @@
-"""The upstream stand-in on a thread of its own, so that synchronous clients can be tested against a gateway that calls it."""
+"""The upstream stand-in on a thread of its own, so that synchronous clients can call a gateway that calls it."""
 
 from __future__ import annotations
 
