@@ -44,14 +44,20 @@ def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
 
 
 def _object(counted: dict[str, Any], *names: str) -> dict[str, Any]:
-    return next((value for name in names if isinstance(value := counted.get(name), dict)), {})
+    for name in names:
+        if isinstance(value := counted.get(name), dict):
+            return value
+    return {}
 
 
 def _first(counted: dict[str, Any], *names: str) -> int | None:
-    return next((count for name in names if (count := _count(counted.get(name))) is not None), None)
+    for name in names:
+        if (count := _count(counted.get(name))) is not None:
+            return count
+    return None
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 else None
