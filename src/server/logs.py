@@ -16,8 +16,8 @@ LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_TALKATIVE: Final = ("alembic", "asyncio", "sqlalchemy.engine", "grpc")
-"""Loggers of libraries whose `info` is of no use to an operator."""
+_TALKATIVE: Final = ("aiosqlite", "alembic", "asyncio", "sqlalchemy.engine", "grpc")
+"""Loggers of libraries whose `info` is of no use to an operator, and whose `debug` shows what statements hold."""
 
 
 def configure_logging(
@@ -48,11 +48,17 @@ def configure_logging(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    handler.addFilter(_tells_no_header)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _tells_no_header(record: logging.LogRecord) -> bool:
+    """False for what grpc says, with a traceback, of every header that is not UTF-8: it may be a key with a byte too many."""
+    return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding"))
 
 
 def _json_renderers() -> list[Processor]:

@@ -58,3 +58,13 @@ def test_less_than_the_level_is_not_written() -> None:
     logging.getLogger("library").info("quiet")
     structlog.get_logger().warning("loud")
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["loud"]
+
+
+def test_what_statements_and_headers_hold_is_not_written_at_any_level() -> None:
+    out = io.StringIO()
+    configure_logging("json", "debug", stream=out)
+    logging.getLogger("aiosqlite").debug("executing %s", "INSERT ... 'a prompt'")
+    logging.getLogger("sqlalchemy.engine").info("[generated] ('a prompt',)")
+    logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"Bearer key\xff")
+    logging.getLogger("grpc._cython.cygrpc").error("something else")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["something else"]
