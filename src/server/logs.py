@@ -57,7 +57,7 @@ def configure_logging(
 
 
 def _tells_no_header(record: logging.LogRecord) -> bool:
-    """False for what grpc says, with a traceback, of any header that is not UTF-8: it may be a key and a byte too many."""
+    """False for what grpc says, with a traceback, of a header that is not UTF-8: it may be a key and one byte more."""
     return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding"))
 
 
