@@ -20,6 +20,11 @@ class ByteStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether no piece follows those that have been taken. It may still be False after the last one."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of everything behind it, read to its end or not, or not even begun."""
         ...

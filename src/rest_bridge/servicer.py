@@ -50,12 +50,15 @@ class _Face:
         response = await self._app(request)
         if isinstance(response.body, bytes):
             await context.send_initial_metadata(_metadata(response))
+            context.announce_last_message()
             yield HttpBody(content_type=_content_type(response), data=response.body)
             return
         async with aclosing(response.body) as pieces:
             await context.send_initial_metadata(_metadata(response))
             content_type = _content_type(response)
             async for piece in pieces:
+                if pieces.ended:
+                    context.announce_last_message()
                 yield HttpBody(content_type=content_type, data=piece)
                 content_type = ""
 

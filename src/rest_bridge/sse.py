@@ -83,6 +83,11 @@ class Mailbox:
         self._timer.cancel()
         _wake(self._reader)
 
+    @property
+    def ended(self) -> bool:
+        """Whether all has been taken that will ever lie here."""
+        return self._closed and not self._pending
+
     async def take(self) -> bytes:
         """All that lies here, or the next to come; empty once it is closed and empty."""
         while not self._pending and not self._closed:
@@ -149,6 +154,10 @@ class EventStream:
         if not data:
             raise StopAsyncIteration
         return data
+
+    @property
+    def ended(self) -> bool:
+        return self._mailbox.ended
 
     async def aclose(self) -> None:
         self._mailbox.close()

@@ -30,6 +30,7 @@ class Context:
         self.metadata = {"authorization": KEY, "content-type": "application/grpc"} if metadata is None else metadata
         self.arrival: Arrival = ARRIVAL
         self.sent: list[tuple[tuple[str, str], ...]] = []
+        self.last_announced = False
 
     @property
     def call(self) -> Call:
@@ -37,6 +38,9 @@ class Context:
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         self.sent.append(tuple(metadata))
+
+    def announce_last_message(self) -> None:
+        self.last_announced = True
 
 
 def http_body(value: Any, content_type: str = "application/json") -> HttpBody:
@@ -54,6 +58,7 @@ async def test_an_object_is_one_message() -> None:
     assert message.content_type == "application/json"
     assert json.loads(message.data)["choices"][0]["message"]["content"] == "a"
     assert context.sent == [(("x-gw-content-length", str(len(message.data))),)]
+    assert context.last_announced
 
 
 async def test_an_error_is_a_body_with_its_status_beside() -> None:
@@ -77,11 +82,13 @@ async def test_a_stream_is_sent_message_by_message() -> None:
     generate = ScriptedGenerate(*events[:3], 0.05, *events[3:4], 0.05, *events[4:])
     context = Context()
     servicer = ChatRestServicer(chat_app(generate))
-    messages = []
+    messages, announced = [], []
     async with aclosing(servicer.CreateChatCompletion(http_body({**BODY, "stream": True}), context)) as replies:
         async for message in replies:
             assert context.sent, "headers go first"
             messages.append(message)
+            announced.append(context.last_announced)
+    assert announced == [False, False, True]
     assert [message.content_type for message in messages] == ["text/event-stream", "", ""]
     assert b"".join(message.data for message in messages).endswith(b"data: [DONE]\n\n")
     assert dict(context.sent[0]) == {"cache-control": "no-cache", "x-accel-buffering": "no"}

@@ -172,6 +172,29 @@ async def test_a_swallowed_cancellation_is_raised_again(guard: Guard, log: LogBo
         assert guard.under_way == 0
 
 
+@pytest.mark.parametrize(("announced", "status"), [(True, "OK"), (False, "CANCELLED")])
+async def test_who_goes_with_the_last_message_has_missed_nothing(
+    guard: Guard, log: LogBook, announced: bool, status: str
+) -> None:
+    class Leaving(Host):
+        """Its client goes as soon as it has the message."""
+
+        async def write(self, message: bytes) -> None:
+            task.cancel()
+            await asyncio.sleep(10)
+
+    async def face(request: Empty, context: CallContext) -> AsyncGenerator[Empty, None]:
+        if announced:
+            context.announce_last_message()
+        yield Empty()
+
+    task = asyncio.ensure_future(guard.stream(OPEN, face, Empty.FromString)(b"", Leaving()))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert [line["status"] for line in log.lines] == [status]
+
+
 async def test_a_timeout_of_the_servicers_own_is_no_cancellation(guard: Guard) -> None:
     async def patient(request: Empty, context: CallContext) -> Empty:
         try:

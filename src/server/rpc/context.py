@@ -33,6 +33,10 @@ class CallContext(Protocol):
         """Send response headers now; at most once, and before the first message."""
         ...
 
+    def announce_last_message(self) -> None:
+        """The next message of the stream is its last: a caller that goes once it is sent has missed nothing."""
+        ...
+
 
 class HostCall(Protocol):
     """One call, as its host offers it to `server.rpc.interceptors`. One task carries it from beginning to end, and is

@@ -125,6 +125,7 @@ class _Passage:
         "_host",
         "_http_status",
         "_initial_sent",
+        "_last_announced",
         "_method",
         "arrival",
         "metadata",
@@ -137,6 +138,7 @@ class _Passage:
         self._call: Call | None = None
         self._counted = False
         self._initial_sent = False
+        self._last_announced = False
         self._http_status: str | None = None
         self.metadata: Mapping[str, str] = host.metadata
         self.arrival: Arrival = guard.reception.arrive(
@@ -156,6 +158,9 @@ class _Passage:
             if name == REST_STATUS_KEY:
                 self._http_status = value
         await self._host.send_initial_metadata((*metadata, *self._ids()))
+
+    def announce_last_message(self) -> None:
+        self._last_announced = True
 
     async def ensure_initial_metadata(self) -> None:
         """Send the ids now where the servicer has sent nothing."""
@@ -207,7 +212,7 @@ class _Passage:
             # Whatever the servicer made of it: a cancelled call must end as one, or gRPC leaks it.
             deadline_s = self.arrival.deadline_s
             late = deadline_s is not None and self._guard.clock.monotonic() >= deadline_s
-            self._leave("DEADLINE_EXCEEDED" if late else "CANCELLED")
+            self._leave("OK" if self._last_announced else "DEADLINE_EXCEEDED" if late else "CANCELLED")
             return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error
