@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -38,7 +39,8 @@ def command_of(process: psutil.Process) -> list[str]:
 class Gateway:
     """One gateway on ports of its own, with its data under `directory`.
 
-    `config` is the text of its configuration file; `environ` is added to the environment.
+    `config` is the text of its configuration file; `environ` is added to the environment. With AISTATS_TLS_CERT in it,
+    `verify` is what its clients trust.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Gateway:
         workers: int = 2,
         local_model: bool = False,
         environ: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         self.directory = directory
         self.config_file = directory / "gateway.yaml"
@@ -66,11 +69,13 @@ class Gateway:
             "AISTATS_CONFIG": str(self.config_file),
             **(environ or {}),
         }
+        self.verify = verify
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http_port}"
+        scheme = "https" if "AISTATS_TLS_CERT" in self.environ else "http"
+        return f"{scheme}://127.0.0.1:{self.http_port}"
 
     @property
     def base_url(self) -> str:
@@ -100,16 +105,16 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self._is_ready():
+        while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the gateway did not become ready:\n{self.log[-8000:]}")
             time.sleep(0.05)
         return self
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=2).status_code == httpx.codes.OK
+            return httpx.get(f"{self.url}/healthz", timeout=2, verify=self.verify).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -160,9 +165,9 @@ class Gateway:
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """POST JSON with the bootstrap key."""
-        options.setdefault("headers", self.headers)
-        return httpx.post(f"{self.url}{path}", json=body, timeout=options.pop("timeout", 30), **options)
+        options = {"headers": self.headers, "timeout": 30, "verify": self.verify, **options}
+        return httpx.post(f"{self.url}{path}", json=body, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        options.setdefault("headers", self.headers)
-        return httpx.get(f"{self.url}{path}", timeout=30, **options)
+        options = {"headers": self.headers, "timeout": 30, "verify": self.verify, **options}
+        return httpx.get(f"{self.url}{path}", **options)
