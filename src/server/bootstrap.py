@@ -49,6 +49,7 @@ from server.storage.keys import SqlKeyStore
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
 from server.transport import Transport
+from server.tuning import collect_seldom
 
 GOODBYE_S: Final = 3.0
 """How long calls that were told to end may take to say so."""
@@ -83,6 +84,7 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
     async with worker(settings, socket_path, grpc_port, shutdown) as host:
+        collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
         last_call = loop.call_later(settings.drain_timeout_s, shutdown.begin)

@@ -147,6 +147,9 @@ def worker(index: int, socket: Path | None, supervised: bool) -> None:
         make_run_dir(settings.run_dir)
         socket = settings.run_dir / f"worker-{index}.sock"
 
+    from server.tuning import prefer_grpc_polling
+
+    prefer_grpc_polling()
     from server.bootstrap import run_worker
 
     sys.exit(run_worker(settings, socket_path=socket, grpc_port=settings.grpc_port or None, index=index))
