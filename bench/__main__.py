@@ -21,6 +21,7 @@ from bench.machine import Cores, description, raise_file_limit
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import Profile, Results, page
 from bench.stack import ROOT, Failed, Target, floor, gateway, upstream
+from server.tuning import prefer_grpc_polling
 
 OUTPUT = ROOT / "bench" / "RESULTS.md"
 FLOOR = "floor: Envoy + echo"
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write [bench/RESULTS.md]")
     options = parser.parse_args()
     raise_file_limit()
+    prefer_grpc_polling()  # of the floor as well: it is what the gateway's workers get
     try:
         results = measure_all(QUICK if options.quick else FULL, Cores.choose())
     except Failed as failure:

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import uvloop
-from google.api.httpbody_pb2 import HttpBody
+from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
 
 from bench.stack import PACED_MS, STREAM_EVENTS
 from server.hosts.grpc_aio import OPTIONS
