@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import ssl
 import time
+import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, suppress
+from typing import Any
 
 import psutil
 import pytest
+import trustme
+import uvloop
 
 from server.domain.errors import ProviderFailure
 from server.transport import Transport, UpstreamResponse, sse_batches
 from server.transport.connection import READ_AHEAD_BYTES
+from server.transport.faults import Fault, failure
 from server.transport.pool import MAX_IDLE_PER_ORIGIN
 from tests.fakes.openai_upstream import (
     Call,
@@ -140,6 +147,65 @@ async def test_closing_the_client_closes_everything(upstream: Upstream) -> None:
     await kept.close()
 
 
+@pytest.mark.parametrize("reply", [silent, stalled_after_head, stalled_stream])
+async def test_closing_the_client_wakes_who_waits_for_it(
+    transport: Transport, upstream: Upstream, reply: Callable[[], Reply]
+) -> None:
+    upstream.script(reply())
+    call = asyncio.create_task(read(transport, upstream.base_url))
+    await upstream.wait_request()
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(1):
+        await transport.close()
+        with pytest.raises(ProviderFailure) as caught:
+            await call
+        await upstream.wait_open_sockets(0)
+    assert caught.value.upstream == failure(Fault.CLOSED).upstream
+
+
+async def test_a_closed_client_opens_nothing(transport: Transport, upstream: Upstream) -> None:
+    late = asyncio.create_task(read(transport, upstream.base_url))  # is connecting as the client closes
+    await asyncio.sleep(0)
+    await transport.close()
+    await transport.close()
+    for call in (late, read(transport, upstream.base_url)):
+        with pytest.raises(ProviderFailure) as caught:
+            await call
+        assert caught.value.upstream == failure(Fault.CLOSED).upstream
+    await upstream.wait_open_sockets(0, timeout=1)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_closed_client_leaves_nothing_to_collect(run: Callable[[Coroutine[Any, Any, None]], None], tls: bool) -> None:
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+
+    async def scene() -> None:
+        async with Upstream(tls=server if tls else None, keep_alive_s=0.05) as upstream:
+            async with Transport(tls=client) as transport:
+                upstream.script(stalled_stream(), stalled_stream(), error(500), refused_late())
+                for _ in range(2):
+                    await post(transport, upstream.base_url)  # given up without a word
+                call = asyncio.create_task(read(transport, upstream.base_url))
+                await asyncio.sleep(0.1)  # the third is answered, and its idle connection closed by the upstream
+                for _ in range(2):
+                    with suppress(ProviderFailure):
+                        await read(transport, upstream.base_url)
+                await call
+            await upstream.wait_open_sockets(0, timeout=1)
+
+    gc.collect()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(scene())
+        gc.collect()
+    assert [str(one.message) for one in told] == []
+
+
 async def test_a_reader_that_pauses_makes_the_upstream_wait(transport: Transport, upstream: Upstream) -> None:
     upstream.script(chunked([Endless(chunk(b"x" * 60_000))]))
     async with await post(transport, upstream.base_url) as response:
@@ -149,7 +215,7 @@ async def test_a_reader_that_pauses_makes_the_upstream_wait(transport: Transport
         size = 0
         async with aclosing(response.chunks()) as chunks:
             async for piece in chunks:
-                assert len(piece) <= 2 * READ_AHEAD_BYTES + 256 * 1024
+                assert len(piece) <= READ_AHEAD_BYTES
                 size += len(piece)
                 if size > 2 * before:
                     break

@@ -29,6 +29,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "deadline": closing.test_a_deadline_around_a_read_closes_the_socket_at_once,
     "leave": closing.test_leaving_a_stream_in_the_middle_closes_the_socket_at_once,
+    "wake": partial(closing.test_closing_the_client_wakes_who_waits_for_it, reply=closing.stalled_stream),
     "pause": closing.test_a_reader_that_pauses_makes_the_upstream_wait,
     "bounds": closing.test_idle_connections_are_bounded,
     "lost reply": closing.test_a_billable_body_is_not_sent_again_when_its_reply_is_lost,

@@ -48,6 +48,7 @@ class UpstreamResponse:
                     continue
                 for piece in decoder.feed(data):
                     yield piece
+                    await asyncio.sleep(0)  # a little data may become a lot: others have their turn meanwhile
             if decoder is not None:
                 decoder.finish()
         finally:
@@ -99,7 +100,7 @@ class Transport:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection, those in use as well."""
+        """Close every connection, those in use as well: who waits for one gets a failure."""
         self._pool.close()
         await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
 
@@ -110,7 +111,7 @@ class Transport:
 
         `connect_timeout_s` bounds what comes before the first byte is sent: name, connection, TLS. Every other
         deadline is the caller's: cancelling this, or any await on the response, closes the socket at once.
-        Raises ProviderFailure (connection, timeout, protocol); ValueError for a header that is no header.
+        Raises ProviderFailure (connection, timeout, protocol; credentials for what no header may hold).
         """
         return await self.request("POST", url, headers=headers, body=body, connect_timeout_s=connect_timeout_s)
 
@@ -172,7 +173,10 @@ def split_url(url: str) -> tuple[Origin, str]:
 
 
 def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int) -> bytes:
-    """The request line and headers; `host`, `content-length` and `accept-encoding` are ours to say."""
+    """The request line and headers; `host`, `content-length` and `accept-encoding` are ours to say.
+
+    Raises ProviderFailure for a header that would be none, or two.
+    """
     lines = [
         f"{method} {target} HTTP/1.1",
         f"host: {origin.host_header}",
@@ -180,7 +184,11 @@ def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, 
         f"accept-encoding: {ACCEPTED}",
     ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    block = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    if block.count(b"\n") != len(lines) + 1 or block.count(b"\r") != len(lines) + 1 or b"\0" in block:
-        raise ValueError("a header holds a line break")
-    return block
+    block = "\r\n".join([*lines, "", ""])
+    breaks = len(lines) + 1
+    if block.count("\n") != breaks or block.count("\r") != breaks or "\0" in block:
+        raise failure(Fault.BAD_HEADER)
+    try:
+        return block.encode("latin-1")
+    except UnicodeEncodeError:
+        raise failure(Fault.BAD_HEADER) from None

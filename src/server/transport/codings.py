@@ -1,14 +1,16 @@
-"""Content codings of replies, undone piece by piece."""
+"""Content codings of replies, undone piece by piece: what a piece may become is bounded, whatever it claims."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
+
+import brotli
 
 from server.transport.faults import Fault, failure
 
-ACCEPTED: Final = "gzip, deflate"
+ACCEPTED: Final = "gzip, deflate, br"
 """What we tell upstreams that they may send."""
 MAX_PIECE_BYTES: Final = 256 * 1024
 """What one step may inflate to, however little it read."""
@@ -62,7 +64,38 @@ class Inflater:
             raise failure(Fault.CUT)
 
 
-_CODINGS: Final[dict[str, int]] = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
+class Unbrotli:
+    """br."""
+
+    def __init__(self) -> None:
+        self._brotli = brotli.Decompressor()
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._begun = self._begun or bool(data)
+        while piece := self._step(data):
+            yield piece
+            data = b""
+
+    def _step(self, data: bytes) -> bytes:
+        try:
+            # It stops after the block of output that reaches the limit, and doubles its blocks.
+            piece: bytes = self._brotli.process(data, output_buffer_limit=MAX_PIECE_BYTES // 2)
+        except brotli.error:
+            raise failure(Fault.MALFORMED) from None
+        return piece
+
+    def finish(self) -> None:
+        if self._begun and not self._brotli.is_finished():
+            raise failure(Fault.CUT)
+
+
+_CODINGS: Final[dict[str, Callable[[], Decoder]]] = {
+    "gzip": lambda: Inflater(_GZIP),
+    "x-gzip": lambda: Inflater(_GZIP),
+    "deflate": lambda: Inflater(_ZLIB),
+    "br": Unbrotli,
+}
 
 
 def decoder_of(coding: str | None) -> Decoder | None:
@@ -72,4 +105,4 @@ def decoder_of(coding: str | None) -> Decoder | None:
         return None
     if name not in _CODINGS:
         raise failure(Fault.UNKNOWN_CODING)
-    return Inflater(_CODINGS[name])
+    return _CODINGS[name]()

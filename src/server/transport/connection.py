@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final, cast
 
 from server.domain.errors import ProviderFailure
 from server.transport.faults import Fault, failure
-from server.transport.framing import MAX_HEAD_BYTES, Body, Head, body_of, parse_head
+from server.transport.framing import Head, Replies
 
-READ_AHEAD_BYTES: Final = 64 * 1024
-"""More than this unread, and the socket is read no further: the upstream's writes block."""
+READ_BYTES: Final = 64 * 1024
+"""What one read of a socket may bring."""
+READ_AHEAD_BYTES: Final = 2 * READ_BYTES
+"""What may come in and wait to be pulled; then the socket is read no further, and the upstream's writes block."""
 LOST_AT_ONCE_S: Final = 0.25
 """A request that met a closing connection is thrown back within a round trip, not after work was done for it."""
 STALE_AFTER_S: Final = 0.25
 """No upstream closes connections that were idle for less: what happens to such a one has another reason."""
 
 _TCP_CLOSED: Final = 7
-_TCP_INFO: Final = struct.Struct("=B23xI")  # tcpi_state, tcpi_unacked
+_TCP_INFO: Final = struct.Struct("=B23xI")  # tcpi_state, tcpi_unacked; as Linux lays it out
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """An HTTP/1.1 connection, used by one request at a time.
 
-    `on_idle_close` is called where the peer closes it between two requests. `idle_since` is for the pool's use.
+    `buffer`: READ_BYTES that all connections of a loop read into, one after another.
+    `on_idle_close` is called where the peer closes it between two requests.
     """
 
-    def __init__(self, on_idle_close: Callable[[Connection], None]) -> None:
+    def __init__(self, buffer: memoryview, on_idle_close: Callable[[Connection], None]) -> None:
+        self._buffer = buffer
         self._on_idle_close = on_idle_close
-        self.idle_since = 0.0
+        self.idle_since = math.inf
+        """Loop time; the pool sets it whenever it takes the connection back."""
         self.request_lost = False
         """Whether the last request met a connection that the peer was closing, so that no one has read it."""
-        self._used = False
-        self._stale = False  # it was idle for long enough that the peer may be closing it
+        self._may_be_lost = False  # it was idle for long enough that the peer may be closing it, and has not answered
         self._sent_at = 0.0
-        self._heard = False  # a byte of a reply to the last request
         self._transport: asyncio.Transport
         self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
@@ -46,70 +51,58 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._closed = False
         self._failure: ProviderFailure | None = None
-        self._head_bytes = b""
-        self._head: Head | None = None
-        self._body: Body | None = None
-        self._unread: list[bytes] = []
+        self._replies = Replies()
         self._unread_bytes = 0  # as they came in, chunk sizes and all
-        self._complete = False
 
     # What a request does with it.
 
     def send(self, request: bytes, body: bytes) -> None:
         """Begin an exchange: write the head of a request and its body."""
-        self._busy, self._heard, self.request_lost = True, False, False
+        self._busy = True
         self._sent_at = asyncio.get_running_loop().time()
-        self._stale = self._used and self._sent_at - self.idle_since >= STALE_AFTER_S
-        self._used = True
-        self._head_bytes, self._head, self._body, self._complete, self._failure = b"", None, None, False, None
+        self._may_be_lost = self._sent_at - self.idle_since >= STALE_AFTER_S
+        self._replies.begin()
         self._transport.writelines([request, body])
 
     async def head(self) -> Head:
         """The head of the reply. Raises ProviderFailure."""
-        while self._head is None:
-            if self._failure is not None:
-                raise self._failure
+        while (head := self._replies.head) is None:
             await self._wait()
-        return self._head
+        return head
 
     async def read(self) -> bytes:
         """What has come in of the body since the last call, at least one byte; empty at its end.
 
         Raises ProviderFailure, after what had come in before it was read.
         """
-        while not self._unread:
-            if self._complete:
+        while not self._replies.has_unread:
+            if self._replies.complete:
                 return b""
-            if self._failure is not None:
-                raise self._failure
             await self._wait()
-        data = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
-        self._unread.clear()
-        self._unread_bytes = 0
+        data = self._replies.take()
         self._resume()
         return data
 
     @property
     def keep_alive_s(self) -> float | None:
         """How long the upstream said that it keeps the connection idle."""
-        return self._head.keep_alive_s if self._head is not None else None
+        return self._replies.head.keep_alive_s if self._replies.head is not None else None
 
     @property
     def complete(self) -> bool:
         """Whether the reply has come in to its end."""
-        return self._complete
+        return self._replies.complete
 
     def finish(self) -> bool:
         """End a complete exchange. Whether the connection may serve another."""
-        assert self._complete
-        assert self._head is not None
-        self._unread.clear()
-        self._unread_bytes = 0
-        self._busy = False
-        self._resume()
-        if not self._head.persistent or self._closed or self._failure is not None:
+        head = self._replies.head
+        assert head is not None
+        if not head.persistent or self._closed:
             self.abort()
             return False
+        self._busy = False
+        self._replies.take()
+        self._resume()
         return True
 
     def is_fresh(self) -> bool:
@@ -118,17 +111,18 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket now, whatever is under way."""
-        self._busy = False
-        self._closed = True
-        self._transport.abort()
+        self._fail(failure(Fault.CLOSED))
 
     def _resume(self) -> None:
+        self._unread_bytes = 0
         if self._paused:
             self._paused = False
             if not self._closed:
                 self._transport.resume_reading()
 
     async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -141,49 +135,25 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if not self._busy:
-            self._lose_idle()
+            self._on_idle_close(self)
+            self.abort()
             return
-        self._heard = True
+        self._may_be_lost = False
         try:
-            if self._body is None:
-                data = self._take_head(data)
-            if self._body is not None:
-                self._take_body(self._body, data)
+            self._replies.feed(self._buffer[:nbytes])
         except ProviderFailure as error:
             self._fail(error)
+        if self._replies.has_unread:
+            self._unread_bytes += nbytes
+            if self._unread_bytes > READ_AHEAD_BYTES - READ_BYTES and not (self._paused or self._closed):
+                self._paused = True
+                self._transport.pause_reading()
         self._wake()
-
-    def _take_head(self, data: bytes) -> bytes:
-        """Read heads until one is final (1xx are not). What follows it."""
-        data = self._head_bytes + data if self._head_bytes else data
-        while (end := data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)) >= 0:
-            head = parse_head(data[:end])
-            data = data[end + 4 :]
-            if head.status >= 200:
-                self._body = body_of(head)
-                self._head = head
-                return data
-            if head.status == 101:
-                raise failure(Fault.MALFORMED)
-        if len(data) > MAX_HEAD_BYTES:
-            raise failure(Fault.MALFORMED)
-        self._head_bytes = data
-        return b""
-
-    def _take_body(self, body: Body, data: bytes) -> None:
-        if self._complete:
-            raise failure(Fault.MALFORMED)
-        self._unread_bytes += len(data)
-        used = body.feed(data, self._unread)
-        if used is not None:
-            self._complete = True
-            if used != len(data):
-                raise failure(Fault.MALFORMED)  # noticed by `finish`: such a connection is not used again
-        elif not self._paused and self._unread_bytes > READ_AHEAD_BYTES:
-            self._paused = True
-            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self._end_of_input(None)
@@ -196,15 +166,16 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._closed = True
+        head = self._replies.head
         if not self._busy:
             self._on_idle_close(self)
-        elif self._body is None:
-            self.request_lost = self._stale and not self._heard and self._was_thrown_back(error)
-            self._fail(failure(Fault.DROPPED))
-        elif self._body.at_eof():
-            self._complete = True
-        elif not self._complete:
-            self._fail(failure(Fault.CUT))
+        elif head is None:
+            self.request_lost = self._may_be_lost and self._was_thrown_back(error)
+            self._failure = failure(Fault.DROPPED)
+        elif head.ends_with_connection and error is None:
+            self._replies.complete = True
+        elif not self._replies.complete:
+            self._failure = failure(Fault.CUT)
         self._wake()
 
     def _was_thrown_back(self, error: Exception | None) -> bool:
@@ -218,24 +189,18 @@ class Connection(asyncio.Protocol):
             return False
         if isinstance(error, ConnectionResetError | BrokenPipeError):
             return True
-        if error is not None or not hasattr(socket, "TCP_INFO"):
+        if error is not None or sys.platform != "linux":
             return False
         tcp = self._transport.get_extra_info("socket")
         info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         state, unacknowledged = _TCP_INFO.unpack(info)
         return bool(state == _TCP_CLOSED or unacknowledged)
 
-    def _lose_idle(self) -> None:
-        self._closed = True
-        self._on_idle_close(self)
-        self._transport.abort()
-
     def _fail(self, error: ProviderFailure) -> None:
-        if self._failure is None:
-            self._failure = error
-        if not self._closed:
-            self._closed = True
-            self._transport.abort()
+        self._failure = self._failure or error
+        self._closed = True
+        self._transport.abort()
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -26,6 +26,8 @@ class Fault(StrEnum):
     UNKNOWN_CODING = "unknown_content_coding"
     TOO_LARGE = "reply_too_large"
     BAD_URL = "bad_url"
+    BAD_HEADER = "bad_header"
+    CLOSED = "client_closed"
 
 
 _TABLE: Final[dict[Fault, tuple[FailureCategory, str]]] = {
@@ -41,6 +43,11 @@ _TABLE: Final[dict[Fault, tuple[FailureCategory, str]]] = {
     Fault.UNKNOWN_CODING: (FailureCategory.PROTOCOL, "The provider's reply was encoded in an unknown way."),
     Fault.TOO_LARGE: (FailureCategory.PROTOCOL, "The provider's reply was larger than the gateway's limit."),
     Fault.BAD_URL: (FailureCategory.CONNECTION, "The provider's configured address is not an HTTP address."),
+    Fault.BAD_HEADER: (
+        FailureCategory.CREDENTIALS,
+        "The provider's configured key, or another of its headers, holds a character that no header may hold.",
+    ),
+    Fault.CLOSED: (FailureCategory.CONNECTION, "The gateway has closed its connections."),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from server.transport.connection import STALE_AFTER_S, Connection
+from server.transport.connection import READ_BYTES, STALE_AFTER_S, Connection
 from server.transport.faults import Fault, failure
 
 MAX_IN_FLIGHT: Final = 8192
@@ -51,6 +51,8 @@ class Pool:
         self._idle: dict[Origin, _Idle] = {}
         self._in_use: set[Connection] = set()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._closed = False
 
     async def acquire(self, origin: Origin, timeout_s: float, *, new: bool = False) -> Connection:
         """A connection that is ready for a request, or a `new` one. Raises OSError, ProviderFailure."""
@@ -61,6 +63,9 @@ class Pool:
         try:
             connection = None if new else self._reuse(origin)
             connection = connection or await self._connect(origin, timeout_s)
+            if self._closed:
+                connection.abort()
+                raise failure(Fault.CLOSED)
         except BaseException:
             self._slots.release()
             raise
@@ -92,6 +97,8 @@ class Pool:
         connection.abort()
 
     def close(self) -> None:
+        """Close all connections, and each that is still being made as soon as it is."""
+        self._closed = True
         for connection in [*self._in_use, *(one for idle in self._idle.values() for one in idle.connections)]:
             connection.abort()
         self._idle.clear()
@@ -132,7 +139,7 @@ class Pool:
 
         async with asyncio.timeout(timeout_s):
             _, connection = await loop.create_connection(
-                lambda: Connection(forget),
+                lambda: Connection(self._buffer, forget),
                 origin.host,
                 origin.port,
                 ssl=self._tls if origin.secure else None,
