@@ -16,7 +16,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -28,19 +29,27 @@ from pyreqwest.exceptions import PyreqwestError
 
 from server.domain.errors import ProviderFailure
 from server.transport import Transport
-from tests.fakes.openai_upstream import Hang, Reply, Upstream, silent
-from tests.fakes.replies import chunked
+from tests.fakes.openai_upstream import Endless, Hang, Pause, Reply, Upstream, silent
+from tests.fakes.replies import chunk, chunked
+from tests.fakes.wire import Wire
 
 HEADERS = {"content-type": "application/json", "authorization": "Bearer bench"}
 MESSAGES = [{"role": "user", "content": "Say something that is worth measuring."}]
 ROUNDS = 3
 
 
+OnPiece = Callable[[bytes], Awaitable[None]]
+
+
+async def ignore(piece: bytes) -> None:
+    """Nothing is done with a piece where only the way to it counts."""
+
+
 class Client(Protocol):
     name: str
 
-    async def call(self, url: str, body: bytes) -> int:
-        """POST and read the reply to its end, piece by piece. Its size in bytes."""
+    async def call(self, url: str, body: bytes, on_piece: OnPiece) -> None:
+        """POST and read the reply to its end, piece by piece."""
         ...
 
     async def close(self) -> None: ...
@@ -52,9 +61,10 @@ class Ours:
     def __init__(self) -> None:
         self._transport = Transport()
 
-    async def call(self, url: str, body: bytes) -> int:
+    async def call(self, url: str, body: bytes, on_piece: OnPiece) -> None:
         async with await self._transport.post(url, headers=HEADERS, body=body, connect_timeout_s=5) as response:
-            return sum([len(piece) async for piece in response.chunks()])
+            async for piece in response.chunks():
+                await on_piece(piece)
 
     async def close(self) -> None:
         await self._transport.close()
@@ -66,15 +76,13 @@ class Pyreqwest:
     def __init__(self) -> None:
         self._client = ClientBuilder().no_proxy().follow_redirects(False).build()
 
-    async def call(self, url: str, body: bytes) -> int:
+    async def call(self, url: str, body: bytes, on_piece: OnPiece) -> None:
         # With its default buffer it returns when 64 KiB or the end have come in: useless for events.
         request = self._client.post(url).headers(HEADERS).body_bytes(body).streamed_read_buffer_limit(0)
-        size = 0
         async with request.build_streamed() as response:
             reader = response.body_reader
             while (piece := await reader.read_chunk()) is not None:
-                size += len(piece.to_bytes())
-        return size
+                await on_piece(piece.to_bytes())
 
     async def close(self) -> None:
         await self._client.close()
@@ -87,9 +95,10 @@ class Pyqwest:
         self._transport = pyqwest.HTTPTransport(enable_otel=False, pool_max_idle_per_host=256, follow_redirects=False)
         self._client = pyqwest.Client(self._transport)
 
-    async def call(self, url: str, body: bytes) -> int:
+    async def call(self, url: str, body: bytes, on_piece: OnPiece) -> None:
         async with self._client.stream("POST", url, headers=HEADERS, content=body) as response:
-            return sum([len(bytes(piece)) async for piece in response.content])
+            async for piece in response.content:
+                await on_piece(bytes(piece))
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -105,12 +114,10 @@ class Aiohttp:
             timeout=aiohttp.ClientTimeout(total=None),
         )
 
-    async def call(self, url: str, body: bytes) -> int:
-        size = 0
+    async def call(self, url: str, body: bytes, on_piece: OnPiece) -> None:
         async with self._session.post(url, headers=HEADERS, data=body, allow_redirects=False) as response:
             while piece := await response.content.readany():
-                size += len(piece)
-        return size
+                await on_piece(piece)
 
     async def close(self) -> None:
         await self._session.close()
@@ -129,14 +136,14 @@ def cpu_s() -> float:
 async def measure(make: Callable[[], Client], url: str, body: bytes, calls: int, parallel: int) -> tuple[float, float]:
     """(calls per second, CPU microseconds per call) with `parallel` connections that are already open."""
     client = make()
-    await asyncio.gather(*(client.call(url, body) for _ in range(parallel)))
+    await asyncio.gather(*(client.call(url, body, ignore) for _ in range(parallel)))
     left = calls
 
     async def work() -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            await client.call(url, body)
+            await client.call(url, body, ignore)
 
     began, cpu = time.monotonic(), cpu_s()
     await asyncio.gather(*(work() for _ in range(parallel)))
@@ -174,7 +181,7 @@ async def closes_within(make: Callable[[], Client], reply: Reply) -> str:
     async with Upstream() as upstream:
         client = make()
         upstream.script(reply)
-        call = asyncio.ensure_future(client.call(f"{upstream.base_url}/x", b"{}"))
+        call = asyncio.ensure_future(client.call(f"{upstream.base_url}/x", b"{}", ignore))
         await upstream.wait_request()
         await asyncio.sleep(0.05)
         cancelled_at = time.monotonic()
@@ -190,36 +197,86 @@ async def closes_within(make: Callable[[], Client], reply: Reply) -> str:
         return f"{(gone.at - cancelled_at) * 1000:.1f} ms"
 
 
-async def stale_errors(make: Callable[[], Client]) -> str:
-    """Errors among 200 calls that come as the upstream is closing idle connections, over 20 connections."""
+async def stale(make: Callable[[], Client]) -> str:
+    """Of 200 calls that come as the upstream is closing idle connections, over 20 connections: errors, and bodies that
+    arrived more than once."""
     keep_alive_s, errors = 0.5, 0
     async with Upstream(keep_alive_s=keep_alive_s) as upstream:
         client = make()
         url = f"{upstream.base_url}/chat/completions"
 
-        async def one(delay_s: float) -> None:
+        async def one(number: int, delay_s: float) -> None:
             nonlocal errors
             try:
                 await asyncio.sleep(delay_s)
-                await client.call(url, b"{}")
+                await client.call(url, b'{"call":%d}' % number, ignore)
             except FAILURES:
                 errors += 1
 
         for number in range(10):
             spread = (number - 5) * 0.0004
-            await asyncio.gather(*(one(keep_alive_s + spread + at * 0.0002) for at in range(20)))
+            await asyncio.gather(*(one(number * 20 + at, keep_alive_s + spread + at * 0.0002) for at in range(20)))
         await client.close()
-    return str(errors)
+        twice = sum(count > 1 for count in Counter(request.body for request in upstream.requests).values())
+    return f"{errors}, {twice}"
+
+
+async def read_ahead(make: Callable[[], Client]) -> str:
+    """How much an upstream can send to a client that has stopped to read, sockets' own buffers included."""
+    async with Upstream(send_buffer=64 * 1024) as upstream:
+        client = make()
+        upstream.script(chunked([Endless(chunk(b"x" * 8000))]))
+
+        async def stop(_: bytes) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        call = asyncio.ensure_future(client.call(f"{upstream.base_url}/x", b"{}", stop))
+        request = await upstream.wait_request()
+        sent, began = -1, time.monotonic()
+        while sent != request.sent and time.monotonic() - began < 5:
+            sent = request.sent
+            await asyncio.sleep(0.3)
+        call.cancel()
+        with suppress(asyncio.CancelledError, *FAILURES):
+            await call
+        await client.close()
+    return f"{sent / 2**20:.1f} MiB" if sent == request.sent else "**no end**"
+
+
+class Stamp:
+    """An event that says when it was sent."""
+
+    async def play(self, wire: Wire) -> None:
+        await wire.send(chunk(b"data: %.7f\n\n" % time.monotonic()))
+
+
+async def lag(make: Callable[[], Client]) -> str:
+    """Of 200 events 2 ms apart: the median time from their being sent to their being told, and the 99th of 100."""
+    lags: list[float] = []
+
+    async def told(piece: bytes) -> None:
+        now = time.monotonic()
+        lags.extend(now - float(event[6:]) for event in piece.split(b"\n\n") if event)
+
+    async with Upstream() as upstream:
+        client = make()
+        upstream.script(chunked([step for _ in range(200) for step in (Stamp(), Pause(0.002))]))
+        await client.call(f"{upstream.base_url}/x", b"{}", told)
+        await client.close()
+    lags.sort()
+    return f"{lags[len(lags) // 2] * 1e6:.0f}, {lags[len(lags) * 99 // 100] * 1e6:.0f} µs"
 
 
 async def behaviour() -> None:
-    print("\n| client | cancel before headers | cancel in the body | stale keep-alive errors of 200 |")
-    print("| --- | ---: | ---: | ---: |")
+    print("\n| client | cancel before headers | cancel in the body | stale: errors, twice | unread | lag p50, p99 |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for make in CLIENTS:
         cells = [
             await closes_within(make, silent()),
             await closes_within(make, chunked([b"data: 1\n\n", Hang()])),
-            await stale_errors(make),
+            await stale(make),
+            await read_ahead(make),
+            await lag(make),
         ]
         print(f"| {make.name} | {' | '.join(cells)} |")  # type: ignore[attr-defined]
 
