@@ -165,9 +165,12 @@ class Gateway:
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """POST JSON with the bootstrap key."""
-        options = {"headers": self.headers, "timeout": 30, "verify": self.verify, **options}
-        return httpx.post(f"{self.url}{path}", json=body, **options)
+        return httpx.post(f"{self.url}{path}", json=body, **self._with_defaults(options))
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        options = {"headers": self.headers, "timeout": 30, "verify": self.verify, **options}
-        return httpx.get(f"{self.url}{path}", **options)
+        return httpx.get(f"{self.url}{path}", **self._with_defaults(options))
+
+    def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
+        if "headers" not in options:
+            options["headers"] = self.headers
+        return {"timeout": 30, "verify": self.verify, **options}
