@@ -27,6 +27,7 @@ from tests.fakes.typed_client import details, eventually, refused
 
 CHAT = "aistats.gateway.v1.ChatService"
 MAX_CALLS = 8
+BURST = 2500
 LIMITS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -171,6 +172,23 @@ def test_beyond_the_limit_on_calls_a_client_is_told_to_come_back(
     for stream in streams:
         stream.cancel()
     assert eventually(lambda: host.guard.under_way == 0)
+
+
+async def test_a_burst_waits_its_turn(tmp_path: Path) -> None:
+    """By itself grpc cancels some of what has not been begun past a thousand calls, without a word to anybody."""
+    host = GrpcAioHost((), unix_socket=tmp_path / "s")
+    await host.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            burst = [stub.Check(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(BURST)]
+            await asyncio.sleep(0)  # they go out; nothing is begun while this loop is busy
+            time.sleep(1)  # noqa: ASYNC251 - that is the point
+            replies = await asyncio.gather(*burst, return_exceptions=True)
+    finally:
+        await host.stop(0)
+    assert [reply for reply in replies if isinstance(reply, BaseException)] == []
 
 
 def test_an_unknown_method_is_unimplemented(channel: grpc.Channel) -> None:

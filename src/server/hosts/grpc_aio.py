@@ -30,6 +30,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
 MAX_STREAMS_PER_CONNECTION: Final = 4096
 SPARE_CALLS: Final = 512
 """Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
+MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
+"""Calls that have come in and not been begun. Past grpc's own limit of 1000 it cancels some at random, in silence."""
 UNWIND_TIMEOUT_S: Final = 5.0
 """How long cancelled calls may take to close their upstreams after a stop."""
 
@@ -37,6 +39,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     ("grpc.so_reuseport", 1),
     # Envoy pings every 5 s and clients every 10 s, through silence of any length: none of that is abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
