@@ -27,7 +27,7 @@ _VISIBLE = re.compile(rb'"(?:content|delta)":"[^"]')
 """Text in a frame; those before the first text may hold a role, which a gateway is free to keep until it knows more."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-MAX_SECONDS_AFTER = 30.0
+MAX_SECONDS_AFTER = 60.0
 """How long requests under way may take to end once the time is over."""
 
 
