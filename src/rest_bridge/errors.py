@@ -154,6 +154,7 @@ _RETRYABLE: Final = frozenset(
         FailureCategory.CONNECTION,
         FailureCategory.PROTOCOL,
         FailureCategory.SERVER_ERROR,
+        FailureCategory.NO_CAPACITY,
     }
 )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import resource
 import ssl
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -17,7 +19,7 @@ import pytest
 import trustme
 import uvloop
 
-from server.domain.errors import ProviderFailure
+from server.domain.errors import FailureCategory, ProviderFailure
 from server.transport import Transport, UpstreamResponse, sse_batches
 from server.transport.connection import READ_AHEAD_BYTES
 from server.transport.faults import Fault, failure
@@ -303,6 +305,39 @@ async def test_idle_connections_are_bounded(transport: Transport, upstream: Upst
     await asyncio.gather(*(read(transport, upstream.base_url) for _ in range(parallel)))
     await upstream.wait_open_sockets(MAX_IDLE_PER_ORIGIN, timeout=2)
     assert upstream.open_sockets == MAX_IDLE_PER_ORIGIN
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing while it lasts."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        with suppress(OSError):
+            while True:
+                held.callback(os.close, os.dup(0))
+        yield
+
+
+async def test_without_a_descriptor_it_is_the_gateway_that_has_no_capacity(
+    transport: Transport, upstream: Upstream
+) -> None:
+    with no_descriptor_left(), pytest.raises(ProviderFailure) as caught:
+        await read(transport, upstream.base_url)
+    assert caught.value.category is FailureCategory.NO_CAPACITY
+    assert upstream.requests == []
+
+
+async def test_without_a_descriptor_an_idle_connection_to_another_upstream_gives_up_its_own(
+    transport: Transport, upstream: Upstream
+) -> None:
+    async with Upstream() as other:
+        await read(transport, other.base_url)
+        with no_descriptor_left():
+            assert b"Hello" in await read(transport, upstream.base_url)
+        await other.wait_open_sockets(0, timeout=1)
 
 
 async def test_a_thousand_mixed_calls_leave_no_descriptor_behind() -> None:

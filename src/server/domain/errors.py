@@ -144,6 +144,8 @@ class FailureCategory(StrEnum):
     """The provider answered with something that its dialect does not allow."""
     SERVER_ERROR = "server_error"
     MODEL_NOT_FOUND = "model_not_found"
+    NO_CAPACITY = "no_capacity"
+    """The gateway itself has no connection left; the provider was not asked."""
 
 
 _FINAL_CATEGORIES = frozenset(
@@ -163,6 +165,7 @@ HINTS: dict[FailureCategory, str] = {
     FailureCategory.PROTOCOL: "The provider's answer could not be understood: retry, or choose another provider.",
     FailureCategory.SERVER_ERROR: "The provider failed: retry with back-off.",
     FailureCategory.MODEL_NOT_FOUND: "The provider does not know this model: its catalogue entry is out of date.",
+    FailureCategory.NO_CAPACITY: "The gateway is handling as much as it can: retry shortly.",
 }
 
 

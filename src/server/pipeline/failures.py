@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, Reason
+
+CAPACITY_RETRY_S: Final = 1.0
 
 _REASON_OF_FINAL = {
     FailureCategory.CALLER_ERROR: Reason.UPSTREAM_REJECTED_REQUEST,
@@ -28,6 +32,13 @@ def exhausted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
         )
     if categories == {FailureCategory.TIMEOUT}:
         return GatewayError(Reason.UPSTREAM_TIMEOUT, "No provider of this model answered in time.", failures=failures)
+    if categories == {FailureCategory.NO_CAPACITY}:
+        # No provider has failed, hence no `failures`: this is the gateway's own limit.
+        return GatewayError(
+            Reason.OVERLOADED,
+            "This gateway has no capacity for another connection: retry shortly.",
+            retry_after_s=CAPACITY_RETRY_S,
+        )
     return GatewayError(
         Reason.ALL_CANDIDATES_FAILED, "Every provider that could serve this request failed.", failures=failures
     )

@@ -5,6 +5,7 @@ What drivers say holds hosts, ports and class names; nothing of it may reach a c
 
 from __future__ import annotations
 
+import errno
 import ssl
 from enum import StrEnum
 from socket import gaierror
@@ -36,7 +37,7 @@ _TABLE: Final[dict[Fault, tuple[FailureCategory, str]]] = {
     Fault.NAME_NOT_FOUND: (FailureCategory.CONNECTION, "The provider's name did not resolve."),
     Fault.TLS: (FailureCategory.CONNECTION, "No trusted connection to the provider could be made."),
     Fault.CONNECT_TIMEOUT: (FailureCategory.TIMEOUT, "The provider did not accept the connection in time."),
-    Fault.NO_CAPACITY: (FailureCategory.CONNECTION, "The gateway has no connection left for the provider."),
+    Fault.NO_CAPACITY: (FailureCategory.NO_CAPACITY, "The gateway has no connection left for the provider."),
     Fault.DROPPED: (FailureCategory.CONNECTION, "The provider dropped the connection without a reply."),
     Fault.CUT: (FailureCategory.CONNECTION, "The provider's reply was cut."),
     Fault.MALFORMED: (FailureCategory.PROTOCOL, "The provider's reply was not proper HTTP."),
@@ -51,9 +52,17 @@ _TABLE: Final[dict[Fault, tuple[FailureCategory, str]]] = {
 }
 
 
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
+
+
 def failure(fault: Fault) -> ProviderFailure:
     category, text = _TABLE[fault]
     return ProviderFailure(category, upstream=UpstreamError(code=fault.value, message=text))
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Whether this process, or this machine, can open no further socket for now."""
+    return error.errno in _OUT_OF_DESCRIPTORS
 
 
 def connect_failure(error: OSError | UnicodeError) -> ProviderFailure:
@@ -69,5 +78,7 @@ def connect_failure(error: OSError | UnicodeError) -> ProviderFailure:
             return failure(Fault.NAME_NOT_FOUND)
         case ConnectionRefusedError():
             return failure(Fault.REFUSED)
+        case OSError() if is_out_of_descriptors(error):
+            return failure(Fault.NO_CAPACITY)
         case _:
             return failure(Fault.UNREACHABLE)

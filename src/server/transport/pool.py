@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from server.transport.connection import READ_BYTES, STALE_AFTER_S, Connection
-from server.transport.faults import Fault, failure
+from server.transport.faults import Fault, failure, is_out_of_descriptors
 
 MAX_IN_FLIGHT: Final = 8192
 """Requests of one worker that may hold a connection; one more waits for as long as it may wait to connect."""
@@ -132,19 +132,37 @@ class Pool:
             connections.popleft().abort()
 
     async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+        """A new connection. Where no socket is left, idle connections to any origin give up theirs."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    return await self._open(origin)
+                except OSError as error:
+                    if not is_out_of_descriptors(error) or not self._close_longest_idle():
+                        raise
+                await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
+
+    def _close_longest_idle(self) -> bool:
+        """Close one connection that nobody uses; whether there was any."""
+        candidates = [idle.connections for idle in self._idle.values() if idle.connections]
+        if not candidates:
+            return False
+        min(candidates, key=lambda connections: connections[0].idle_since).popleft().abort()
+        return True
+
+    async def _open(self, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()
 
         def forget(connection: Connection) -> None:
             self._closed_by_peer(origin, connection, loop.time())
 
-        async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(self._buffer, forget),
-                origin.host,
-                origin.port,
-                ssl=self._tls if origin.secure else None,
-                server_hostname=origin.host if origin.secure else None,
-            )
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._buffer, forget),
+            origin.host,
+            origin.port,
+            ssl=self._tls if origin.secure else None,
+            server_hostname=origin.host if origin.secure else None,
+        )
         return connection
 
     def _closed_by_peer(self, origin: Origin, connection: Connection, now: float) -> None:
