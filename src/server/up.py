@@ -121,13 +121,14 @@ def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -
 
 
 def envoy_argv(settings: Settings, config: Path) -> tuple[str, ...]:
-    """Envoy's command line. Connections are told to close as soon as a drain begins, not little by little."""
+    """Envoy's command line. Connections are told to close as soon as a drain begins; its log lags 1 s at most."""
     log_format = _ENVOY_JSON_LOG if settings.log_format == "json" else _ENVOY_LINE_LOG
     return (
         *(str(envoy_binary()), "-c", str(config)),
         *("--concurrency", str(min(settings.workers, available_cores()))),
         *("--drain-strategy", "immediate", "--drain-time-s", "1", "--disable-hot-restart"),
         *("--log-level", "warning", "--log-format", log_format),
+        *("--file-flush-interval-msec", "1000"),
     )
 
 
