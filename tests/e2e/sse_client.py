@@ -70,7 +70,7 @@ def _event(block: bytes, at: float) -> Event:
     return Event(at, name, b"\n".join(data))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surface:
     """One of the two ways of asking, and of reading what comes."""
 
