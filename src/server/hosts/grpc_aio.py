@@ -27,6 +27,7 @@ __all__ = ["GrpcAioHost", "ListenError"]
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
 """A body of 64 MiB and the message around it."""
+MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_STREAMS_PER_CONNECTION: Final = 4096
 SPARE_CALLS: Final = 512
 """Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
@@ -38,6 +39,9 @@ UNWIND_TIMEOUT_S: Final = 5.0
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The 32 KiB of headers that Envoy lets through, and its own; grpc's limit is 8 KiB, and its refusal says nothing.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
