@@ -19,8 +19,10 @@ class FrontDesk:
         self._ids = ids
         self._clock = clock
 
-    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
-        suffix = self._ids.new()
+    def arrive(
+        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+    ) -> Arrival:
+        suffix = suffix or self._ids.new()
         received_s = self._clock.monotonic()
         arrival = Arrival(
             suffix=suffix,

@@ -325,14 +325,14 @@ def test_the_access_log_says_who_and_never_what(
     assert "secret" not in grpc_server.log.text
 
 
-def test_rest_calls_have_their_ids_where_envoy_keeps_them(
+def test_a_call_that_envoy_has_named_keeps_its_name(
     grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata
 ) -> None:
     generate.reset(*says("hi"))
-    _, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=(*as_inference, ("x-gw-rest", "1")))
-    headers = {item.key: item.value for item in call.initial_metadata()}
-    assert headers["x-generation-id"] == generate.requests[-1][0].arrival.generation_id
-    assert headers["x-request-id"]
+    name = "0" * 32
+    _, call = grpc_stub.CreateChatCompletion.with_call(request(), metadata=(*as_inference, ("x-gw-suffix", name)))
+    assert generate.requests[-1][0].suffix == name
+    assert "x-generation-id" not in {item.key for item in (*call.initial_metadata(), *call.trailing_metadata())}
 
 
 def test_errors_of_rest_calls_go_to_envoy_as_rest(

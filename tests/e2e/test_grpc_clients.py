@@ -187,6 +187,15 @@ def test_a_rate_limit_says_when_to_come_back(channel: grpc.Channel, metadata: Me
     assert retry.retry_delay.seconds == 7
 
 
+def test_no_client_says_what_id_its_call_has(channel: grpc.Channel, metadata: Metadata, acme: UpstreamThread) -> None:
+    forged = "0" * 32
+    chat = chat_pb2_grpc.ChatServiceStub(channel)
+    reply, call = chat.CreateChatCompletion.with_call(chat_request(), metadata=[*metadata, ("x-gw-suffix", forged)])
+    assert forged not in reply.id
+    told = {item.key: item.value for item in (*call.initial_metadata(), *call.trailing_metadata())}
+    assert told["x-generation-id"].removeprefix("gen_") == reply.id.removeprefix("chatcmpl-")
+
+
 def test_grpc_web_on_the_same_port(gateway: Gateway) -> None:
     request = models_pb2.GetModelRequest(model_id=LOCAL_MODEL).SerializeToString()
     reply = httpx.post(

@@ -92,6 +92,17 @@ def test_chat_whole_and_streamed_say_the_same(gateway: Gateway) -> None:
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
+def test_one_id_names_everything_of_a_request(gateway: Gateway) -> None:
+    answer = gateway.post("/v1/responses", {"model": LOCAL_MODEL, "input": "Hi", "max_output_tokens": 4})
+    suffix = answer.json()["id"].removeprefix("resp_")
+    assert answer.headers["x-generation-id"] == f"gen_{suffix}"
+    assert len(suffix) == 32
+    assert suffix[12] == "7"
+    refused = gateway.get("/v1/nothing")
+    assert refused.json()["generation_id"] == refused.headers["x-generation-id"]
+    assert suffix < refused.headers["x-generation-id"].removeprefix("gen_")
+
+
 def test_meta_tells_who_served_and_how_fast(gateway: Gateway) -> None:
     body = {"model": LOCAL_MODEL, "input": "Hi", "max_output_tokens": 8, "meta": True}
     meta = json.loads(curl(gateway, "/v1/responses", body))["meta"]

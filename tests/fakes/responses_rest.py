@@ -60,7 +60,9 @@ class TwoTeams:
         self._calls = 0
         self._teams = teams
 
-    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
+    def arrive(
+        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+    ) -> Arrival:
         self._calls += 1
         return Arrival(f"{self._calls:032x}", request_id or "req-1", 1.0, 1_790_000_000)
 

@@ -97,7 +97,9 @@ class ScriptedGenerate:
 class OpenDoor:
     """A reception that knows one key."""
 
-    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
+    def arrive(
+        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+    ) -> Arrival:
         return msgspec.structs.replace(ARRIVAL, request_id=request_id or ARRIVAL.request_id)
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:

@@ -42,7 +42,9 @@ class OpenDoor:
     def __init__(self) -> None:
         self._clock, self._ids = SystemClock(), UuidV7()
 
-    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
+    def arrive(
+        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+    ) -> Arrival:
         return Arrival(self._ids.new(), request_id or "req", self._clock.monotonic(), int(self._clock.now()))
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:

@@ -57,7 +57,7 @@ async def test_an_object_is_one_message() -> None:
     (message,) = await post(ScriptedGenerate(*whole(*text_events("a"))), http_body(BODY), context)
     assert message.content_type == "application/json"
     assert json.loads(message.data)["choices"][0]["message"]["content"] == "a"
-    assert context.sent == [(("x-gw-content-length", str(len(message.data))),)]
+    assert context.sent == []
     assert context.last_announced
 
 
@@ -85,13 +85,12 @@ async def test_a_stream_is_sent_message_by_message() -> None:
     messages, announced = [], []
     async with aclosing(servicer.CreateChatCompletion(http_body({**BODY, "stream": True}), context)) as replies:
         async for message in replies:
-            assert context.sent, "headers go first"
             messages.append(message)
             announced.append(context.last_announced)
     assert announced == [False, False, True]
     assert [message.content_type for message in messages] == ["text/event-stream", "", ""]
     assert b"".join(message.data for message in messages).endswith(b"data: [DONE]\n\n")
-    assert dict(context.sent[0]) == {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    assert context.sent == []
 
 
 async def test_the_first_event_does_not_wait_for_the_second() -> None:
@@ -101,20 +100,6 @@ async def test_the_first_event_does_not_wait_for_the_second() -> None:
         first = await asyncio.wait_for(anext(replies), 1.0)
         assert b'"content":"a"' in first.data
         assert generate.closed == 0
-    assert generate.closed == 1
-
-
-class BrokenLine(Context):
-    """The client goes while the headers are being sent."""
-
-    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
-        raise asyncio.CancelledError
-
-
-async def test_a_client_that_goes_before_the_first_byte_lets_the_provider_go() -> None:
-    generate = ScriptedGenerate(*whole(*text_events("a"))[:3], 30.0)
-    with pytest.raises(asyncio.CancelledError):
-        await post(generate, http_body({**BODY, "stream": True}), BrokenLine())
     assert generate.closed == 1
 
 
@@ -133,7 +118,7 @@ async def test_headers_come_from_metadata_and_the_type_from_the_message(
 ) -> None:
     context = Context(metadata)
     await post(ScriptedGenerate(*whole(*text_events("a"))), http_body(BODY, content_type), context)
-    assert dict(context.sent[0]).get("x-gw-status") == status
+    assert [dict(metadata)["x-gw-status"] for metadata in context.sent] == ([status] if status else [])
 
 
 class Mirror:

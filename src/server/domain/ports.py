@@ -76,7 +76,9 @@ class ResponseStore(Protocol):
 class Reception(Protocol):
     """Takes calls in: gives each its ids and finds out who is calling."""
 
-    def arrive(self, *, request_id: str | None = None, deadline_in_s: float | None = None) -> Arrival:
+    def arrive(
+        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+    ) -> Arrival:
         """Ids and times of a request that has just come in; `deadline_in_s` is the caller's, from now."""
         ...
 

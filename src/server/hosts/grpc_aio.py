@@ -33,6 +33,7 @@ SPARE_CALLS: Final = 512
 """Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
 MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
 """Calls that have come in and not been begun. Past grpc's own limit of 1000 it cancels some at random, in silence."""
+SUFFIX_KEY: Final = "x-gw-suffix"
 UNWIND_TIMEOUT_S: Final = 5.0
 """How long cancelled calls may take to close their upstreams after a stop."""
 
@@ -167,13 +168,21 @@ class _GrpcCall:
         # Backwards, so that of a repeated name the first is what stays.
         return {name: value for name, value in reversed(tuple(sent)) if isinstance(value, str)}
 
+    @cached_property
+    def _is_from_envoy(self) -> bool:
+        """Only this user's processes reach the socket; what Envoy says there no client can have said."""
+        return self._context.peer().startswith("unix:")
+
     @property
     def peer(self) -> str:
         """For a call through Envoy, whom Envoy was called by."""
-        peer = self._context.peer()
-        if peer.startswith("unix:"):
+        if self._is_from_envoy:
             return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip() or "unix"
-        return unquote(peer.partition(":")[2].rpartition(":")[0])
+        return unquote(self._context.peer().partition(":")[2].rpartition(":")[0])
+
+    @property
+    def suffix(self) -> str | None:
+        return self.metadata.get(SUFFIX_KEY) if self._is_from_envoy else None
 
     def time_remaining_s(self) -> float | None:
         return self._context.time_remaining()

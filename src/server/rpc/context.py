@@ -53,6 +53,11 @@ class HostCall(Protocol):
         """The caller's address, without its port."""
         ...
 
+    @property
+    def suffix(self) -> str | None:
+        """The id that Envoy has given to the call and tells the caller by itself; None where there is no Envoy."""
+        ...
+
     def time_remaining_s(self) -> float | None:
         """Seconds until the caller's deadline; None where it set none."""
         ...

@@ -80,7 +80,7 @@ class Guard:
             try:
                 await passage.enter()
                 reply = await behaviour(_decoded(decode, request), passage)
-                await passage.add_ids_to_unary()
+                passage.add_ids_to_unary()
                 encoded = reply.SerializeToString()
                 _check_not_cancelled()
             except BaseException as error:
@@ -125,6 +125,7 @@ class _Passage:
         "_host",
         "_http_status",
         "_initial_sent",
+        "_is_named",
         "_last_announced",
         "_method",
         "arrival",
@@ -141,7 +142,10 @@ class _Passage:
         self._last_announced = False
         self._http_status: str | None = None
         self.metadata: Mapping[str, str] = host.metadata
+        suffix = host.suffix
+        self._is_named = suffix is not None
         self.arrival: Arrival = guard.reception.arrive(
+            suffix=suffix,
             request_id=_sane_request_id(self.metadata.get("x-request-id")),
             deadline_in_s=_deadline(host.time_remaining_s()),
         )
@@ -163,18 +167,16 @@ class _Passage:
         self._last_announced = True
 
     async def ensure_initial_metadata(self) -> None:
-        """Send the ids now where the servicer has sent nothing."""
-        if not self._initial_sent:
+        """Send the ids now where nobody has told the caller of them."""
+        if not (self._initial_sent or self._is_named):
             await self.send_initial_metadata(())
 
-    async def add_ids_to_unary(self) -> None:
+    def add_ids_to_unary(self) -> None:
         """Native clients find the ids in the trailers: headers of their own would cost a write to the socket more.
 
-        Envoy drops the trailers of a successful REST call, so that one has them in its headers.
+        A caller behind Envoy has them from Envoy.
         """
-        if self._is_rest:
-            await self.ensure_initial_metadata()
-        elif not self._initial_sent:
+        if not (self._initial_sent or self._is_named):
             self._host.set_trailing_metadata(self._ids())
 
     async def enter(self) -> None:
