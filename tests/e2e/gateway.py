@@ -94,11 +94,15 @@ class Gateway:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "server", "up"]
+
     def start(self) -> Gateway:
         """Start it, and return when it serves."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "up"],
+                self.command,
                 env=self.environ,
                 stdout=log,
                 stderr=log,
