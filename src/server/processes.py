@@ -63,12 +63,13 @@ class StopStep(msgspec.Struct, frozen=True):
 
 
 class ChildOutput:
-    """Writes children's lines with their names in front, from a thread of its own.
+    """Writes children's lines, each whole, from a thread of its own: Envoy writes its log in pieces that end anywhere.
 
+    With a `name_width` the child's name stands in front of each line; without, lines are JSON and stay as they are.
     A terminal that has been stopped stops neither children nor supervisor: lines without room are dropped, counted.
     """
 
-    def __init__(self, stream: BinaryIO, name_width: int) -> None:
+    def __init__(self, stream: BinaryIO, name_width: int | None) -> None:
         self._stream = stream
         self._width = name_width
         self._queue: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED_WRITES)
@@ -78,15 +79,19 @@ class ChildOutput:
 
     def write(self, name: str, lines: Sequence[bytes]) -> None:
         """Queue whole lines, without their line ends."""
-        prefix = name.ljust(self._width).encode() + b" | "
+        prefix = b"" if self._width is None else name.ljust(self._width).encode() + b" | "
         if self._dropped:
-            lines = [f"({self._dropped} lines dropped: the terminal was stopped)".encode(), *lines]
+            lines = [self._notice(), *lines]
         try:
             self._queue.put_nowait(b"".join(prefix + line + b"\n" for line in lines))
         except queue.Full:
             self._dropped += len(lines)
         else:
             self._dropped = 0
+
+    def _notice(self) -> bytes:
+        said = f"{self._dropped} lines dropped: the terminal was stopped"
+        return f"({said})".encode() if self._width is not None else msgspec.json.encode({"event": said})
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write what is queued, for so long at most."""

@@ -75,8 +75,7 @@ async def up(settings: Settings, version: str) -> None:
             except StartFailed as failure:
                 raise click.ClickException(f"the gateway did not start: {failure}") from None
             finally:
-                if output:
-                    output.close()
+                output.close()
     tell("stopped")
 
 
@@ -177,12 +176,10 @@ def _http_probe(url: str) -> Probe:
     return is_ok
 
 
-def _child_output(settings: Settings, plan: Plan) -> ChildOutput | None:
-    """In JSON every line is an object already and goes straight out; a console gets names in front."""
-    if settings.log_format == "json":
-        return None
+def _child_output(settings: Settings, plan: Plan) -> ChildOutput:
+    """In JSON every line is an object already and stays as it is; a console gets names in front."""
     names = [command.name for command in (*plan.workers, plan.envoy, plan.local_model) if command]
-    return ChildOutput(sys.stderr.buffer, max(map(len, names)))
+    return ChildOutput(sys.stderr.buffer, None if settings.log_format == "json" else max(map(len, names)))
 
 
 def _teller(settings: Settings) -> Callable[[str], None]:

@@ -105,8 +105,8 @@ class Model(msgspec.Struct, frozen=True):
 class Routing(msgspec.Struct, frozen=True):
     """Limits of one request's attempts, in seconds.
 
-    `timeout_s` bounds the whole request, `first_byte_timeout_s` one attempt until its first visible output
-    (streaming) or its whole answer's first byte (unary), `idle_timeout_s` any silence after that.
+    `timeout_s` bounds a whole answer, or a stream until it shows something, over all attempts. `first_byte_timeout_s`
+    bounds one attempt of a stream until it shows something, `idle_timeout_s` any silence after that.
     """
 
     timeout_s: float = 120.0

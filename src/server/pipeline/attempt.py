@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
+import msgspec
+
 from server.domain.catalog import Dialect, Routing
 from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
 from server.domain.events import (
@@ -60,6 +62,17 @@ class Attempt:
                 pass
 
 
+class TimeLimits(msgspec.Struct, frozen=True):
+    """When a request must be over, in the clock's monotonic seconds.
+
+    `answer_by_s`: a whole answer must be there, or a stream must have shown something. `end_by_s`: a stream that goes
+    on must have ended.
+    """
+
+    answer_by_s: float
+    end_by_s: float
+
+
 class Attempts:
     """All attempts of one request. `made` is their record, `waited_s` the time spent waiting for providers."""
 
@@ -74,7 +87,7 @@ class Attempts:
         self.waited_s = 0.0
 
     async def run(
-        self, route: Route, request: GenerationRequest, ends_at_s: float
+        self, route: Route, request: GenerationRequest, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """The events of the first candidate that shows output; raises GatewayError where none does or it breaks."""
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
@@ -83,7 +96,7 @@ class Attempts:
             self.made.append(attempt)
             shown = False
             try:
-                async with aclosing(self._call(attempt, request, ends_at_s)) as batches:
+                async with aclosing(self._call(attempt, request, limits)) as batches:
                     async for batch in batches:
                         shown = True
                         yield batch
@@ -91,7 +104,7 @@ class Attempts:
                 attempt.failure = _recorded(candidate, failure)
                 if shown:
                     raise interrupted(self._failures()) from failure
-                if failure.is_final or self._clock.monotonic() >= ends_at_s:
+                if failure.is_final or self._clock.monotonic() >= limits.answer_by_s:
                     break
             else:
                 return
@@ -100,14 +113,14 @@ class Attempts:
         raise exhausted(self._failures())
 
     async def _call(
-        self, attempt: Attempt, request: GenerationRequest, ends_at_s: float
+        self, attempt: Attempt, request: GenerationRequest, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """One candidate's batches, without its silence: what precedes the first visible event is held until then."""
         offer = attempt.candidate.offer
         held: list[ProviderEvent] = []
         complete = False
         async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
-            while (batch := await self._next(batches, attempt, request, ends_at_s)) is not None:
+            while (batch := await self._next(batches, attempt, request, limits)) is not None:
                 for event in batch:
                     attempt.observe(event)
                     complete = complete or isinstance(event, Completed)
@@ -127,19 +140,19 @@ class Attempts:
         batches: AsyncGenerator[Sequence[ProviderEvent], None],
         attempt: Attempt,
         request: GenerationRequest,
-        ends_at_s: float,
+        limits: TimeLimits,
     ) -> Sequence[ProviderEvent] | None:
         """The next batch, None at the end. Raises ProviderFailure (timeout), GatewayError (the gateway is stopping)."""
         self._shutdown.check()
         asked_s = self._clock.monotonic()
         if attempt.first_s is not None:
-            due_s = asked_s + self._routing.idle_timeout_s
+            due_s = min(asked_s + self._routing.idle_timeout_s, limits.end_by_s)
         elif request.stream:
-            due_s = attempt.dispatched_s + self._routing.first_byte_timeout_s
+            due_s = min(attempt.dispatched_s + self._routing.first_byte_timeout_s, limits.answer_by_s)
         else:
-            due_s = ends_at_s  # a whole answer's first byte comes when all of it has been generated
+            due_s = limits.answer_by_s  # a whole answer's first byte comes when all of it has been generated
         try:
-            async with asyncio.timeout(max(0.0, min(due_s, ends_at_s) - asked_s)) as limit:
+            async with asyncio.timeout(max(0.0, due_s - asked_s)) as limit:
                 self._shutdown.watch(limit)
                 try:
                     return await anext(batches, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import aclosing
+from typing import Final
 
 from server.domain.catalog import Dialect
 from server.domain.events import GenerationStream
@@ -11,12 +13,15 @@ from server.domain.identity import Call
 from server.domain.ports import CatalogSource, Clock, ProviderAdapter
 from server.domain.request import GenerationRequest
 from server.pipeline.admit import admit
-from server.pipeline.attempt import Attempts
+from server.pipeline.attempt import Attempts, TimeLimits
 from server.pipeline.pseudonyms import pseudonymised
 from server.pipeline.route import candidates
 from server.pipeline.settle import settled
 from server.pipeline.shutdown import Shutdown
 from server.pipeline.tenancy import refuse_shared_ids
+
+MAX_STREAM_S: Final = 3600.0
+"""A stream that keeps talking may go on for so long."""
 
 
 class Generator:
@@ -40,12 +45,12 @@ class Generator:
         refuse_shared_ids(request)
         route = candidates(catalog, request, self._adapters)
         request = pseudonymised(request, call.principal.team_id)
-        ends_at_s = self._ends_at(call, catalog.routing.timeout_s)
+        limits = self._limits(call, catalog.routing.timeout_s)
         idle_s = 0.0
 
         async with await admit(call, request, route) as reservation:
             attempts = Attempts(self._adapters, catalog.routing, self._clock, self._shutdown)
-            async with aclosing(attempts.run(route, request, ends_at_s)) as batches:
+            async with aclosing(attempts.run(route, request, limits)) as batches:
                 async for batch in batches:
                     relayed_s = self._clock.monotonic()
                     yield batch
@@ -54,6 +59,7 @@ class Generator:
             await reservation.settle(account)
         yield (account,)
 
-    def _ends_at(self, call: Call, timeout_s: float) -> float:
-        ends_at_s = self._clock.monotonic() + timeout_s
-        return ends_at_s if call.arrival.deadline_s is None else min(ends_at_s, call.arrival.deadline_s)
+    def _limits(self, call: Call, timeout_s: float) -> TimeLimits:
+        now_s, deadline_s = self._clock.monotonic(), call.arrival.deadline_s
+        last_s = math.inf if deadline_s is None else deadline_s
+        return TimeLimits(min(now_s + timeout_s, last_s), min(now_s + MAX_STREAM_S, last_s))
