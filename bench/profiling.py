@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,13 +72,17 @@ def by_part(stacks: list[tuple[str, int]]) -> list[tuple[str, float]]:
     return [(part, count / total) for part, count in counts.most_common()]
 
 
+_ROOT = re.compile(r"\(/.*?/(?:site-packages|python3\.\d+|src)/")
+"""What comes before a module's own path, which is this machine's business only."""
+
+
 def by_function(stacks: list[tuple[str, int]], limit: int) -> list[tuple[str, float]]:
     """The innermost frames that were seen most, as `function (file:line)`."""
     counts: Counter[str] = Counter()
     for stack, count in stacks:
         counts[stack.rpartition(";")[2]] += count
     total = sum(counts.values()) or 1
-    return [(frame, count / total) for frame, count in counts.most_common(limit)]
+    return [(_ROOT.sub("(", frame), count / total) for frame, count in counts.most_common(limit)]
 
 
 def _part(frame: str) -> str:
