@@ -146,7 +146,7 @@ async def _supervise(path: Path) -> int:
     commands = [Command(name, tuple(argv)) for name, *argv in plan["workers"]]
     envoy = Command(plan["envoy"][0], tuple(plan["envoy"][1:]))
     model = Command(plan["model"][0], tuple(plan["model"][1:])) if plan["model"] else None
-    output = ChildOutput(sys.stderr.buffer, 10) if plan["log_format"] == "console" else None
+    output = ChildOutput(sys.stderr.buffer, 10 if plan["log_format"] == "console" else None)
     stop = StopRequest()
     probes = (functools.partial(accepts, admin),)
     supervisor = Supervisor(
@@ -162,8 +162,7 @@ async def _supervise(path: Path) -> int:
         except StartFailed as failure:
             structlog.get_logger().error("start failed", reason=str(failure))
             return 1
-    if output:
-        output.close()
+    output.close()
     return 0
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -128,7 +129,7 @@ async def test_a_cancelled_supervision_leaves_no_process(tmp_path: Path) -> None
     assert all(gone(pid) for pid in pids(journal))
 
 
-async def printed(program: str, *, name: str = "talker", width: int = 8) -> bytes:
+async def printed(program: str, *, name: str = "talker", width: int | None = 8) -> bytes:
     """What ends up on the terminal when a child runs `program` once."""
     read_end, write_end = os.pipe()
     collected: list[bytes] = []
@@ -142,8 +143,9 @@ async def printed(program: str, *, name: str = "talker", width: int = 8) -> byte
     with os.fdopen(write_end, "wb", buffering=0) as terminal:
         output = ChildOutput(terminal, width)
         one = Child(Command(name, (sys.executable, "-S", "-c", program)), output=output, backoff=Backoff(first_s=60.0))
-        task = asyncio.create_task(one.keep_running())
-        await until(lambda: one.starts == 1 and one.pid is None)
+        with structlog.testing.capture_logs() as logs:
+            task = asyncio.create_task(one.keep_running())
+            await until(lambda: bool(logs))  # it has ended, and is to be restarted
         await one.stop(POLITE)
         await asyncio.wait_for(task, 5)
         output.close()
@@ -159,6 +161,7 @@ async def test_each_line_carries_its_childs_name_and_stderr_comes_too() -> None:
 async def test_a_line_written_in_two_pieces_stays_one_line() -> None:
     program = "import sys,time; sys.stdout.write('a'); sys.stdout.flush(); time.sleep(0.1); print('b')"
     assert await printed(program) == b"talker   | ab\n"
+    assert await printed(program, width=None) == b"ab\n"
 
 
 async def test_an_endless_line_is_passed_on_in_bounded_pieces() -> None:
@@ -167,17 +170,24 @@ async def test_an_endless_line_is_passed_on_in_bounded_pieces() -> None:
     assert max(map(len, lines)) <= 3 * 64 * 1024
 
 
-async def test_a_stopped_terminal_costs_lines_and_never_blocks() -> None:
+@pytest.mark.parametrize(
+    ("width", "notice"),
+    [
+        (4, rb"w    \| \(\d+ lines dropped: the terminal was stopped\)\n"),
+        (None, rb'\{"event":"\d+ lines dropped: the terminal was stopped"\}\n'),
+    ],
+)
+async def test_a_stopped_terminal_costs_lines_and_never_blocks(width: int | None, notice: bytes) -> None:
     read_end, write_end = os.pipe()
     with os.fdopen(write_end, "wb", buffering=0) as terminal, os.fdopen(read_end, "rb") as source:
-        output = ChildOutput(terminal, 4)
+        output = ChildOutput(terminal, width)
         for number in range(6_000):
             output.write("w", [b"%06d" % number + b" " * 100])
         chunk = source.read1(1 << 20)
         while b"dropped" not in chunk:
             output.write("w", [b"after"])
             chunk = source.read1(1 << 20)
-    assert b"lines dropped: the terminal was stopped)\n" in chunk
+    assert re.search(notice, chunk)
 
 
 class Scene:
@@ -374,7 +384,8 @@ async def test_in_json_a_childs_lines_are_passed_on_untouched(tmp_path: Path) ->
     process.send_signal(signal.SIGTERM)
     out, shown = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0
-    assert b'{"event":"hello"}\n' in [*program.said, *out.splitlines(keepends=True)]
+    assert out == b""
+    assert b'{"event":"hello"}\n' in [*program.said, *shown.splitlines(keepends=True)]
     assert [line for line in shown.splitlines() if not line.startswith(b"{")] == []
 
 
