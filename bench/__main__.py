@@ -1,6 +1,6 @@
 """`make bench`: bring everything up, measure, write bench/RESULTS.md, end everything. `--quick` for a look at it.
 
-python -m bench [--quick] [--output FILE] [--only gateway-scenario…]
+python -m bench [--quick] [--output FILE]
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Plan(msgspec.Struct, frozen=True):
     slow_events: int
 
 
-FULL = Plan(rounds=3, run_s=1.5, profile_s=8.0, slow=((1000, 5.0), (3000, 15.0)), slow_events=30)
+FULL = Plan(rounds=3, run_s=1.2, profile_s=6.0, slow=((1000, 4.0), (3000, 10.0)), slow_events=30)
 QUICK = Plan(rounds=1, run_s=0.7, profile_s=3.0, slow=((300, 1.0),), slow_events=6)
 
 

@@ -13,6 +13,9 @@ RATE_HZ = 250
 GRACE_S = 15.0
 
 PARTS: tuple[tuple[str, str], ...] = (
+    # Native code shows as the Python frame that called it.
+    ("asyncio/runners.py", "the loop itself: uvloop, and grpc's core in it"),
+    (".<locals>.entry (", "the guard, and grpc's core sending below it"),
     ("rest_bridge/", "rest_bridge: JSON, SSE, HttpBody"),
     ("server/rpc/", "server.rpc: guard, typed servicers"),
     ("server/hosts/", "server.hosts"),
@@ -43,17 +46,7 @@ def folded(pid: int, duration_s: float) -> list[tuple[str, int]]:
     with tempfile.NamedTemporaryFile(suffix=".folded") as file:
         argv = (
             *(str(py_spy), "record", "--pid", str(pid), "--duration", str(max(1, round(duration_s)))),
-            *(
-                "--rate",
-                str(RATE_HZ),
-                "--format",
-                "raw",
-                "--full-filenames",
-                "--gil",
-                "--nonblocking",
-                "--output",
-                file.name,
-            ),
+            *("--rate", str(RATE_HZ), "--format", "raw", "--full-filenames", "--gil", "--output", file.name),
         )
         done = subprocess.run(argv, capture_output=True, timeout=duration_s + GRACE_S, check=False)
         if done.returncode:

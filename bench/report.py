@@ -207,8 +207,8 @@ def _profile(profile: Profile) -> str:
     functions = "\n".join(f"    {share:5.1%}  {frame}" for frame, share in profile.functions)
     table = _table(("part, by innermost frame", "share", "µs a request"), rows)
     return (
-        f"{table}\n\nTaken while Python ran; native code (grpc's core, uvloop) counts for the Python frame that called"
-        f" it. The functions seen most:\n\n{functions}"
+        f"{table}\n\nOf the time with Python's lock held; native code (grpc's core, uvloop) counts for the Python frame"
+        f" that called it. The functions seen most:\n\n{functions}"
     )
 
 
