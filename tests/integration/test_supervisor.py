@@ -351,6 +351,7 @@ class Program:
             directory, workers=workers, envoy=envoy, model=child("model", self.journal), log_format=log_format
         )
         self.process: asyncio.subprocess.Process | None = None
+        self.starts = 0
 
     async def start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
@@ -362,7 +363,9 @@ class Program:
             while b"ready\n" not in self.said:
                 self.said.append(await process.stdout.readline())
                 assert self.said[-1], "it ended before it was ready"
-        await until(lambda: {"worker-0 started", "worker-1 started", "model started"} <= set(events(self.journal)))
+        self.starts += 1
+        names = ("worker-0", "worker-1", "model", "envoy")
+        await until(lambda: all(events(self.journal).count(f"{name} started") == self.starts for name in names))
         return process
 
 
