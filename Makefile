@@ -54,7 +54,7 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 	@test ! -e proto/baseline.binpb || $(BIN)/buf breaking proto --against proto/baseline.binpb
 	@$(BIN)/python -m grpc_tools.protoc -I proto -I build/googleapis \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=src \
+		--python_out=src --grpc_python_out=src --mypy_out=quiet:src --mypy_grpc_out=quiet:src \
 		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
