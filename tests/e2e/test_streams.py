@@ -128,7 +128,8 @@ def test_no_fallback_is_tried_for_who_has_left(gateway: Gateway, acme: UpstreamT
 
 def calls_logged(gateway: Gateway, offset: int) -> list[dict[str, Any]]:
     """The workers' access log from `offset` characters on."""
-    lines = [json.loads(line) for line in gateway.log[offset:].splitlines() if line.startswith("{")]
+    whole_lines = gateway.log[offset:].rpartition("\n")[0].splitlines()
+    lines = [json.loads(line) for line in whole_lines]
     return [line for line in lines if line.get("event") == "call" and "Rest" in line["method"]]
 
 
