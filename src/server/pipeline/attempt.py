@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Final
 
 import msgspec
 
@@ -33,6 +34,10 @@ from server.pipeline.failures import exhausted, interrupted
 from server.pipeline.shutdown import Shutdown
 
 
+MAX_WORDLESS_S: Final = 600.0
+"""A provider that only says that it is alive, in the middle of a stream, is believed for so long."""
+
+
 class Attempt:
     """One call of one provider, as it goes: what it said, used and took. Times are the clock's monotonic seconds."""
 
@@ -40,6 +45,7 @@ class Attempt:
         self.candidate = candidate
         self.dispatched_s = dispatched_s
         self.first_s: float | None = None
+        self.spoke_s = dispatched_s
         self.ended_s: float | None = None
         self.started = Started()
         self.usage: Usage | None = None
@@ -121,6 +127,8 @@ class Attempts:
         complete = False
         async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
             while (batch := await self._next(batches, attempt, request, limits)) is not None:
+                if batch:
+                    attempt.spoke_s = self._clock.monotonic()
                 for event in batch:
                     attempt.observe(event)
                     complete = complete or isinstance(event, Completed)
@@ -146,7 +154,7 @@ class Attempts:
         self._shutdown.check()
         asked_s = self._clock.monotonic()
         if attempt.first_s is not None:
-            due_s = min(asked_s + self._routing.idle_timeout_s, limits.end_by_s)
+            due_s = min(asked_s + self._routing.idle_timeout_s, attempt.spoke_s + MAX_WORDLESS_S, limits.end_by_s)
         elif request.stream:
             due_s = min(attempt.dispatched_s + self._routing.first_byte_timeout_s, limits.answer_by_s)
         else:
