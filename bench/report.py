@@ -61,7 +61,8 @@ def page(results: Results) -> str:
 
 
 _REQUESTS_NOTE = (
-    "\n\n`a core`: requests for each second of processor time of Envoy and worker together, which is what a core with"
+    "\n\n`of its core`: how much of it the processes measured had; well below 100 % on a row with 32 connections other"
+    " programs took the rest, and the figures are rough. `a core`: requests for each second of processor time of Envoy and worker together, which is what a core with"
     " nothing else on it would do. `added`: against the stand-in called directly with as many connections; with a core"
     " that is busy all the time this is the queue of the other connections. The grpc rows have grpcio's own client on"
     " the other core, often the slower side: their processor time counts, their latency is mostly the client's."
@@ -146,6 +147,7 @@ def _requests(results: Results) -> str:
             (
                 scenario.name,
                 f"{of(lambda sample: sample.load.requests / sample.load.elapsed_s):,.0f}",
+                f"{of(lambda sample: sample.total_cpu_s / sample.load.elapsed_s):.0%}",
                 f"{of(lambda sample: sample.per_core):,.0f}",
                 f"{_share(results.samples, scenario.name):.2f}",
                 f"{of(lambda sample: sample.cpu_us('envoy', sample.load.requests)):,.0f}",
@@ -154,7 +156,17 @@ def _requests(results: Results) -> str:
                 f"{_added(results, scenario.name, lambda sample: sample.load.latency.p99):.1f}",
             )
         )
-    header = ("", "requests/s", "a core", "of the floor", "Envoy µs", "worker µs", "added p50 ms", "added p99 ms")
+    header = (
+        "",
+        "requests/s",
+        "of its core",
+        "a core",
+        "of the floor",
+        "Envoy µs",
+        "worker µs",
+        "added p50 ms",
+        "added p99 ms",
+    )
     return _table(header, rows)
 
 
