@@ -23,8 +23,9 @@ $(SETUP): requirements/setup.txt
 # The project itself is installed in place, so that an edit needs no new set-up.
 $(RUN): $(SETUP) requirements/run.txt pyproject.toml
 	@echo "installing what the gateway runs on (once)"
-	@$(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements/run.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --no-deps -r requirements/run.txt
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(DEV): $(RUN) requirements/dev.txt
