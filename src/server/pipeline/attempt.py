@@ -33,7 +33,6 @@ from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted
 from server.pipeline.shutdown import Shutdown
 
-
 MAX_WORDLESS_S: Final = 600.0
 """A provider that only says that it is alive, in the middle of a stream, is believed for so long."""
 
