@@ -63,9 +63,10 @@ def page(results: Results) -> str:
 _REQUESTS_NOTE = (
     "\n\n`of its core`: how much of it the processes measured had; well below 100 % on a row with 32 connections other"
     " programs took the rest, and the figures are rough. `a core`: requests for each second of the gateway's processor"
-    " time, which is what a core with nothing else on it would do. `added`: against the stand-in called directly with as"
-    " many connections; with a core that is busy all the time this is the queue of the other connections. The grpc rows have grpcio's own client on"
-    " the other core, often the slower side: their processor time counts, their latency is mostly the client's."
+    " time, which is what a core with nothing else on it would do. `added`: against the stand-in called directly with"
+    " as many connections; with a core that is busy all the time this is the queue of the other connections. The grpc"
+    " rows have grpcio's own client on the other core, often the slower side: their processor time counts, their"
+    " latency is mostly the client's."
 )
 _EVENTS_NOTE = (
     "\n\n`at once`: the provider sends all events in one write. `paced`: one every 10 ms, each on its own way through."
