@@ -19,12 +19,11 @@ import msgspec
 from bench import profiling
 from bench.machine import Cores, description, raise_file_limit
 from bench.measure import Sample, Scenario, Slow, run, run_slow
-from bench.report import Profile, Results, page
+from bench.report import FLOOR, Profile, Results, page
 from bench.stack import ROOT, Failed, Target, floor, gateway, upstream
 from server.tuning import prefer_grpc_polling
 
 OUTPUT = ROOT / "bench" / "RESULTS.md"
-FLOOR = "floor: Envoy + echo"
 
 SCENARIOS = [
     Scenario("direct", "upstream"),

@@ -56,6 +56,11 @@ class Sample(msgspec.Struct, frozen=True):
         """Requests per second of the gateway's processor time: what one core could do with nothing else on it."""
         return self.load.requests / self.total_cpu_s if self.total_cpu_s else 0.0
 
+    @property
+    def core_share(self) -> float:
+        """How much of a core the processes measured had."""
+        return self.total_cpu_s / self.load.elapsed_s
+
 
 Samples = Mapping[str, list[Sample]]
 
