@@ -106,6 +106,19 @@ def test_a_request_that_a_worker_had_read_is_not_sent_to_another(gateway: Gatewa
     assert len(acme.requests) == 1
 
 
+def test_while_one_worker_is_away_the_other_serves_everybody(gateway: Gateway, acme: UpstreamThread) -> None:
+    """Who is away has no requests under way, which makes it the first choice of whoever looks for the least busy."""
+    victim = gateway.workers()[0]
+    victim.kill()
+    victim.wait(5)
+    time.sleep(0.1)
+    with httpx.Client(headers=gateway.headers, timeout=30) as client, ThreadPoolExecutor(8) as pool:
+        url = f"{gateway.url}/v1/chat/completions"
+        statuses = set(pool.map(lambda _: client.post(url, json=CHAT).status_code, range(200)))
+    assert statuses == {200}
+    assert len(acme.requests) == 200
+
+
 def test_a_client_that_ends_its_request_late_gets_the_whole_reply(gateway: Gateway, acme: UpstreamThread) -> None:
     """The reply is over before the request is; what resets the stream then must not take the reply with it."""
     message = chat_request().SerializeToString()
