@@ -28,7 +28,8 @@ from tests.fakes.openai_upstream import chat_stream
 from tests.fakes.typed_client import eventually
 
 ROOT = Path(__file__).parents[2]
-RELOADED_WITHIN_S = 2.0
+RELOADED_WITHIN_S = 10.0
+"""On an idle machine it takes one second: a file is read once it has been left alone for half of one."""
 
 CONFIG = """
 replace_catalog: true
@@ -130,10 +131,10 @@ def test_a_running_gateway_follows_its_file_and_keeps_what_works(tmp_path: Path,
         client = running.enter_context(httpx.Client(headers=gateway.headers))
         assert models() == {("acme/first:free",)}
         gateway.config_file.write_text(text("acme/second:free"))
-        assert eventually(lambda: models() == {("acme/second:free",)}, RELOADED_WITHIN_S + 1)
+        assert eventually(lambda: models() == {("acme/second:free",)}, RELOADED_WITHIN_S)
 
         gateway.config_file.write_text(text("acme/third:free").replace("api_key_env", "api_key_evn"))
-        assert eventually(lambda: len(rejections()) == 2, RELOADED_WITHIN_S + 1)
+        assert eventually(lambda: len(rejections()) == 2, RELOADED_WITHIN_S)
         time.sleep(1.1)  # two more looks at the same bad file
         assert models() == {("acme/second:free",)}
         assert len(rejections()) == 2, "each worker tells once"
@@ -142,7 +143,7 @@ def test_a_running_gateway_follows_its_file_and_keeps_what_works(tmp_path: Path,
         assert gateway.post("/v1/chat/completions", asked).status_code == 200
 
         gateway.config_file.write_text(text("acme/fourth:free"))
-        assert eventually(lambda: models() == {("acme/fourth:free",)}, RELOADED_WITHIN_S + 1)
+        assert eventually(lambda: models() == {("acme/fourth:free",)}, RELOADED_WITHIN_S)
 
 
 # When it must end.
