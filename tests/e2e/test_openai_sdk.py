@@ -99,7 +99,7 @@ def test_responses_and_parse(client: openai.OpenAI) -> None:
 
 
 def test_responses_stream(client: openai.OpenAI) -> None:
-    with client.responses.stream(model=LOCAL_MODEL, input="Say hello.", max_output_tokens=16) as stream:
+    with client.responses.stream(model=LOCAL_MODEL, input="Reply with: it works", temperature=0) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_response()
     assert kinds[0] == "response.created"

@@ -44,6 +44,7 @@ class Host:
     """A `HostCall` that keeps what it is told."""
 
     peer = "192.0.2.1"
+    suffix: str | None = None
 
     def __init__(self, metadata: dict[str, str] | None = None, remaining_s: float | None = None) -> None:
         self.metadata = metadata or {}
@@ -246,3 +247,17 @@ async def test_only_a_deadline_that_can_pass_is_one(guard: Guard, remaining_s: f
 
     await unary(guard, note)(Host(remaining_s=remaining_s))
     assert seen[0].deadline_s == (seen[0].received_s + (remaining_s or 0.0) if kept else None)
+
+
+async def test_a_call_that_envoy_has_named_needs_no_headers_of_its_own(guard: Guard) -> None:
+    seen: list[str] = []
+
+    async def face(request: Empty, context: CallContext) -> AsyncGenerator[Empty, None]:
+        seen.append(context.arrival.suffix)
+        yield Empty()
+
+    host = Host()
+    host.suffix = "0" * 32
+    await guard.stream(OPEN, face, Empty.FromString)(b"", host)
+    assert seen == ["0" * 32]
+    assert host.told == [b""]
