@@ -99,7 +99,8 @@ class Gateway:
         return [sys.executable, "-m", "server", "up"]
 
     def start(self) -> Gateway:
-        """Start it, and return when it serves."""
+        """Start it, and return when all of its workers serve."""
+        told = len(self.log) if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -109,7 +110,7 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self.is_ready():
+        while self.log[told:].count('"event":"serving"') < int(self.environ["AISTATS_WORKERS"]) or not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the gateway did not become ready:\n{self.log[-8000:]}")

@@ -42,16 +42,18 @@ def test_a_worker_starts_no_process(tmp_path: Path, acme: UpstreamThread, backup
     seen = tmp_path / "seen"
     environ = {"ACME_KEY": ACME_KEY, "PYTHONPATH": str(tmp_path / "path"), "WATCH_FILE": str(seen)}
     gateway = Gateway(tmp_path, config(acme, backup), environ=environ).start()
-    pids = {worker.pid for worker in gateway.workers()}
-    for body in (CHAT, {**CHAT, "stream": True}, {**CHAT, "model": "acme/dead:free"}):
-        gateway.post("/v1/chat/completions", body)
-    assert gateway.post("/v1/responses", {"model": FREE, "input": "Kept."}).status_code == 200
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
-        metadata = (("authorization", f"Bearer {gateway.key}"),)
-        assert list(chat_pb2_grpc.ChatServiceStub(channel).StreamChatCompletion(chat_request(), metadata=metadata))
-    gateway.config_file.write_text(gateway.config_file.read_text() + "\n# another version\n")
-    assert eventually(lambda: gateway.log.count("catalogue_reloaded") == 2, 5)
-    assert gateway.stop() == 0
+    try:
+        pids = {worker.pid for worker in gateway.workers()}
+        for body in (CHAT, {**CHAT, "stream": True}, {**CHAT, "model": "acme/dead:free"}):
+            gateway.post("/v1/chat/completions", body)
+        assert gateway.post("/v1/responses", {"model": FREE, "input": "Kept."}).status_code == 200
+        with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+            metadata = (("authorization", f"Bearer {gateway.key}"),)
+            assert list(chat_pb2_grpc.ChatServiceStub(channel).StreamChatCompletion(chat_request(), metadata=metadata))
+        gateway.config_file.write_text(gateway.config_file.read_text() + "\n# another version\n")
+        assert eventually(lambda: gateway.log.count("catalogue_reloaded") == 2, 10)
+    finally:
+        assert gateway.stop() == 0
     events = [json.loads(line) for line in seen.read_text().splitlines()]
     assert {pid for pid, _ in events} == pids
     assert {event for _, event in events} == {"watched"}
