@@ -40,9 +40,6 @@ from server.domain.request import (
     ToolChoice,
 )
 
-MAX_METADATA_PAIRS: Final = 16
-MAX_METADATA_KEY_CHARS: Final = 64
-MAX_METADATA_VALUE_CHARS: Final = 512
 MAX_IDENTIFIER_CHARS: Final = 512
 """Of `user`, `safety_identifier` and `prompt_cache_key`."""
 
@@ -255,9 +252,5 @@ def _check_stream_options(chat: ChatBody) -> None:
 def _check_labels(chat: ChatBody) -> None:
     for spelling in ("user", "safety_identifier", "prompt_cache_key"):
         limits.check_length(getattr(chat, spelling) or "", MAX_IDENTIFIER_CHARS, spelling)
-    if chat.metadata is None:
-        return
-    limits.check_count(len(chat.metadata), MAX_METADATA_PAIRS, "metadata")
-    for key, value in chat.metadata.items():
-        limits.check_length(key, MAX_METADATA_KEY_CHARS, "metadata")
-        limits.check_length(value, MAX_METADATA_VALUE_CHARS, f"metadata.{key}")
+    if chat.metadata is not None:
+        limits.check_metadata(chat.metadata, "metadata")

@@ -48,14 +48,3 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def suffix(self) -> str:
         return self.arrival.suffix
-
-
-ID_PREFIXES = ("resp_", "chatcmpl-", "msg_", "gen_", "video_")
-
-
-def suffix_of(any_id: str) -> str:
-    """The shared suffix of an id in any of its spellings."""
-    for prefix in ID_PREFIXES:
-        if any_id.startswith(prefix):
-            return any_id[len(prefix) :]
-    return any_id

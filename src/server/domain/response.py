@@ -167,10 +167,6 @@ class EventType(StrEnum):
     ERROR = "error"
 
 
-TERMINAL = frozenset({EventType.COMPLETED, EventType.INCOMPLETE, EventType.FAILED})
-"""A stream ends with exactly one of these."""
-
-
 class LifecycleEvent(msgspec.Struct, frozen=True):
     """The response as a whole: created, in progress, completed, incomplete or failed."""
 
