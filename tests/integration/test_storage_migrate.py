@@ -24,7 +24,7 @@ from server.storage.database import Database
 from server.storage.tables import metadata
 from tests.integration.databases import run_at_once
 
-OURS = {"teams", "api_keys", "responses", schema.VERSION_TABLE}
+OURS = {*metadata.tables, schema.VERSION_TABLE}
 
 
 async def on(url: str, *statements: str) -> None:

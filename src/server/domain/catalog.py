@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 
 Dialect = Literal["openai", "anthropic", "gemini"]
@@ -39,7 +40,8 @@ class Provider(msgspec.Struct, frozen=True):
 
     `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be
     called for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can
-    be called. `base_url` has no trailing slash.
+    be called. `base_url` has no trailing slash. `on_disconnect`: whether its stream is read to its end, for its own
+    account of the usage, when the client has gone.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Provider(msgspec.Struct, frozen=True):
     profile: ProviderProfile = ProviderProfile()
     name: str = ""
     unavailable_reason: str | None = None
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
 
     @property
     def is_configured(self) -> bool:
@@ -78,6 +81,7 @@ class Offer(msgspec.Struct, frozen=True):
     endpoints: frozenset[Endpoint]
     params: frozenset[str] | None = None
     price: Mapping[str, Decimal] = {}
+    prices: PriceList = PriceList()
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     INVALID_API_KEY = "invalid_api_key"
     MISSING_SCOPE = "missing_scope"
     INSUFFICIENT_FUNDS = "insufficient_funds"
+    KEY_LIMIT_REACHED = "key_limit_reached"
     UNKNOWN_ROUTE = "unknown_route"
     UNKNOWN_MODEL = "unknown_model"
     RESOURCE_NOT_FOUND = "resource_not_found"
@@ -82,6 +83,7 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.INVALID_API_KEY: ErrorCode.AUTHENTICATION,
     Reason.MISSING_SCOPE: ErrorCode.AUTHORIZATION,
     Reason.INSUFFICIENT_FUNDS: ErrorCode.INSUFFICIENT_FUNDS,
+    Reason.KEY_LIMIT_REACHED: ErrorCode.INSUFFICIENT_FUNDS,
     Reason.UNKNOWN_ROUTE: ErrorCode.NOT_FOUND,
     Reason.UNKNOWN_MODEL: ErrorCode.NOT_FOUND,
     Reason.RESOURCE_NOT_FOUND: ErrorCode.NOT_FOUND,

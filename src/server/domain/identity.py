@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
+
+from server.domain.ledger import Settlement, SpendLimit
+
+OnDisconnect = Literal["cancel", "drain"]
 
 
 class Scope(StrEnum):
     INFERENCE = "inference"
     MANAGEMENT = "management"
+
+
+class TeamPolicy(msgspec.Struct, frozen=True):
+    """What a team has chosen. `on_disconnect` None leaves it to the provider."""
+
+    store_content: bool = False
+    content_days: int = 30
+    on_disconnect: OnDisconnect | None = None
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -18,6 +31,8 @@ class Principal(msgspec.Struct, frozen=True):
     team_id: str
     key_id: str
     scopes: frozenset[Scope]
+    spend_limit: SpendLimit | None = None
+    policy: TeamPolicy = TeamPolicy()
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -39,11 +54,31 @@ class Arrival(msgspec.Struct, frozen=True):
         return f"gen_{self.suffix}"
 
 
+class Progress:
+    """How far a call has come, for those who carry it. The one thing about a call that changes.
+
+    `settlement`: how the generation ended, once that is known; from then on its record is written or on its way.
+    `defers`: whoever set it hands `settlement` to the ledger, together with the outcome that was sent.
+    `client_gone`: nobody waits for the answer any longer, though the work goes on.
+    `path`, `body`: the REST request that the call came as, where its team keeps content.
+    """
+
+    __slots__ = ("body", "client_gone", "defers", "path", "settlement")
+
+    def __init__(self) -> None:
+        self.settlement: Settlement | None = None
+        self.defers = False
+        self.client_gone = False
+        self.path = ""
+        self.body: bytes | None = None
+
+
 class Call(msgspec.Struct, frozen=True):
     """An authenticated request under way."""
 
     arrival: Arrival
     principal: Principal
+    progress: Progress = msgspec.field(default_factory=Progress)
 
     @property
     def suffix(self) -> str:

@@ -6,13 +6,16 @@ from typing import Literal
 
 import msgspec
 
+from server.domain.money import Pricing
+
 UsageSource = Literal["provider", "counted"]
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts. `input_tokens` includes cached and written tokens, `output_tokens` includes reasoning.
 
-    `source` is `counted` where the provider reported nothing and the gateway counted what it relayed.
+    `source` is `counted` where the provider reported nothing and the gateway counted what it relayed. `pricing` is set
+    once the generation is settled, and counts every attempt that a provider bills.
     """
 
     input_tokens: int = 0
@@ -25,6 +28,7 @@ class Usage(msgspec.Struct, frozen=True):
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
     source: UsageSource = "provider"
+    pricing: Pricing | None = None
 
     @property
     def total_tokens(self) -> int:

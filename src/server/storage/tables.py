@@ -1,12 +1,26 @@
 """Every table, as SQLAlchemy Core sees it. `migrations/` makes them; a test compares the two.
 
 Times are whole seconds since 1970, UTC. JSON is kept as bytes: it is read back exactly, and PostgreSQL's text type
-would refuse some of what a client may send.
+would refuse some of what a client may send. Money is whole nano-dollars.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, false
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -23,6 +37,9 @@ teams = Table(
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    Column("store_content", Boolean, nullable=False, server_default=false(), comment="whether prompts are kept"),
+    Column("content_days", Integer, nullable=False, server_default="30", comment="for how long"),
+    Column("on_disconnect", Text, comment="cancel or drain; NULL leaves it to the provider"),
 )
 
 api_keys = Table(
@@ -38,6 +55,8 @@ api_keys = Table(
     Column("expires_at", BigInteger, comment="not valid from this second on"),
     Column("disabled", Boolean, nullable=False, server_default=false()),
     Column("revoked_at", BigInteger),
+    Column("limit_nanos", BigInteger, comment="what the key may spend; NULL sets no limit"),
+    Column("limit_reset", Text, comment="daily, weekly, monthly; NULL for never"),
 )
 
 responses = Table(
@@ -50,4 +69,130 @@ responses = Table(
     Column("turns_json", LargeBinary, nullable=False, comment="server.domain.request.Turn, a list"),
     Column("response_json", LargeBinary, nullable=False, comment="server.domain.response.Response"),
     Index("ix_responses_expires_at", "expires_at"),
+)
+
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("team_id", Text, ForeignKey("teams.id"), primary_key=True),
+    Column("balance_nanos", BigInteger, nullable=False, comment="the sum of the team's entries"),
+    Column("reserved_nanos", BigInteger, nullable=False, comment="the sum of what its entries hold"),
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("kind", Text, nullable=False, comment="reserve, settle, void, expire, top_up, adjust"),
+    Column("reservation_id", Text, comment="the suffix of the request; NULL for what no request caused"),
+    Column("key_id", Text),
+    Column("balance_nanos", BigInteger, nullable=False, comment="what it adds to the balance"),
+    Column("reserved_nanos", BigInteger, nullable=False, comment="what it adds to what is reserved"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("note", Text),
+    Column("reference", Text, comment="the payer's own id of a top-up, so that it counts once"),
+    CheckConstraint(
+        "kind IN ('reserve', 'settle', 'void', 'expire', 'top_up', 'adjust')", name="ck_ledger_entries_kind"
+    ),
+    Index("ix_ledger_entries_team_id", "team_id", "id"),
+    Index("uq_ledger_entries_reference", "team_id", "reference", unique=True),
+)
+"""Never changed and never deleted. A reservation begins once, ends once and is corrected at most once."""
+
+for _name, _kinds in (
+    ("begin", "kind = 'reserve'"),
+    ("end", "kind IN ('settle', 'void', 'expire')"),
+    ("adjust", "kind = 'adjust'"),
+):
+    Index(
+        f"uq_ledger_entries_{_name}",
+        ledger_entries.c.reservation_id,
+        unique=True,
+        sqlite_where=text(_kinds),
+        postgresql_where=text(_kinds),
+    )
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+)
+"""Processes that hold reservations; one that has not been seen for a while is dead."""
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the suffix of the request"),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("key_id", Text, nullable=False, index=True),
+    Column("worker_id", Text, nullable=False, index=True),
+    Column("held_nanos", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("opening_json", LargeBinary, nullable=False, comment="server.domain.record.GenerationRecord"),
+)
+"""Those that have not ended."""
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("suffix", Text, primary_key=True, comment="the <x> of gen_<x>"),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model_id", Text, nullable=False),
+    Column("provider", Text),
+    Column("status_code", Integer, nullable=False),
+    Column("success", Boolean, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("record_json", LargeBinary, nullable=False, comment="server.domain.record.GenerationRecord"),
+    Index("ix_generations_team_id", "team_id", "suffix"),
+    Index("ix_generations_created_at", "created_at"),
+)
+
+generation_contents = Table(
+    "generation_contents",
+    metadata,
+    Column("suffix", Text, ForeignKey("generations.suffix", ondelete="CASCADE"), primary_key=True),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("path", Text, nullable=False, comment="the route that the request was sent to"),
+    Column("request_json", LargeBinary, comment="as the client sent it; NULL for a typed call"),
+    Column("reply_json", LargeBinary, nullable=False),
+    Index("ix_generation_contents_expires_at", "expires_at"),
+)
+
+daily_usage = Table(
+    "daily_usage",
+    metadata,
+    Column("team_id", Text, ForeignKey("teams.id"), primary_key=True),
+    Column("day", Integer, primary_key=True, comment="days since 1970, UTC"),
+    Column("key_id", Text, primary_key=True),
+    Column("model_id", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Index("ix_daily_usage_key_id", "key_id", "day"),
+)
+"""What generations add up to, kept when their records are gone."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("team_id", Text, ForeignKey("teams.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False, comment="SHA-256 of the route and the body"),
+    Column("suffix", Text, nullable=False, comment="of the request that came first"),
+    Column("worker_id", Text, nullable=False, comment="who works on it, as long as there is no status"),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("status", Integer, comment="of the outcome; NULL while there is none"),
+    Column("headers_json", LargeBinary),
+    Column("body", LargeBinary),
+    Index("ix_idempotency_keys_expires_at", "expires_at"),
 )

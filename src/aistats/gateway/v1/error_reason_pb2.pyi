@@ -172,6 +172,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "INTERNAL", "domain": "gateway.aistats", "metadata": {"error": "server_error"}}
     """
+    ERROR_REASON_KEY_LIMIT_REACHED: _ErrorReason.ValueType  # 30
+    """ERROR_REASON_KEY_LIMIT_REACHED: the API key may not spend that much in its period. FAILED_PRECONDITION.
+
+        {"reason": "KEY_LIMIT_REACHED", "domain": "gateway.aistats", "metadata": {"error": "insufficient_funds"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -329,5 +334,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 29
 """ERROR_REASON_INTERNAL: a bug of the gateway; nothing of it is told. INTERNAL.
 
     {"reason": "INTERNAL", "domain": "gateway.aistats", "metadata": {"error": "server_error"}}
+"""
+ERROR_REASON_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 30
+"""ERROR_REASON_KEY_LIMIT_REACHED: the API key may not spend that much in its period. FAILED_PRECONDITION.
+
+    {"reason": "KEY_LIMIT_REACHED", "domain": "gateway.aistats", "metadata": {"error": "insufficient_funds"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

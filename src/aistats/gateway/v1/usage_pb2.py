@@ -24,19 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61istats/gateway/v1/usage.proto\x12\x12\x61istats.gateway.v1\"\xcf\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x06 \x01(\r\x12\x1a\n\x12input_audio_tokens\x18\x07 \x01(\r\x12\x1b\n\x13output_audio_tokens\x18\x08 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\t \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\n \x01(\r\x12/\n\x06source\x18\x0b \x01(\x0e\x32\x1f.aistats.gateway.v1.UsageSource\"\x82\x02\n\x04Meta\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eprovider_model\x18\x02 \x01(\t\x12\x1f\n\x12native_response_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12\x15\n\rgeneration_ms\x18\x05 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x06 \x01(\x01\x12\x12\n\ngateway_ms\x18\x07 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12/\n\x07routing\x18\t \x03(\x0b\x32\x1e.aistats.gateway.v1.RoutingRowB\x15\n\x13_native_response_id\"O\n\nRoutingRow\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t*`\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x18\n\x14USAGE_SOURCE_COUNTED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61istats/gateway/v1/usage.proto\x12\x12\x61istats.gateway.v1\"\xfd\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x06 \x01(\r\x12\x1a\n\x12input_audio_tokens\x18\x07 \x01(\r\x12\x1b\n\x13output_audio_tokens\x18\x08 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\t \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\n \x01(\r\x12/\n\x06source\x18\x0b \x01(\x0e\x32\x1f.aistats.gateway.v1.UsageSource\x12,\n\x07pricing\x18\x0c \x01(\x0b\x32\x1b.aistats.gateway.v1.Pricing\"`\n\x07Pricing\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0btotal_nanos\x18\x02 \x01(\x03\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.aistats.gateway.v1.PricingLine\"s\n\x0bPricingLine\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x04\x12\x11\n\tunit_size\x18\x03 \x01(\x04\x12\x18\n\x10unit_price_nanos\x18\x04 \x01(\x03\x12\x12\n\nline_nanos\x18\x05 \x01(\x03\"\x82\x02\n\x04Meta\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eprovider_model\x18\x02 \x01(\t\x12\x1f\n\x12native_response_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12\x15\n\rgeneration_ms\x18\x05 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x06 \x01(\x01\x12\x12\n\ngateway_ms\x18\x07 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12/\n\x07routing\x18\t \x03(\x0b\x32\x1e.aistats.gateway.v1.RoutingRowB\x15\n\x13_native_response_id\"O\n\nRoutingRow\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t*`\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x18\n\x14USAGE_SOURCE_COUNTED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aistats.gateway.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGESOURCE']._serialized_start=734
-  _globals['_USAGESOURCE']._serialized_end=830
+  _globals['_USAGESOURCE']._serialized_start=995
+  _globals['_USAGESOURCE']._serialized_end=1091
   _globals['_USAGE']._serialized_start=55
-  _globals['_USAGE']._serialized_end=390
-  _globals['_META']._serialized_start=393
-  _globals['_META']._serialized_end=651
-  _globals['_ROUTINGROW']._serialized_start=653
-  _globals['_ROUTINGROW']._serialized_end=732
+  _globals['_USAGE']._serialized_end=436
+  _globals['_PRICING']._serialized_start=438
+  _globals['_PRICING']._serialized_end=534
+  _globals['_PRICINGLINE']._serialized_start=536
+  _globals['_PRICINGLINE']._serialized_end=651
+  _globals['_META']._serialized_start=654
+  _globals['_META']._serialized_end=912
+  _globals['_ROUTINGROW']._serialized_start=914
+  _globals['_ROUTINGROW']._serialized_end=993
 # @@protoc_insertion_point(module_scope)

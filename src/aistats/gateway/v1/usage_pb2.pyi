@@ -60,6 +60,7 @@ class Usage(_message.Message):
     ACCEPTED_PREDICTION_TOKENS_FIELD_NUMBER: _builtins.int
     REJECTED_PREDICTION_TOKENS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    PRICING_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """input_tokens: tokens of the whole input, cached and written ones included."""
     output_tokens: _builtins.int
@@ -82,6 +83,10 @@ class Usage(_message.Message):
     """rejected_prediction_tokens: the part of output_tokens that was predicted and not used."""
     source: Global___UsageSource.ValueType
     """source: who counted."""
+    @_builtins.property
+    def pricing(self) -> Global___Pricing:
+        """pricing: what it cost; counts every attempt that a provider bills."""
+
     def __init__(
         self,
         *,
@@ -96,14 +101,85 @@ class Usage(_message.Message):
         accepted_prediction_tokens: _builtins.int = ...,
         rejected_prediction_tokens: _builtins.int = ...,
         source: Global___UsageSource.ValueType = ...,
+        pricing: Global___Pricing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pricing", b"pricing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "input_audio_tokens", b"input_audio_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "source", b"source", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "input_audio_tokens", b"input_audio_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_tokens", b"output_tokens", "pricing", b"pricing", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "source", b"source", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class Pricing(_message.Message):
+    """Pricing says what something cost, in whole nano-dollars (1 USD = 1,000,000,000)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    TOTAL_NANOS_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """currency: always `USD`."""
+    total_nanos: _builtins.int
+    """total_nanos: the sum of the lines."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PricingLine]:
+        """lines: one for each dimension that was used and has a price."""
+
+    def __init__(
+        self,
+        *,
+        currency: _builtins.str = ...,
+        total_nanos: _builtins.int = ...,
+        lines: _abc.Iterable[Global___PricingLine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "lines", b"lines", "total_nanos", b"total_nanos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pricing: _TypeAlias = Pricing  # noqa: Y015
+
+@_typing.final
+class PricingLine(_message.Message):
+    """PricingLine says what one dimension of usage cost, rounded up to a whole nano-dollar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    UNIT_SIZE_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_NANOS_FIELD_NUMBER: _builtins.int
+    LINE_NANOS_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """dimension: what was counted, such as `input_text_tokens`."""
+    quantity: _builtins.int
+    """quantity: how many units were used."""
+    unit_size: _builtins.int
+    """unit_size: how many units the unit price is for; always 1,000,000."""
+    unit_price_nanos: _builtins.int
+    """unit_price_nanos: nano-dollars for unit_size units."""
+    line_nanos: _builtins.int
+    """line_nanos: what the line comes to."""
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        unit_size: _builtins.int = ...,
+        unit_price_nanos: _builtins.int = ...,
+        line_nanos: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "line_nanos", b"line_nanos", "quantity", b"quantity", "unit_price_nanos", b"unit_price_nanos", "unit_size", b"unit_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PricingLine: _TypeAlias = PricingLine  # noqa: Y015
 
 @_typing.final
 class Meta(_message.Message):

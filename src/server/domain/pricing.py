@@ -1,0 +1,128 @@
+"""What usage costs: one pure function from usage and prices to lines of whole nano-dollars.
+
+The one rounding rule: each line is rounded up to a whole nano-dollar, and the total is the sum of the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
+
+import msgspec
+
+from server.domain.money import UNIT_SIZE, Pricing, PricingLine
+from server.domain.usage import Usage
+
+Rates: TypeAlias = Mapping[str, int]
+"""By dimension, nano-dollars for a million units."""
+
+STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "on_demand"})
+"""What providers call the service tier that the base rates are for."""
+
+_FALLBACK: Final[Mapping[str, str]] = {
+    "cached_read_text_tokens": "input_text_tokens",
+    "cached_write_text_tokens": "input_text_tokens",
+    "input_audio_tokens": "input_text_tokens",
+    "reasoning_text_tokens": "output_text_tokens",
+    "output_audio_tokens": "output_text_tokens",
+}
+"""Where a kind of token has no rate of its own, it is counted and charged as this one."""
+
+_INPUT: Final = ("input_text_tokens", "cached_read_text_tokens", "cached_write_text_tokens", "input_audio_tokens")
+_OUTPUT: Final = ("output_text_tokens", "reasoning_text_tokens", "output_audio_tokens")
+
+
+class PriceTier(msgspec.Struct, frozen=True):
+    """Rates that replace the base rates of the same dimensions under conditions, all of which must hold.
+
+    `input_tokens_above`: the whole input, cached tokens included, is longer than so many tokens; the rates then hold
+    for the whole request. `service_tier`: the provider says that it served the request in this tier.
+    """
+
+    rates: Rates
+    input_tokens_above: int = 0
+    service_tier: str | None = None
+
+
+class PriceList(msgspec.Struct, frozen=True):
+    """All prices of one offer: base rates, and tiers with conditions."""
+
+    rates: Rates = {}
+    tiers: tuple[PriceTier, ...] = ()
+
+    @property
+    def service_tiers(self) -> frozenset[str]:
+        """The tiers beside the standard one that have a price."""
+        return frozenset(tier.service_tier for tier in self.tiers if tier.service_tier is not None)
+
+    def rates_for(self, input_tokens: int, service_tier: str | None = None) -> Rates:
+        """The rates of a request: base, then length (the greatest exceeded wins), then service tier over both."""
+        if not self.tiers:
+            return self.rates
+        wanted = None if service_tier is None or service_tier in STANDARD_TIERS else service_tier
+        if wanted not in self.service_tiers:
+            wanted = None
+        rates = dict(self.rates)
+        holding = [
+            tier
+            for tier in self.tiers
+            if tier.service_tier in (None, wanted)
+            and (not tier.input_tokens_above or input_tokens > tier.input_tokens_above)
+        ]
+        for tier in sorted(holding, key=lambda tier: (tier.service_tier is not None, tier.input_tokens_above)):
+            rates.update(tier.rates)
+        return rates
+
+
+def price(usage: Usage, prices: PriceList, service_tier: str | None = None) -> Pricing:
+    """What `usage` costs. No token appears in two lines; what has a rate of 0 has a line all the same."""
+    rates = prices.rates_for(usage.input_tokens, service_tier)
+    return price_quantities(quantities(usage, rates), rates)
+
+
+def price_quantities(used: Mapping[str, int], rates: Rates) -> Pricing:
+    """Lines for the dimensions that were used and have a rate."""
+    lines = tuple(
+        PricingLine(dimension, quantity, rates[dimension], -(-quantity * rates[dimension] // UNIT_SIZE))
+        for dimension, quantity in used.items()
+        if quantity and dimension in rates
+    )
+    return Pricing(lines, sum(line.line_nanos for line in lines))
+
+
+def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
+    """Usage split over dimensions: each token is in exactly one of them, the dearest kind that it is known to be."""
+    input_audio = min(usage.input_audio_tokens, usage.input_tokens)
+    cached = min(usage.cached_input_tokens, usage.input_tokens - input_audio)
+    written = min(usage.cache_write_tokens, usage.input_tokens - input_audio - cached)
+    output_audio = min(usage.output_audio_tokens, usage.output_tokens)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens - output_audio)
+    split = {
+        "input_text_tokens": usage.input_tokens - input_audio - cached - written,
+        "cached_read_text_tokens": cached,
+        "cached_write_text_tokens": written,
+        "input_audio_tokens": input_audio,
+        "output_text_tokens": usage.output_tokens - output_audio - reasoning,
+        "reasoning_text_tokens": reasoning,
+        "output_audio_tokens": output_audio,
+        "requests": 1 if usage.input_tokens or usage.output_tokens else 0,
+    }
+    for dimension, instead in _FALLBACK.items():
+        if dimension not in rates:
+            split[instead] += split.pop(dimension)
+    return split
+
+
+def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
+    """The most that so many tokens can cost, in nano-dollars: each at the dearest rate that may apply to it."""
+    tiers = (None, *prices.service_tiers)
+    return max(_bound(prices.rates_for(input_tokens, tier), input_tokens, output_tokens) for tier in tiers)
+
+
+def _bound(rates: Rates, input_tokens: int, output_tokens: int) -> int:
+    exact = input_tokens * _dearest(rates, _INPUT) + output_tokens * _dearest(rates, _OUTPUT) + rates.get("requests", 0)
+    return -(-exact // UNIT_SIZE)
+
+
+def _dearest(rates: Rates, dimensions: Iterable[str]) -> int:
+    return max((rates[dimension] for dimension in dimensions if dimension in rates), default=0)
