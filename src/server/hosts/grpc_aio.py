@@ -33,6 +33,8 @@ SPARE_CALLS: Final = 512
 """Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
 MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
 """Calls that have come in and not been begun. Past grpc's own limit of 1000 it cancels some at random, in silence."""
+EMPTY_BODY: Final = b""
+"""The HttpBody that adds nothing, for a stream whose last message has gone before it was known to be the last."""
 SUFFIX_KEY: Final = "x-gw-suffix"
 UNWIND_TIMEOUT_S: Final = 5.0
 """How long cancelled calls may take to close their upstreams after a stop."""
@@ -122,6 +124,9 @@ class GrpcAioHost:
 
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without serializers, bytes pass as they are.
+        if route.stream is not None and route.sends_bodies:
+            # On the wire a stream is no other than this, but here the last message and the status share one write.
+            return grpc.unary_unary_rpc_method_handler(self._body_handler(route.stream))
         if route.stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._stream_handler(route.stream))
         assert route.unary is not None
@@ -141,7 +146,19 @@ class GrpcAioHost:
         async def handle(request: bytes, context: Context) -> None:
             self._track()
             try:
-                await entry(request, _GrpcCall(context))
+                last = await entry(request, _GrpcCall(context))
+            except RpcFailure as failure:
+                await _abort(context, failure)
+            if last is not None:
+                await context.write(last)
+
+        return handle
+
+    def _body_handler(self, entry: StreamEntry) -> Any:
+        async def handle(request: bytes, context: Context) -> bytes:
+            self._track()
+            try:
+                return await entry(request, _GrpcCall(context)) or EMPTY_BODY
             except RpcFailure as failure:
                 await _abort(context, failure)
 

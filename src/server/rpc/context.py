@@ -34,7 +34,7 @@ class CallContext(Protocol):
         ...
 
     def announce_last_message(self) -> None:
-        """The next message of the stream is its last: a caller that goes once it is sent has missed nothing."""
+        """The next message of the stream is its last: it goes with the status, and nothing is yielded after it."""
         ...
 
 

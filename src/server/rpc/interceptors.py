@@ -39,8 +39,10 @@ UnaryBehaviour: TypeAlias = Callable[[Any, CallContext], Awaitable[Message]]
 StreamBehaviour: TypeAlias = Callable[[Any, CallContext], AsyncGenerator[Message, None]]
 UnaryEntry: TypeAlias = Callable[[bytes, HostCall], Awaitable[bytes]]
 """One unary method, from bytes to bytes. Raises RpcFailure, or CancelledError where the caller has gone."""
-StreamEntry: TypeAlias = Callable[[bytes, HostCall], Awaitable[None]]
-"""One server-streaming method; its messages go to `HostCall.write`. Raises like a unary one."""
+StreamEntry: TypeAlias = Callable[[bytes, HostCall], Awaitable[bytes | None]]
+"""One server-streaming method. Its messages go to `HostCall.write`, but the last where that was announced: it is
+returned, so that it can go out together with the status. Raises like a unary one.
+"""
 RestError: TypeAlias = Callable[[GatewayError, Arrival], tuple[int, bytes]]
 """The HTTP status and JSON body of an error, for calls that came in as REST."""
 
@@ -91,19 +93,24 @@ class Guard:
         return entry
 
     def stream(self, method: Method, behaviour: StreamBehaviour, decode: Decode) -> StreamEntry:
-        async def entry(request: bytes, host: HostCall) -> None:
+        async def entry(request: bytes, host: HostCall) -> bytes | None:
             passage = _Passage(self, method, host)
+            last = None
             try:
                 await passage.enter()
                 async with aclosing(behaviour(_decoded(decode, request), passage)) as replies:
                     async for reply in replies:
                         await passage.ensure_initial_metadata()
+                        if passage.last_announced:
+                            last = reply.SerializeToString()
+                            break
                         await host.write(reply.SerializeToString())
                 await passage.ensure_initial_metadata()
                 _check_not_cancelled()
             except BaseException as error:
                 raise passage.failed(error) from None
             passage.ended()
+            return last
 
         return entry
 
@@ -126,9 +133,9 @@ class _Passage:
         "_http_status",
         "_initial_sent",
         "_is_named",
-        "_last_announced",
         "_method",
         "arrival",
+        "last_announced",
         "metadata",
     )
 
@@ -139,7 +146,7 @@ class _Passage:
         self._call: Call | None = None
         self._counted = False
         self._initial_sent = False
-        self._last_announced = False
+        self.last_announced = False
         self._http_status: str | None = None
         self.metadata: Mapping[str, str] = host.metadata
         suffix = host.suffix
@@ -164,7 +171,7 @@ class _Passage:
         await self._host.send_initial_metadata((*metadata, *self._ids()))
 
     def announce_last_message(self) -> None:
-        self._last_announced = True
+        self.last_announced = True
 
     async def ensure_initial_metadata(self) -> None:
         """Send the ids now where nobody has told the caller of them."""
@@ -214,7 +221,7 @@ class _Passage:
             # Whatever the servicer made of it: a cancelled call must end as one, or gRPC leaks it.
             deadline_s = self.arrival.deadline_s
             late = deadline_s is not None and self._guard.clock.monotonic() >= deadline_s
-            self._leave("OK" if self._last_announced else "DEADLINE_EXCEEDED" if late else "CANCELLED")
+            self._leave("DEADLINE_EXCEEDED" if late else "CANCELLED")
             return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error

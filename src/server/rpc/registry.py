@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 import msgspec
+from google.protobuf import descriptor_pool
 
 from server.domain.identity import Scope
 from server.rpc.interceptors import Guard, Method, StreamEntry, UnaryEntry
@@ -50,12 +51,16 @@ Registration: TypeAlias = tuple[Callable[[Any, Any], None], object]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One guarded method: `unary` or `stream` is set, as the method is."""
+    """One guarded method: `unary` or `stream` is set, as the method is.
+
+    `sends_bodies`: the messages of the stream are pieces of an HTTP body, to which an empty one adds nothing.
+    """
 
     service: str
     method: str
     unary: UnaryEntry | None = None
     stream: StreamEntry | None = None
+    sends_bodies: bool = False
 
 
 def guarded_routes(registrations: Iterable[Registration], guard: Guard) -> tuple[Route, ...]:
@@ -93,5 +98,11 @@ def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
     if made.request_streaming:
         raise LookupError(f"{name} takes a stream, which the guard does not know")
     if made.response_streaming:
-        return Route(service, method, stream=guard.stream(guarded, made.unary_stream, made.request_deserializer))
+        stream = guard.stream(guarded, made.unary_stream, made.request_deserializer)
+        return Route(service, method, stream=stream, sends_bodies=_sends_bodies(service, method))
     return Route(service, method, unary=guard.unary(guarded, made.unary_unary, made.request_deserializer))
+
+
+def _sends_bodies(service: str, method: str) -> bool:
+    described = descriptor_pool.Default().FindMethodByName(f"{service}.{method}")
+    return bool(described.output_type.full_name == "google.api.HttpBody")
