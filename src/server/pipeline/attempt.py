@@ -6,7 +6,6 @@ with the client and the next candidate starts afresh.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -31,6 +30,7 @@ from server.domain.routing import Candidate, Route
 from server.domain.usage import Usage
 from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted
+from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
 
 MAX_WORDLESS_S: Final = 600.0
@@ -51,6 +51,23 @@ class Attempt:
         self.service_tier: str | None = None
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
+        self.is_complete = False
+        self._held: list[ProviderEvent] = []
+
+    def take(self, batch: Sequence[ProviderEvent], now_s: float) -> Sequence[ProviderEvent]:
+        """What may be shown once `batch` is there: nothing up to the first visible event, then all that was held."""
+        if batch:
+            self.spoke_s = now_s
+        for event in batch:
+            self.observe(event)
+        if self.first_s is not None:
+            return batch
+        self._held.extend(batch)
+        if not (self.is_complete or any(map(is_visible, batch))):
+            return ()
+        self.first_s = now_s
+        held, self._held = self._held, []
+        return held
 
     def observe(self, event: ProviderEvent) -> None:
         match event:
@@ -63,6 +80,8 @@ class Attempt:
             case UsageReported():
                 self.usage = event.usage
                 self.service_tier = event.service_tier or self.service_tier
+            case Completed():
+                self.is_complete = True
             case _:
                 pass
 
@@ -97,17 +116,20 @@ class Attempts:
         """The events of the first candidate that shows output; raises GatewayError where none does or it breaks."""
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
         for candidate in route.candidates[:limit]:
+            offer = candidate.offer
             attempt = Attempt(candidate, self._clock.monotonic())
             self.made.append(attempt)
-            shown = False
             try:
-                async with aclosing(self._call(attempt, request, limits)) as batches:
-                    async for batch in batches:
-                        shown = True
-                        yield batch
+                async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
+                    with self._shutdown.watched(Patience()) as patience:
+                        while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
+                            if ready := attempt.take(batch, self._clock.monotonic()):
+                                yield ready
+                if not attempt.is_complete:
+                    raise ProviderFailure(FailureCategory.CONNECTION)
             except ProviderFailure as failure:
                 attempt.failure = _recorded(candidate, failure)
-                if shown:
+                if attempt.first_s is not None:
                     raise interrupted(self._failures()) from failure
                 if failure.is_final or self._clock.monotonic() >= limits.answer_by_s:
                     break
@@ -117,37 +139,13 @@ class Attempts:
                 attempt.ended_s = self._clock.monotonic()
         raise exhausted(self._failures())
 
-    async def _call(
-        self, attempt: Attempt, request: GenerationRequest, limits: TimeLimits
-    ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
-        """One candidate's batches, without its silence: what precedes the first visible event is held until then."""
-        offer = attempt.candidate.offer
-        held: list[ProviderEvent] = []
-        complete = False
-        async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
-            while (batch := await self._next(batches, attempt, request, limits)) is not None:
-                if batch:
-                    attempt.spoke_s = self._clock.monotonic()
-                for event in batch:
-                    attempt.observe(event)
-                    complete = complete or isinstance(event, Completed)
-                if attempt.first_s is None:
-                    held.extend(batch)
-                    if not (complete or any(map(is_visible, batch))):
-                        continue
-                    attempt.first_s = self._clock.monotonic()
-                    batch, held = held, []
-                if batch:
-                    yield batch
-        if not complete:
-            raise ProviderFailure(FailureCategory.CONNECTION)
-
     async def _next(
         self,
         batches: AsyncGenerator[Sequence[ProviderEvent], None],
         attempt: Attempt,
         request: GenerationRequest,
         limits: TimeLimits,
+        patience: Patience,
     ) -> Sequence[ProviderEvent] | None:
         """The next batch, None at the end. Raises ProviderFailure (timeout), GatewayError (the gateway is stopping)."""
         self._shutdown.check()
@@ -159,12 +157,8 @@ class Attempts:
         else:
             due_s = limits.answer_by_s  # a whole answer's first byte comes when all of it has been generated
         try:
-            async with asyncio.timeout(max(0.0, due_s - asked_s)) as limit:
-                self._shutdown.watch(limit)
-                try:
-                    return await anext(batches, None)
-                finally:
-                    self._shutdown.unwatch(limit)
+            with patience.lasting(max(0.0, due_s - asked_s)):
+                return await anext(batches, None)
         except TimeoutError:
             self._shutdown.check()
             raise ProviderFailure(FailureCategory.TIMEOUT) from None

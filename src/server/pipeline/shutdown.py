@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server.domain.errors import GatewayError, Reason
+from server.pipeline.patience import Patience
 
 RETRY_AFTER_S = 1.0
 
 
 class Shutdown:
-    """One per worker. Whoever waits for a provider does so under a timeout that is watched here."""
+    """One per worker. Whoever waits for a provider does so with a patience that is watched here."""
 
     def __init__(self) -> None:
         self.has_begun = False
-        self._watched: set[asyncio.Timeout] = set()
+        self._watched: set[Patience] = set()
 
     def begin(self) -> None:
         """Let every watched wait end now, and none begin. Idempotent."""
         self.has_begun = True
-        now = asyncio.get_running_loop().time()
-        for limit in self._watched:
-            limit.reschedule(now)
+        for patience in self._watched:
+            patience.end()
 
-    def watch(self, limit: asyncio.Timeout) -> None:
-        """Let `limit`, which has been entered, expire when the shutdown begins."""
-        self._watched.add(limit)
-
-    def unwatch(self, limit: asyncio.Timeout) -> None:
-        self._watched.discard(limit)
+    @contextmanager
+    def watched(self, patience: Patience) -> Iterator[Patience]:
+        """Let its waits end when the shutdown begins, and close it in the end."""
+        self._watched.add(patience)
+        try:
+            yield patience
+        finally:
+            self._watched.discard(patience)
+            patience.close()
 
     def check(self) -> None:
         """Raise GatewayError (`shutting_down`) once the shutdown has begun."""
