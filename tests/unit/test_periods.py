@@ -1,0 +1,55 @@
+"""Where the periods of spend limits begin."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.ledger import LimitReset
+from server.domain.periods import FIRST_DAY, date_of_day, day_of, day_of_date, period_start_day
+
+
+def seconds(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("reset", "now", "first"),
+    [
+        ("daily", "2026-11-22T00:00:00", "2026-11-22"),
+        ("daily", "2026-11-22T23:59:59.999999", "2026-11-22"),
+        ("daily", "1970-01-01T00:00:00", "1970-01-01"),
+        ("weekly", "2026-11-23T00:00:00", "2026-11-23"),  # a Monday
+        ("weekly", "2026-11-22T23:59:59.999", "2026-11-16"),  # the Sunday before
+        ("weekly", "2027-01-01T12:00:00", "2026-12-28"),  # over the turn of the year
+        ("weekly", "2028-03-01T00:00:00", "2028-02-28"),  # over a leap day
+        ("monthly", "2026-11-01T00:00:00", "2026-11-01"),
+        ("monthly", "2026-11-30T23:59:59.999", "2026-11-01"),
+        ("monthly", "2028-02-29T10:00:00", "2028-02-01"),
+        ("monthly", "2026-12-31T23:59:59", "2026-12-01"),
+        ("monthly", "2027-01-01T00:00:00", "2027-01-01"),
+        (None, "2026-11-22T10:00:00", "1970-01-01"),
+    ],
+)
+def test_periods_begin_at_midnight_utc(reset: LimitReset | None, now: str, first: str) -> None:
+    assert period_start_day(reset, seconds(now)) == day_of_date(date.fromisoformat(first))
+
+
+def test_without_a_reset_the_period_is_all_time() -> None:
+    assert period_start_day(None, seconds("2026-11-22T10:00:00")) == FIRST_DAY == 0
+
+
+@given(now=st.datetimes(min_value=datetime(1970, 1, 10), max_value=datetime(2200, 1, 1), timezones=st.just(UTC)))
+def test_a_period_holds_now_and_begins_where_it_says(now: datetime) -> None:
+    today = day_of(now.timestamp())
+    assert date_of_day(today) == now.date()
+    week = period_start_day("weekly", now.timestamp())
+    month = period_start_day("monthly", now.timestamp())
+    assert period_start_day("daily", now.timestamp()) == today
+    assert 0 <= today - week < 7
+    assert date_of_day(week).isocalendar()[:2] == now.isocalendar()[:2]
+    assert date_of_day(week).weekday() == 0
+    assert date_of_day(month) == now.date() - timedelta(days=now.day - 1)
