@@ -15,6 +15,7 @@ from server.domain import limits
 from server.domain.events import FinishReason, PartKind
 from server.domain.fold import WholePart
 from server.domain.limits import invalid_value, missing_field
+from server.domain.money import CURRENCY, UNIT_SIZE, Pricing
 from server.domain.request import (
     Audio,
     File,
@@ -212,6 +213,23 @@ def encode_usage(usage: Usage) -> usage_pb2.Usage:
         accepted_prediction_tokens=usage.accepted_prediction_tokens,
         rejected_prediction_tokens=usage.rejected_prediction_tokens,
         source=_USAGE_SOURCES[usage.source],
+    )
+
+
+def encode_pricing(pricing: Pricing) -> usage_pb2.Pricing:
+    return usage_pb2.Pricing(
+        currency=CURRENCY,
+        total_nanos=pricing.total_nanos,
+        lines=[
+            usage_pb2.PricingLine(
+                dimension=line.dimension,
+                quantity=line.quantity,
+                unit_size=UNIT_SIZE,
+                unit_price_nanos=line.unit_price_nanos,
+                line_nanos=line.line_nanos,
+            )
+            for line in pricing.lines
+        ],
     )
 
 
