@@ -38,12 +38,15 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What was answered to a request with an idempotency key; kept with the settlement, in one transaction."""
+    """What was answered to a request with an idempotency key; kept with the settlement, in one transaction.
+
+    `body` is None where it was too large to be kept.
+    """
 
     key: str
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes | None
 
 
 class Settlement(msgspec.Struct, frozen=True):
