@@ -7,17 +7,20 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import click
+from msgspec import UNSET
 
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.domain.identity import Scope
+from server.domain.ledger import LimitReset, SpendLimit
+from server.domain.money import nanos, usd
 from server.settings import load_settings
 from server.storage import api_key
 from server.storage.database import Database, DatabaseUnusable
-from server.storage.key_records import KeyInfo, KeyRecords, UnknownTeam
+from server.storage.key_records import KeyInfo, KeyRecords, NoLimit, UnknownTeam
 from server.storage.migrate import upgrade_if_empty
 from server.storage.teams import DEFAULT_TEAM, InvalidName, NameTaken, Teams
 
@@ -57,9 +60,33 @@ class KeyName(click.ParamType[str]):
         return name
 
 
+class Dollars(click.ParamType[int]):
+    """An amount such as `5.00`, in nano-dollars."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) is None:
+            self.fail("write dollars with at most nine decimals: 5.00", param, ctx)
+        return nanos(value)
+
+
+class DollarsOrNone(Dollars):
+    """As Dollars, or `none`."""
+
+    def convert(  # type: ignore[override]
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["none"]:
+        return "none" if value == "none" else super().convert(value, param, ctx)
+
+
 def _example(*commands: str) -> str:
     return "\n".join(["\b", "Example:", *(f"  {command}" for command in commands)])
 
+
+RESETS: Final[tuple[LimitReset, ...]] = get_args(LimitReset)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -70,7 +97,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
     )
 )
 def keys() -> None:
-    """Make, list and revoke API keys.
+    """Make, list, limit and revoke API keys.
 
     A key belongs to a team and allows what its scopes say: `inference` to use models, `management` to administer
     keys and money. Its secret is shown once, when it is made, and is not kept.
@@ -91,16 +118,29 @@ def keys() -> None:
     help="What it may do; give the option twice for both.",
 )
 @click.option("--expires-in", type=Lifetime(), help="How long it works: 12h, 30d. Without this, until it is revoked.")
+@click.option("--limit", type=Dollars(), help="What it may spend, in US dollars: 5.00. Without this, all there is.")
+@click.option("--limit-reset", type=click.Choice(RESETS), help="What the limit is for. Without this, for ever.")
 @as_json
-def create_key(team: str, name: str, scopes: tuple[str, ...], expires_in: int | None, as_json: bool) -> None:
+def create_key(
+    team: str,
+    name: str,
+    scopes: tuple[str, ...],
+    expires_in: int | None,
+    limit: int | None,
+    limit_reset: LimitReset | None,
+    as_json: bool,
+) -> None:
     """Make a key and print it, this once."""
+    if limit is None and limit_reset is not None:
+        raise click.UsageError("--limit-reset needs --limit.")
+    spend_limit = None if limit is None else SpendLimit(limit, limit_reset)
     clock = SystemClock()
     expires_at = None if expires_in is None else int(clock.now()) + expires_in
     wanted = frozenset(Scope(scope) for scope in scopes)
     try:
         key = _with_database(
             lambda database: KeyRecords(database, clock).create(
-                team=team, name=name, scopes=wanted, expires_at=expires_at
+                team=team, name=name, scopes=wanted, expires_at=expires_at, spend_limit=spend_limit
             )
         )
     except UnknownTeam:
@@ -114,6 +154,7 @@ def create_key(team: str, name: str, scopes: tuple[str, ...], expires_in: int | 
                 "name": key.name,
                 "scopes": list(key.scopes),
                 "expires_at": key.expires_at,
+                **_limit_object(key.spend_limit),
             }
         )
         return
@@ -126,7 +167,10 @@ def create_key(team: str, name: str, scopes: tuple[str, ...], expires_in: int | 
 @click.option("--team", help="Only the keys of this team, by name.")
 @as_json
 def list_keys(team: str | None, as_json: bool) -> None:
-    """List keys, oldest first; never their secrets."""
+    """List keys, oldest first; never their secrets.
+
+    SPENT is what was charged in the day, week or month that the limit is for, and ever where nothing is reset.
+    """
     try:
         found = _with_database(lambda database: KeyRecords(database, SystemClock()).list(team=team))
     except UnknownTeam:
@@ -135,7 +179,7 @@ def list_keys(team: str | None, as_json: bool) -> None:
         _print_json([_key_object(key) for key in found])
         return
     _print_table(
-        ("ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES"),
+        ("ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES", "LIMIT", "SPENT"),
         [
             (
                 key.id,
@@ -145,10 +189,56 @@ def list_keys(team: str | None, as_json: bool) -> None:
                 key.status,
                 _date(key.created_at),
                 _date(key.expires_at),
+                _limit_text(key.spend_limit),
+                f"${usd(key.spent_nanos)}",
             )
             for key in found
         ],
     )
+
+
+@keys.command("set", epilog=_example("aistats-gateway keys set 3f9c2b7a10de5482 --limit 5.00 --limit-reset monthly"))
+@click.argument("kid", metavar="KID")
+@click.option("--limit", type=DollarsOrNone(), help="What it may spend, in US dollars: 5.00. `none` for all there is.")
+@click.option(
+    "--limit-reset", type=click.Choice((*RESETS, "none")), help="What the limit is for; `none` for ever. UTC's days."
+)
+@as_json
+def set_key(
+    kid: str, limit: int | Literal["none"] | None, limit_reset: LimitReset | Literal["none"] | None, as_json: bool
+) -> None:
+    """Change what a key may spend. What is not given stays; every worker knows within a second.
+
+    KID is the id that `keys list` shows; the whole key does as well.
+    """
+    if limit is None and limit_reset is None:
+        raise click.UsageError("Say what to change: --limit, --limit-reset.")
+    if limit == "none" and limit_reset not in (None, "none"):
+        raise click.UsageError("Without a limit there is nothing to reset.")
+    wanted = _kid(kid)
+    if limit == "none":
+        found, spend_limit = (
+            _with_database(lambda database: KeyRecords(database, SystemClock()).lift_limit(wanted)),
+            None,
+        )
+    else:
+        nanos_or_unset = UNSET if limit is None else limit
+        reset = UNSET if limit_reset is None else None if limit_reset == "none" else limit_reset
+        try:
+            spend_limit = _with_database(
+                lambda database: KeyRecords(database, SystemClock()).set_limit(
+                    wanted, limit_nanos=nanos_or_unset, reset=reset
+                )
+            )
+        except NoLimit:
+            raise click.UsageError("The key has no limit yet: give it one with --limit.") from None
+        found = spend_limit is not None
+    if not found:
+        raise _unknown_key()
+    if as_json:
+        _print_json({"id": wanted, **_limit_object(spend_limit)})
+        return
+    click.echo(f"Limit of {wanted}: {_limit_text(spend_limit)}.")
 
 
 @keys.command("revoke", epilog=_example("aistats-gateway keys revoke 3f9c2b7a10de5482"))
@@ -158,10 +248,9 @@ def revoke_key(kid: str) -> None:
 
     KID is the id that `keys list` shows; the whole key does as well.
     """
-    token = api_key.parse(kid)
-    wanted = kid if token is None else token.kid
+    wanted = _kid(kid)
     if not _with_database(lambda database: KeyRecords(database, SystemClock()).revoke(wanted)):
-        raise click.ClickException("There is no key of that id. `aistats-gateway keys list` shows all ids.")
+        raise _unknown_key()
     click.echo(f"Revoked {wanted}.")
 
 
@@ -234,6 +323,29 @@ def _unknown_team(team: str) -> click.ClickException:
     )
 
 
+def _unknown_key() -> click.ClickException:
+    return click.ClickException("There is no key of that id. `aistats-gateway keys list` shows all ids.")
+
+
+def _kid(text: str) -> str:
+    """The id of a key, of its id or of all of it."""
+    token = api_key.parse(text)
+    return text if token is None else token.kid
+
+
+def _limit_object(limit: SpendLimit | None) -> dict[str, Any]:
+    return {
+        "limit_nanos": None if limit is None else limit.limit_nanos,
+        "limit_reset": None if limit is None else limit.reset,
+    }
+
+
+def _limit_text(limit: SpendLimit | None) -> str:
+    if limit is None:
+        return "none"
+    return f"${usd(limit.limit_nanos)} {limit.reset or 'for ever'}"
+
+
 def _key_object(key: KeyInfo) -> dict[str, Any]:
     return {
         "id": key.id,
@@ -245,6 +357,8 @@ def _key_object(key: KeyInfo) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        **_limit_object(key.spend_limit),
+        "spent_nanos": key.spent_nanos,
     }
 
 

@@ -52,6 +52,8 @@ def test_from_an_empty_database_to_a_key_and_back(shell: Shell) -> None:
         "name": "ci",
         "scopes": ["inference"],
         "expires_at": None,
+        "limit_nanos": None,
+        "limit_reset": None,
     }
     token = api_key.parse(created["key"])
     assert token is not None
@@ -80,7 +82,17 @@ def test_tables_for_people_hold_no_secret(shell: Shell) -> None:
     shell.json(teams, "create", "acme")
     created = shell.json(keys, "create", "--team", "acme", "--name", "ci", "--scope", "inference")
     table = shell.run(keys, "list").stdout
-    assert table.splitlines()[0].split() == ["ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES"]
+    assert table.splitlines()[0].split() == [
+        "ID",
+        "TEAM",
+        "NAME",
+        "SCOPES",
+        "STATUS",
+        "CREATED",
+        "EXPIRES",
+        "LIMIT",
+        "SPENT",
+    ]
     assert created["id"] in table
     assert created["key"].rpartition("_")[2] not in table
     assert "acme" in shell.run(teams, "list").stdout

@@ -63,7 +63,13 @@ class SqlKeyStore:
             return None
         if not record.is_valid(self._clock.now()):
             return None
-        return Principal(team_id=record.team_id, key_id=record.id, scopes=record.scopes)
+        return Principal(
+            team_id=record.team_id,
+            key_id=record.id,
+            scopes=record.scopes,
+            spend_limit=record.spend_limit,
+            policy=record.policy,
+        )
 
     def _recall(self, kid: str) -> _Lookup | None:
         lookup = self._known.get(kid) or self._unknown.get(kid)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row, exc, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.identity import TeamPolicy
 from server.domain.ports import Clock, IdSource
 from server.storage.database import Database
 from server.storage.tables import teams
 
-__all__ = ["DEFAULT_TEAM", "InvalidName", "NameTaken", "Team", "Teams", "find_team"]
+__all__ = ["DEFAULT_TEAM", "InvalidName", "NameTaken", "Team", "Teams", "find_team", "policy_of"]
 
 DEFAULT_TEAM: Final = "default"
 MAX_NAME_LENGTH: Final = 64
@@ -77,6 +78,11 @@ async def find_team(connection: AsyncConnection, name: str) -> Team | None:
     """The team of that name."""
     row = (await connection.execute(select(teams).where(teams.c.name == name))).one_or_none()
     return None if row is None else _team(row)
+
+
+def policy_of(row: Row[Any]) -> TeamPolicy:
+    """What a team has chosen, of a row that has its columns."""
+    return TeamPolicy(store_content=row.store_content, content_days=row.content_days, on_disconnect=row.on_disconnect)
 
 
 def _team(row: Row[tuple[str, str, int]]) -> Team:
