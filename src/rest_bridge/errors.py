@@ -1,33 +1,23 @@
-"""A domain error as REST says it: one JSON shape, and the HTTP status by a table. The only mapping there is."""
+"""A domain error as REST says it: one JSON shape, with its HTTP status. The only mapping there is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from rest_bridge.http import JSON, Headers, RestResponse
-from server.domain.errors import HINTS, AttemptFailure, ErrorCode, FailureCategory, GatewayError, UpstreamError
+from server.domain.errors import (
+    HINTS,
+    HTTP_STATUS,
+    AttemptFailure,
+    ErrorCode,
+    FailureCategory,
+    GatewayError,
+    UpstreamError,
+)
 from server.domain.identity import Arrival
-
-STATUS_OF_CODE: Final[Mapping[ErrorCode, int]] = {
-    ErrorCode.VALIDATION: 400,
-    ErrorCode.UNSUPPORTED_MODEL_OR_ENDPOINT: 400,
-    ErrorCode.AUTHENTICATION: 401,
-    ErrorCode.INSUFFICIENT_FUNDS: 402,
-    ErrorCode.AUTHORIZATION: 403,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.METHOD_NOT_ALLOWED: 405,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.REQUEST_TOO_LARGE: 413,
-    ErrorCode.RATE_LIMIT: 429,
-    ErrorCode.SERVER: 500,
-    ErrorCode.PROVIDER: 502,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.TIMEOUT: 504,
-}
 
 MAX_TEXT_CHARS: Final = 2000
 """Of each text in an error, this much at most is sent."""
@@ -81,7 +71,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def status_of(error: GatewayError) -> int:
-    return STATUS_OF_CODE[error.code]
+    return HTTP_STATUS[error.code]
 
 
 def error_response(error: GatewayError, generation_id: str) -> RestResponse:

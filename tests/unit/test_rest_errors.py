@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from rest_bridge.errors import MAX_TEXT_CHARS, STATUS_OF_CODE, bounded, error_response, rest_error
+from rest_bridge.errors import MAX_TEXT_CHARS, bounded, error_response, rest_error
 from server.domain.errors import (
     CODE_OF_REASON,
+    HTTP_STATUS,
     AttemptFailure,
     ErrorCode,
     FailureCategory,
@@ -67,7 +68,7 @@ def body_of(error: GatewayError) -> dict[str, Any]:
 
 def test_the_table_is_complete() -> None:
     assert set(CONTRACT) == set(Reason) == set(CODE_OF_REASON)
-    assert set(STATUS_OF_CODE) == set(ErrorCode)
+    assert set(HTTP_STATUS) == set(ErrorCode)
 
 
 @pytest.mark.parametrize("reason", list(Reason))

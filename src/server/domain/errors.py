@@ -6,8 +6,9 @@ translate codes and nothing else does: `server.rpc.status` (gRPC) and `rest_brid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -100,6 +101,24 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.DEADLINE_EXCEEDED: ErrorCode.TIMEOUT,
     Reason.INTERNAL: ErrorCode.SERVER,
 }
+
+HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
+    ErrorCode.VALIDATION: 400,
+    ErrorCode.UNSUPPORTED_MODEL_OR_ENDPOINT: 400,
+    ErrorCode.AUTHENTICATION: 401,
+    ErrorCode.INSUFFICIENT_FUNDS: 402,
+    ErrorCode.AUTHORIZATION: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.REQUEST_TOO_LARGE: 413,
+    ErrorCode.RATE_LIMIT: 429,
+    ErrorCode.SERVER: 500,
+    ErrorCode.PROVIDER: 502,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.TIMEOUT: 504,
+}
+"""What REST clients are answered, and what the record of a request says."""
 
 _UPSTREAM_REASONS = frozenset(
     {

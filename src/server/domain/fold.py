@@ -144,10 +144,15 @@ class Fold:
             raise ValueError("the generation has not ended")
         return WholeGeneration(
             started=self._started,
-            choices=tuple(self._choice(end) for _, end in sorted(self._ends.items())),
+            choices=self.choices(),
             output=tuple(item if isinstance(item, OpaqueItem) else item.whole() for item in self._output),
             settled=self._settled,
         )
+
+    def choices(self) -> tuple[WholeChoice, ...]:
+        """What has been told of the choices so far, those that have not ended included."""
+        begun = {choice: ChoiceEnded(choice, FinishReason.OTHER) for choice, _ in self._parts}
+        return tuple(self._choice(end) for _, end in sorted((begun | self._ends).items()))
 
     def _choice(self, end: ChoiceEnded) -> WholeChoice:
         numbers = sorted(part for choice, part in self._parts if choice == end.choice)

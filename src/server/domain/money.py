@@ -35,11 +35,11 @@ class Pricing(msgspec.Struct, frozen=True):
     total_nanos: int = 0
 
 
-def usd(nanos: int) -> str:
-    """Dollars as the shortest plain decimal: 4200 is `0.0000042`."""
+def usd(nanos: int, *, decimals: int = 0) -> str:
+    """Dollars as the shortest plain decimal with at least so many decimals: 4200 is `0.0000042`."""
     sign, nanos = ("-", -nanos) if nanos < 0 else ("", nanos)
     whole, fraction = divmod(nanos, NANOS_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0")
+    digits = f"{fraction:09d}".rstrip("0").ljust(decimals, "0")
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
 
 

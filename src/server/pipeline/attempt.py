@@ -15,7 +15,9 @@ import msgspec
 from server.domain.catalog import Dialect, Routing
 from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
 from server.domain.events import (
+    ChoiceEnded,
     Completed,
+    FinishReason,
     ProviderEvent,
     ReasoningDelta,
     Started,
@@ -48,7 +50,9 @@ class Attempt:
         self.ended_s: float | None = None
         self.started = Started()
         self.usage: Usage | None = None
+        self.usage_is_current = False
         self.service_tier: str | None = None
+        self.finish_reason: FinishReason | None = None
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
         self.is_complete = False
@@ -73,12 +77,17 @@ class Attempt:
         match event:
             case TextDelta() | ReasoningDelta():
                 self.relayed.add(event.text)
+                self.usage_is_current = False
             case ToolCallDelta():
                 self.relayed.add(event.arguments)
+                self.usage_is_current = False
             case Started():
                 self.started = event
+            case ChoiceEnded():
+                self.finish_reason = self.finish_reason or event.reason
             case UsageReported():
                 self.usage = event.usage
+                self.usage_is_current = True
                 self.service_tier = event.service_tier or self.service_tier
             case Completed():
                 self.is_complete = True
