@@ -36,6 +36,7 @@ CONTRACT = {
     Reason.INVALID_API_KEY: (401, "authentication_error", "user", "user"),
     Reason.MISSING_SCOPE: (403, "authorization_error", "user", "user"),
     Reason.INSUFFICIENT_FUNDS: (402, "insufficient_funds", "user", "user"),
+    Reason.KEY_LIMIT_REACHED: (402, "insufficient_funds", "user", "user"),
     Reason.UNKNOWN_ROUTE: (404, "not_found_error", "user", "user"),
     Reason.UNKNOWN_MODEL: (404, "not_found_error", "user", "user"),
     Reason.RESOURCE_NOT_FOUND: (404, "not_found_error", "user", "user"),
