@@ -42,6 +42,8 @@ CONTRACT = {
     Reason.RESOURCE_NOT_FOUND: (404, "not_found_error", "user", "user"),
     Reason.METHOD_NOT_ALLOWED: (405, "method_not_allowed", "user", "user"),
     Reason.IDEMPOTENCY_KEY_REUSED: (409, "conflict_error", "user", "user"),
+    Reason.IDEMPOTENCY_KEY_IN_USE: (409, "conflict_error", "user", "user"),
+    Reason.OUTCOME_NOT_KEPT: (409, "conflict_error", "user", "user"),
     Reason.REQUEST_TOO_LARGE: (413, "request_too_large", "user", "user"),
     Reason.UPSTREAM_RATE_LIMITED: (429, "rate_limit_error", "system", "upstream"),
     Reason.ALL_CANDIDATES_FAILED: (502, "provider_error", "system", "upstream"),

@@ -57,6 +57,8 @@ class Reason(StrEnum):
     RESOURCE_NOT_FOUND = "resource_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    IDEMPOTENCY_KEY_IN_USE = "idempotency_key_in_use"
+    OUTCOME_NOT_KEPT = "outcome_not_kept"
     REQUEST_TOO_LARGE = "request_too_large"
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     ALL_CANDIDATES_FAILED = "all_candidates_failed"
@@ -90,6 +92,8 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.RESOURCE_NOT_FOUND: ErrorCode.NOT_FOUND,
     Reason.METHOD_NOT_ALLOWED: ErrorCode.METHOD_NOT_ALLOWED,
     Reason.IDEMPOTENCY_KEY_REUSED: ErrorCode.CONFLICT,
+    Reason.IDEMPOTENCY_KEY_IN_USE: ErrorCode.CONFLICT,
+    Reason.OUTCOME_NOT_KEPT: ErrorCode.CONFLICT,
     Reason.REQUEST_TOO_LARGE: ErrorCode.REQUEST_TOO_LARGE,
     Reason.UPSTREAM_RATE_LIMITED: ErrorCode.RATE_LIMIT,
     Reason.ALL_CANDIDATES_FAILED: ErrorCode.PROVIDER,

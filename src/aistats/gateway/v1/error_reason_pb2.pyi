@@ -177,6 +177,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "KEY_LIMIT_REACHED", "domain": "gateway.aistats", "metadata": {"error": "insufficient_funds"}}
     """
+    ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: _ErrorReason.ValueType  # 31
+    """ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: the first request with this key is still under way: retry shortly (REST only).
+    ABORTED.
+
+        {"reason": "IDEMPOTENCY_KEY_IN_USE", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+    """
+    ERROR_REASON_OUTCOME_NOT_KEPT: _ErrorReason.ValueType  # 32
+    """ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was answered, with more than is kept to be
+    told again (REST only). ABORTED.
+
+        {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -339,5 +351,17 @@ ERROR_REASON_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 30
 """ERROR_REASON_KEY_LIMIT_REACHED: the API key may not spend that much in its period. FAILED_PRECONDITION.
 
     {"reason": "KEY_LIMIT_REACHED", "domain": "gateway.aistats", "metadata": {"error": "insufficient_funds"}}
+"""
+ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 31
+"""ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: the first request with this key is still under way: retry shortly (REST only).
+ABORTED.
+
+    {"reason": "IDEMPOTENCY_KEY_IN_USE", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+"""
+ERROR_REASON_OUTCOME_NOT_KEPT: ErrorReason.ValueType  # 32
+"""ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was answered, with more than is kept to be
+told again (REST only). ABORTED.
+
+    {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
