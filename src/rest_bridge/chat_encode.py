@@ -13,6 +13,7 @@ import msgspec
 
 from rest_bridge.chat_decode import ChatOrder
 from rest_bridge.errors import error_body
+from rest_bridge.pricing_json import PricingJson, usage_pricing
 from rest_bridge.sse import DONE
 from server.domain.errors import GatewayError, Reason
 from server.domain.events import (
@@ -62,6 +63,7 @@ class ChatUsage(msgspec.Struct, frozen=True):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    pricing: PricingJson
 
 
 class _Function(msgspec.Struct, frozen=True):
@@ -123,7 +125,7 @@ def completion_id(arrival: Arrival) -> str:
 
 
 def chat_usage(usage: Usage) -> ChatUsage:
-    """Usage in this surface's words; what it cost (`pricing`) belongs here once there are prices."""
+    """Usage in this surface's words, and what it cost."""
     return ChatUsage(
         usage.input_tokens,
         usage.output_tokens,
@@ -135,6 +137,7 @@ def chat_usage(usage: Usage) -> ChatUsage:
             usage.accepted_prediction_tokens,
             usage.rejected_prediction_tokens,
         ),
+        usage_pricing(usage),
     )
 
 

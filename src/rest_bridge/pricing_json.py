@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from server.domain.money import CURRENCY, UNIT_SIZE, Pricing, usd
+from server.domain.usage import Usage
 
 
 class PricingLineJson(msgspec.Struct, frozen=True):
@@ -23,14 +26,23 @@ class PricingJson(msgspec.Struct, frozen=True):
     lines: tuple[PricingLineJson, ...]
 
 
+FREE: Final = PricingJson(CURRENCY, 0, usd(0), ())
+"""What nothing was charged for."""
+
+
+def usage_pricing(usage: Usage) -> PricingJson:
+    """What a generation cost; all zeros where nobody reckoned it."""
+    return FREE if usage.pricing is None else pricing_json(usage.pricing)
+
+
 def pricing_json(pricing: Pricing) -> PricingJson:
-    """Amounts as whole nano-dollars, and as dollars in the shortest decimals."""
+    """Amounts as whole nano-dollars, and as dollars in the shortest decimals; unit prices have two at least."""
     lines = tuple(
         PricingLineJson(
             line.dimension,
             line.quantity,
             UNIT_SIZE,
-            usd(line.unit_price_nanos),
+            usd(line.unit_price_nanos, decimals=2),
             line.line_nanos,
             usd(line.line_nanos),
         )

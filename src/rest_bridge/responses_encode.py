@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from rest_bridge.errors import error_body
+from rest_bridge.pricing_json import usage_pricing
 from rest_bridge.sse import DONE
 from server.domain.errors import GatewayError
 from server.domain.response import (
@@ -98,6 +99,7 @@ def _usage(usage: Usage) -> Mapping[str, Any]:
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
+        "pricing": usage_pricing(usage),
     }
 
 

@@ -17,7 +17,7 @@ from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, Reason, UpstreamError
 from server.domain.events import TextDelta
 from server.rpc.chat import ChatServicer
-from tests.fakes.generation import USAGE, ScriptedGenerate, endless, says
+from tests.fakes.generation import PRICING, USAGE, ScriptedGenerate, endless, says
 from tests.fakes.rpc_host import HostThread, Metadata, bearer
 from tests.fakes.typed_client import details, eventually, refused, trailers
 
@@ -62,6 +62,10 @@ def test_a_whole_answer(grpc_stub: Stub, generate: ScriptedGenerate, as_inferenc
     assert [part.text.text for part in choice.parts] == ["Hello 你好🙂"]
     assert (choice.finish_reason, choice.native_finish_reason) == (content_pb2.FINISH_REASON_STOP, "stop")
     assert (reply.usage.input_tokens, reply.usage.total_tokens) == (9, USAGE.total_tokens)
+    assert (reply.usage.pricing.currency, reply.usage.pricing.total_nanos) == ("USD", PRICING.total_nanos)
+    (line,) = reply.usage.pricing.lines
+    assert (line.dimension, line.quantity, line.unit_size) == ("input_text_tokens", 9, 1_000_000)
+    assert (line.unit_price_nanos, line.line_nanos) == (200_000_000, 1800)
     assert (reply.meta.provider, reply.meta.routing[0].outcome, reply.service_tier) == ("acme", "chosen", "default")
     call_made, asked = generate.requests[-1]
     assert call_made.principal.team_id
@@ -79,6 +83,7 @@ def test_a_stream_event_by_event(grpc_stub: Stub, generate: ScriptedGenerate, as
     assert headers["x-generation-id"] == f"gen_{events[0].started.id.removeprefix('chatcmpl-')}"
     assert headers["x-request-id"]
     assert events[-1].completed.usage.output_tokens == 4
+    assert events[-1].completed.usage.pricing.total_nanos == PRICING.total_nanos
     assert generate.requests[-1][1].stream
 
 

@@ -33,7 +33,7 @@ from server.domain.request import Reasoning, Role, Text, ToolCall, Turn
 from server.domain.response import EventType
 from server.pipeline.respond import Respond
 from server.rpc.responses import ResponsesServicer
-from tests.fakes.generation import SETTLED, ScriptedGenerate, says
+from tests.fakes.generation import PRICING, SETTLED, ScriptedGenerate, says
 from tests.fakes.responses_rest import MemoryStore
 from tests.fakes.rpc_host import HostThread, Metadata
 from tests.fakes.typed_client import details, refused, trailers
@@ -116,6 +116,7 @@ def test_a_whole_response(grpc_stub: Stub, generate: ScriptedGenerate, as_infere
     assert (item.id, item.status) == (f"msg_{suffix}", "completed")
     assert [part.text.text for part in item.message.parts] == ["Hello 你好🙂"]
     assert (response.usage.input_tokens, response.usage.total_tokens) == (9, 13)
+    assert (response.usage.pricing.total_nanos, len(response.usage.pricing.lines)) == (PRICING.total_nanos, 1)
     assert (response.meta.provider, response.meta.attempts) == ("acme", 1)
     assert (response.incomplete_reason, response.error_code) == ("", "")
 

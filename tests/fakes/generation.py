@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import msgspec
+
 from server.domain.events import (
     ChoiceEnded,
     Completed,
@@ -23,12 +25,14 @@ from server.domain.events import (
     UsageReported,
 )
 from server.domain.identity import Call
+from server.domain.money import Pricing, PricingLine
 from server.domain.request import GenerationRequest
 from server.domain.usage import Meta, RoutingRow, Usage
 
 USAGE = Usage(input_tokens=9, output_tokens=4, cached_input_tokens=2)
 META = Meta("acme", "test-1", "cmpl-1", 12.5, 40.0, 100.0, 1.5, 1, (RoutingRow("acme", "chosen", 1.0),))
-SETTLED = Settled(USAGE, META, "default")
+PRICING = Pricing((PricingLine("input_text_tokens", 9, 200_000_000, 1800),), 1800)
+SETTLED = Settled(msgspec.structs.replace(USAGE, pricing=PRICING), META, "default")
 
 Batch: TypeAlias = Sequence[GenerationEvent]
 Step: TypeAlias = Batch | float | BaseException

@@ -28,13 +28,44 @@ from server.domain.events import (
     TextDelta,
 )
 from server.domain.identity import Arrival, Call, Principal, Scope
+from server.domain.money import Pricing, PricingLine
 from server.domain.request import GenerationRequest
 from server.domain.usage import Meta, RoutingRow, Usage
 
 KEY = "Bearer aistats_v1_sk_kid_secret"
 SUFFIX = "0199a1b2c3d4e5f60718293a4b5c6d7e"
 ARRIVAL = Arrival(suffix=SUFFIX, request_id="req-1", received_s=1.0, created_at=1_790_000_000)
-USAGE = Usage(input_tokens=9, output_tokens=3, cached_input_tokens=2, reasoning_tokens=1)
+PRICING = Pricing(
+    (
+        PricingLine("input_text_tokens", 9, 200_000_000, 1800),
+        PricingLine("output_text_tokens", 3, 800_000_000, 2400),
+    ),
+    4200,
+)
+PRICING_JSON = {
+    "currency": "USD",
+    "total_nanos": 4200,
+    "total_usd": "0.0000042",
+    "lines": [
+        {
+            "dimension": "input_text_tokens",
+            "quantity": 9,
+            "unit_size": 1_000_000,
+            "unit_price_usd": "0.20",
+            "line_nanos": 1800,
+            "line_usd": "0.0000018",
+        },
+        {
+            "dimension": "output_text_tokens",
+            "quantity": 3,
+            "unit_size": 1_000_000,
+            "unit_price_usd": "0.80",
+            "line_nanos": 2400,
+            "line_usd": "0.0000024",
+        },
+    ],
+}
+USAGE = Usage(input_tokens=9, output_tokens=3, cached_input_tokens=2, reasoning_tokens=1, pricing=PRICING)
 META = Meta(
     provider="acme",
     provider_model="test-1",

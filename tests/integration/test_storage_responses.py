@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import UuidV7
+from server.domain.money import Pricing, PricingLine
 from server.domain.request import (
     Audio,
     File,
@@ -86,7 +87,7 @@ RESPONSE = Response(
         ToolCallItem(id="fc_1", status="completed", call_id="c1", name="f", arguments='{"z":1}'),
         OpaqueOutput(msgspec.Raw(b'{"type": "mcp_call"}')),
     ),
-    usage=Usage(input_tokens=3, output_tokens=4),
+    usage=Usage(input_tokens=3, output_tokens=4, pricing=Pricing((PricingLine("requests", 1, 7_000_000, 7),), 7)),
     metadata={"k": "v"},
     echo={"tools": msgspec.Raw(b'[{"z": 1,  "a": 1.50}]')},
 )

@@ -30,6 +30,7 @@ from server.domain.events import (
 from server.domain.request import Reasoning, Text
 from tests.fakes.rest import (
     META,
+    PRICING_JSON,
     SETTLED,
     STARTED,
     SUFFIX,
@@ -107,6 +108,7 @@ async def test_the_object() -> None:
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,
             },
+            "pricing": PRICING_JSON,
         },
         "service_tier": "default",
         "system_fingerprint": "fp_1",
@@ -151,6 +153,7 @@ async def test_usage_and_meta_come_last_and_once() -> None:
         assert [chunk["usage"] for chunk in told[:-1]] == [None] * (len(told) - 1)
         assert [chunk["choices"] == [] for chunk in told] == [False] * (len(told) - 1) + [True]
         assert told[-1]["usage"]["total_tokens"] == USAGE.total_tokens
+        assert told[-1]["usage"]["pricing"] == PRICING_JSON
         assert told[-1]["service_tier"] == "default"
         assert "meta" not in told[-1]
     told = await chunks(*text_events("a"), usage=True, meta=True)

@@ -27,7 +27,7 @@ from server.domain.events import (
 from server.domain.request import Opaque, Reasoning, Role, Text, ToolCall, ToolResult, Turn
 from tests.fakes.response_grammar import check_events
 from tests.fakes.responses_rest import ScriptedHost
-from tests.fakes.rest import STARTED, ScriptedGenerate, text_events, whole
+from tests.fakes.rest import PRICING_JSON, STARTED, ScriptedGenerate, text_events, whole
 
 FIRST, SECOND = f"{1:032x}", f"{2:032x}"
 BROKEN = GatewayError(
@@ -118,6 +118,7 @@ async def test_the_documented_shape(client: httpx.AsyncClient) -> None:
             "output_tokens": 3,
             "output_tokens_details": {"reasoning_tokens": 1},
             "total_tokens": 12,
+            "pricing": PRICING_JSON,
         },
         "error": None,
         "incomplete_details": None,
@@ -240,6 +241,7 @@ async def test_the_limit_makes_an_incomplete_response(host: ScriptedHost, client
     terminal = check_events(events)
     assert terminal["type"] == "response.incomplete"
     assert terminal["response"]["usage"]["total_tokens"] == 12
+    assert terminal["response"]["usage"]["pricing"] == PRICING_JSON
     assert text.endswith("data: [DONE]\n\n")
 
 

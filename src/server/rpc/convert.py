@@ -213,6 +213,7 @@ def encode_usage(usage: Usage) -> usage_pb2.Usage:
         accepted_prediction_tokens=usage.accepted_prediction_tokens,
         rejected_prediction_tokens=usage.rejected_prediction_tokens,
         source=_USAGE_SOURCES[usage.source],
+        pricing=encode_pricing(usage.pricing or Pricing()),
     )
 
 
