@@ -68,9 +68,11 @@ class GenerationRecord(msgspec.Struct, frozen=True):
 class StoredContent(msgspec.Struct, frozen=True):
     """What a team that turned it on has kept of a generation, as JSON.
 
-    `request`: the body as the client sent it to the route `path`, None for a typed call; `reply`: the output.
+    `request`: the body as the client sent it to the route `path`, None for a typed call; `reply`: the output. It is
+    forgotten `days` days after the request came.
     """
 
     path: str
     request: bytes | None
     reply: bytes
+    days: int = 30
