@@ -76,7 +76,7 @@ def response_object(response: Response) -> Mapping[str, Any]:
         "completed_at": response.completed_at,
         "model": response.model,
         "output": [_item(item, response.wants_logprobs) for item in response.output],
-        "usage": None if response.usage is None else _usage(response.usage),
+        "usage": None if response.usage is None else response_usage(response.usage),
         "error": None if error is None else {"code": error.code, "message": error.message, "param": error.param},
         "incomplete_details": None if incomplete is None else {"reason": incomplete},
         "previous_response_id": response.previous_response_id,
@@ -89,7 +89,8 @@ def response_object(response: Response) -> Mapping[str, Any]:
     return fields
 
 
-def _usage(usage: Usage) -> Mapping[str, Any]:
+def response_usage(usage: Usage) -> Mapping[str, Any]:
+    """Usage in this surface's words."""
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {

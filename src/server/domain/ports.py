@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from server.domain.catalog import Catalog, Offer
+from server.domain.errors import GatewayError
 from server.domain.events import GenerationStream, ProviderStream
 from server.domain.identity import Arrival, Call, Principal, Scope
-from server.domain.request import GenerationRequest
+from server.domain.request import Endpoint, GenerationRequest
 from server.domain.stored import StoredResponse
 
 
@@ -84,6 +85,19 @@ class Reception(Protocol):
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
         """The call behind an `authorization` value. Raises GatewayError (401, 403, or 503 without a database)."""
+        ...
+
+
+class Refusals(Protocol):
+    """Keeps the record of a request that failed before the pipeline took it over."""
+
+    async def __call__(
+        self, call: Call, endpoint: Endpoint, error: GatewayError, *, model: str = "", stream: bool = False
+    ) -> None:
+        """Return once the record is durable, or soon: the caller waits for its error. Never raises but for
+        cancellation. `model` is what the client asked for, as far as that could be read. A call whose settlement is
+        known already has its record.
+        """
         ...
 
 
