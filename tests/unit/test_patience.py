@@ -61,6 +61,14 @@ async def test_a_wait_begun_after_the_timer_rang_in_vain_ends_too(patience: Pati
         await asyncio.wait_for(for_ever(patience, SOON_S), LIMIT_S)
 
 
+async def test_a_timer_that_rings_before_it_is_due_ends_nothing() -> None:
+    patience = Patience(looks_every_s=SOON_S / 4)
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(for_ever(patience, SOON_S * 3), LIMIT_S)
+    assert asyncio.get_running_loop().time() - began_s >= SOON_S * 2.9
+
+
 async def test_time_that_is_over_still_leaves_what_is_there(patience: Patience) -> None:
     with patience.lasting(0.0):
         value = await asyncio.sleep(0, "there")

@@ -9,7 +9,6 @@ import asyncio
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
@@ -126,76 +125,70 @@ class GrpcAioHost:
         # Without serializers, bytes pass as they are.
         if route.stream is not None and route.sends_bodies:
             # On the wire a stream is no other than this, but here the last message and the status share one write.
-            return grpc.unary_unary_rpc_method_handler(self._body_handler(route.stream))
+            return grpc.unary_unary_rpc_method_handler(self._unary_handler(route.stream))
         if route.stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._stream_handler(route.stream))
         assert route.unary is not None
         return grpc.unary_unary_rpc_method_handler(self._unary_handler(route.unary))
 
-    def _unary_handler(self, entry: UnaryEntry) -> Any:
+    def _unary_handler(self, entry: UnaryEntry | StreamEntry) -> Any:
         async def handle(request: bytes, context: Context) -> bytes:
-            self._track()
+            task = self._tracked()
             try:
-                return await entry(request, _GrpcCall(context))
+                return await entry(request, _GrpcCall(context)) or EMPTY_BODY
             except RpcFailure as failure:
                 await _abort(context, failure)
+            finally:
+                self._calls.discard(task)
 
         return handle
 
     def _stream_handler(self, entry: StreamEntry) -> Any:
         async def handle(request: bytes, context: Context) -> None:
-            self._track()
+            task = self._tracked()
             try:
                 last = await entry(request, _GrpcCall(context))
+                if last is not None:
+                    await context.write(last)
             except RpcFailure as failure:
                 await _abort(context, failure)
-            if last is not None:
-                await context.write(last)
+            finally:
+                self._calls.discard(task)
 
         return handle
 
-    def _body_handler(self, entry: StreamEntry) -> Any:
-        async def handle(request: bytes, context: Context) -> bytes:
-            self._track()
-            try:
-                return await entry(request, _GrpcCall(context)) or EMPTY_BODY
-            except RpcFailure as failure:
-                await _abort(context, failure)
-
-        return handle
-
-    def _track(self) -> None:
+    def _tracked(self) -> asyncio.Task[Any]:
+        """The call's task, which a stop waits for. Not by a callback of the task: that costs a turn of the loop."""
         task = asyncio.current_task()
-        if task is not None:
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+        assert task is not None
+        self._calls.add(task)
+        return task
 
 
 class _GrpcCall:
     """A `server.rpc.context.HostCall` on grpc.aio's context."""
 
+    __slots__ = ("_context", "_is_from_envoy", "_peer", "metadata", "set_trailing_metadata", "write")
+
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._peer = context.peer()
+        # Only this user's processes reach the socket; what Envoy says there no client can have said.
+        self._is_from_envoy = self._peer.startswith("unix:")
+        sent = context.invocation_metadata() or ()
+        # Backwards, so that of a repeated name the first is what stays.
+        self.metadata: Mapping[str, str] = {
+            name: value for name, value in reversed(tuple(sent)) if isinstance(value, str)
+        }
         self.set_trailing_metadata: Callable[[Sequence[tuple[str, str]]], None] = context.set_trailing_metadata
         self.write: Callable[[bytes], Awaitable[None]] = context.write
-
-    @cached_property
-    def metadata(self) -> Mapping[str, str]:
-        sent = self._context.invocation_metadata() or ()
-        # Backwards, so that of a repeated name the first is what stays.
-        return {name: value for name, value in reversed(tuple(sent)) if isinstance(value, str)}
-
-    @cached_property
-    def _is_from_envoy(self) -> bool:
-        """Only this user's processes reach the socket; what Envoy says there no client can have said."""
-        return self._context.peer().startswith("unix:")
 
     @property
     def peer(self) -> str:
         """For a call through Envoy, whom Envoy was called by."""
         if self._is_from_envoy:
             return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip() or "unix"
-        return unquote(self._context.peer().partition(":")[2].rpartition(":")[0])
+        return unquote(self._peer.partition(":")[2].rpartition(":")[0])
 
     @property
     def suffix(self) -> str | None:

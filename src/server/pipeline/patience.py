@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+
+LOOKS_EVERY_S: Final = 10.0
+"""The timer rings so often at least: set for the end of a long wait, it would be set anew for the shorter one after."""
 
 
 class Patience:
@@ -17,7 +20,8 @@ class Patience:
     raises TimeoutError when it ends a wait. Cancelled by anybody else, the wait ends in CancelledError.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, looks_every_s: float = LOOKS_EVERY_S) -> None:
+        self._looks_every_s = looks_every_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._rings_s = math.inf
@@ -60,8 +64,8 @@ class Patience:
 
     def _set_timer(self) -> None:
         self.close()
-        self._rings_s = self._due_s
-        self._timer = self._loop.call_at(self._due_s, self._ring)
+        self._rings_s = min(self._due_s, self._loop.time() + self._looks_every_s)
+        self._timer = self._loop.call_at(self._rings_s, self._ring)
 
     def _ring(self) -> None:
         self._timer, self._rings_s = None, math.inf

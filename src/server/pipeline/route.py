@@ -39,7 +39,9 @@ def candidates(catalog: Catalog, request: GenerationRequest, adapters: Mapping[D
     serving = _keep(found, rejected, "endpoint_not_served", lambda c: _serves(c, request.endpoint, adapters))
     if not serving:
         raise _unsupported_endpoint(catalog, found, request)
-    allowed = _keep(serving, rejected, "not_allowed", lambda c: _is_allowed(c.offer.provider.id, wishes))
+    allowed = serving
+    if wishes.only or wishes.ignore:
+        allowed = _keep(serving, rejected, "not_allowed", lambda c: _is_allowed(c.offer.provider.id, wishes))
     if not allowed:
         raise _nothing_allowed(serving, wishes)
     configured = _keep(allowed, rejected, "not_configured", lambda c: c.offer.provider.is_configured)
@@ -48,7 +50,9 @@ def candidates(catalog: Catalog, request: GenerationRequest, adapters: Mapping[D
     capable = _keep(configured, rejected, "unsupported_parameter", lambda c: not _lacking(c.offer, request, adapters))
     if not capable:
         raise _unsupported_parameter(configured, request, adapters)
-    affordable = _keep(capable, rejected, "above_max_price", lambda c: _is_affordable(c.offer, wishes))
+    affordable = capable
+    if wishes.max_price is not None:
+        affordable = _keep(capable, rejected, "above_max_price", lambda c: _is_affordable(c.offer, wishes))
     if not affordable:
         raise GatewayError(
             Reason.INVALID_VALUE,
@@ -167,6 +171,8 @@ def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Ca
 
     A model always comes before its fallback models.
     """
+    if len(found) == 1:
+        return list(found)
     models = {id_: rank for rank, id_ in enumerate(dict.fromkeys(c.model.id for c in found))}
     order = {provider_id: rank for rank, provider_id in reversed(list(enumerate(wishes.order)))}
 

@@ -72,7 +72,7 @@ class Guard:
         self.reception = reception
         self.clock = clock
         self.rest_error = rest_error
-        self.log: FilteringBoundLogger = log or structlog.get_logger()
+        self.log: FilteringBoundLogger = log or structlog.get_logger().bind()
         self.max_concurrent_calls = max_concurrent_calls
         self.under_way = 0
 
