@@ -7,7 +7,7 @@ routes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -16,8 +16,10 @@ import structlog
 from rest_bridge.errors import error_response
 from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
 from server.domain.errors import GatewayError, Reason, internal_error
-from server.domain.identity import Arrival
-from server.domain.ports import Reception
+from server.domain.identity import Arrival, Call
+from server.domain.ports import Reception, Refusals
+
+T = TypeVar("T")
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
@@ -27,9 +29,10 @@ _log: Final = structlog.get_logger(__name__)
 class RestApp:
     """Routes, authenticates, reads the body, calls a handler, and turns every failure into the contract's error."""
 
-    def __init__(self, reception: Reception, routes: Sequence[Route]) -> None:
+    def __init__(self, reception: Reception, routes: Sequence[Route], refusals: Refusals | None = None) -> None:
         self._reception = reception
         self._table = RouteTable(routes)
+        self._refusals = refusals
 
     async def __call__(self, request: RestRequest) -> RestResponse:
         """Never raises but for cancellation. The caller closes the response's body."""
@@ -45,10 +48,36 @@ class RestApp:
 
     async def _answer(self, request: RestRequest) -> RestResponse:
         route, path_params = self._table.find(request.method, request.path)
+        call = await self._authenticate(request, route)
+        body = b""
+        try:
+            body = await _read(request.body)
+            if route.endpoint is not None and call.principal.policy.store_content:
+                call.progress.path, call.progress.body = request.path, body
+            return await route.handler(Exchange(call, request, body, path_params))
+        except Exception as error:
+            await self._record(call, route, body, error)
+            raise
+
+    async def _authenticate(self, request: RestRequest, route: Route) -> Call:
+        """The call, with the first of the route's scopes that the key has."""
         authorization = request.headers.get("authorization")
-        call = await self._reception.authenticate(request.arrival, authorization, route.scope)
-        body = await _read(request.body)
-        return await route.handler(Exchange(call, request, body, path_params))
+        *others, last = route.scopes
+        for scope in others:
+            try:
+                return await self._reception.authenticate(request.arrival, authorization, scope)
+            except GatewayError as error:
+                if error.reason is not Reason.MISSING_SCOPE:
+                    raise
+        return await self._reception.authenticate(request.arrival, authorization, last)
+
+    async def _record(self, call: Call, route: Route, body: bytes, error: Exception) -> None:
+        """Have a generating request that failed recorded, where the pipeline has not done so."""
+        if self._refusals is None or route.endpoint is None or call.progress.settlement is not None:
+            return
+        told = error if isinstance(error, GatewayError) else internal_error()
+        asked = _asked(body)
+        await self._refusals(call, route.endpoint, told, model=asked.model, stream=asked.stream)
 
 
 class RouteTable:
@@ -113,6 +142,32 @@ async def _read(body: AsyncIterator[bytes]) -> bytes:
             raise GatewayError(Reason.REQUEST_TOO_LARGE, f"The body is larger than {limit} MiB.")
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What a record tells of a request that was refused."""
+
+    model: str = ""
+    stream: bool = False
+
+
+def _asked(body: bytes) -> _Asked:
+    """As far as the body can be read at all."""
+    try:
+        fields = _fields.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Asked()
+    return _Asked(_value(fields, "model", str, ""), _value(fields, "stream", bool, False))
+
+
+def _value(fields: Mapping[str, msgspec.Raw], name: str, type_: type[T], default: T) -> T:
+    try:
+        return msgspec.json.decode(fields[name], type=type_)
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError):
+        return default
+
+
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _with_ids(response: RestResponse, arrival: Arrival) -> RestResponse:

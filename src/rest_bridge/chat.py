@@ -12,6 +12,7 @@ from rest_bridge.sse import PING_INTERVAL_S, EventStream, first_batch
 from server.domain.fold import fold
 from server.domain.identity import Call
 from server.domain.ports import Generate
+from server.domain.request import Endpoint
 
 
 class ChatRest:
@@ -22,7 +23,7 @@ class ChatRest:
         self._ping_interval_s = ping_interval_s
 
     def routes(self) -> tuple[Route, ...]:
-        return (Route("POST", "/v1/chat/completions", self.create),)
+        return (Route("POST", "/v1/chat/completions", self.create, endpoint=Endpoint.CHAT),)
 
     async def create(self, exchange: Exchange) -> RestResponse:
         """Raises GatewayError where nothing was sent yet: a stream fails in band after its first event only."""

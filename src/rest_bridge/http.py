@@ -8,6 +8,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from server.domain.identity import Arrival, Call, Scope
+from server.domain.request import Endpoint
 
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
@@ -65,12 +66,19 @@ Handler: TypeAlias = Callable[[Exchange], Awaitable[RestResponse]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`path` is a pattern such as `/v1/responses/{response_id}`; a variable takes one whole segment."""
+    """`path` is a pattern such as `/v1/responses/{response_id}`; a variable takes one whole segment.
+
+    A key needs one of `scopes`. `endpoint` is set where the route generates: its requests are recorded, all of them.
+    """
 
     method: str
     path: str
     handler: Handler
-    scope: Scope = Scope.INFERENCE
+    scopes: tuple[Scope, ...] = (Scope.INFERENCE,)
+    endpoint: Endpoint | None = None
+
+
+ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)
 
 
 def json_response(body: bytes, status: int = 200) -> RestResponse:

@@ -12,6 +12,7 @@ from rest_bridge.responses_encode import ResponseStreamEncoder, encode_deletion,
 from rest_bridge.sse import PING_INTERVAL_S, EventStream, first_batch
 from server.domain.errors import GatewayError, Reason
 from server.domain.limits import MAX_SHOWN_CHARS
+from server.domain.request import Endpoint
 from server.pipeline.respond import Respond
 
 _GET_QUERY: Final = frozenset({"include", "stream"})
@@ -26,7 +27,7 @@ class ResponsesRest:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("POST", "/v1/responses", self.create),
+            Route("POST", "/v1/responses", self.create, endpoint=Endpoint.RESPONSES),
             Route("GET", "/v1/responses/{response_id}", self.get),
             Route("DELETE", "/v1/responses/{response_id}", self.delete),
         )
