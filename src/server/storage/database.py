@@ -16,14 +16,16 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
-from sqlalchemy import event, exc
+from sqlalchemy import Connection, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from server.domain.errors import GatewayError, Reason
 from server.storage import sqlite
+from server.storage.sqlite_writer import SqliteWriter
 
 __all__ = ["Database", "DatabaseUnusable", "Work", "parse_url", "translate"]
 
@@ -63,20 +65,30 @@ class Database:
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, pool_size: int, slot_wait_s: float, first: Work[None] | None, quiet: bool
+        self,
+        engine: AsyncEngine,
+        *,
+        pool_size: int,
+        slot_wait_s: float,
+        statement_timeout_s: float,
+        first: Work[None] | None,
+        quiet: bool,
     ) -> None:
         self.engine = engine
+        self._writer: SqliteWriter | None
         self._slot_wait_s = slot_wait_s
         if engine.dialect.name == "sqlite":
             # SQLite has one writer at a time: queueing for it here is fair, its own waiting is not.
             self._reading, self._writing = engine, engine.execution_options(**sqlite.WRITE)
             self._write_slots = asyncio.Semaphore(1)
             self._read_slots = asyncio.Semaphore(pool_size - 1)
+            self._writer = SqliteWriter(engine.url, busy_timeout_s=statement_timeout_s)
         else:
             # A single statement is its own transaction; BEGIN and ROLLBACK would be two more round trips.
             self._reading, self._writing = engine.execution_options(isolation_level="AUTOCOMMIT"), engine
             self._write_slots = asyncio.Semaphore(pool_size // 2)
             self._read_slots = asyncio.Semaphore(pool_size - pool_size // 2)
+            self._writer = None
         self._first = first
         self._first_lock = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
@@ -121,47 +133,64 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, busy_timeout_s=statement_timeout_s))
             event.listen(engine.sync_engine, "begin", sqlite.begin)
-        return cls(engine, pool_size=pool_size, slot_wait_s=slot_wait_s, first=first, quiet=quiet)
+        return cls(
+            engine,
+            pool_size=pool_size,
+            slot_wait_s=slot_wait_s,
+            statement_timeout_s=statement_timeout_s,
+            first=first,
+            quiet=quiet,
+        )
 
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only selects. Each statement sees what is committed when it runs; no writer is waited for.
 
         Raises GatewayError (`database_unavailable`).
         """
-        return await self._run(self._read_slots, self._reading, work)
+        return await self._run(self._read_slots, partial(_begin, self._reading, work))
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in one transaction: committed and on disk when this returns, undone where it raises.
 
         Raises GatewayError (`database_unavailable`), and whatever `work` raises.
         """
-        return await self._run(self._write_slots, self._writing, work)
+        return await self._run(self._write_slots, partial(_begin, self._writing, work))
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Like `write`, for work of many statements: to SQLite they all go in one change of threads, not in one each.
+
+        There `work` runs in another thread: it touches nothing but its connection.
+        """
+        if self._writer is None:
+            return await self.write(lambda connection: connection.run_sync(work))
+        return await self._run(self._write_slots, partial(self._writer.run, work))
 
     async def close(self) -> None:
         """Let the work under way end, then close every connection and the threads behind them."""
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_TIMEOUT_S)
+        if self._writer is not None:
+            await self._writer.close()
         await self.engine.dispose()
 
-    async def _run(self, slots: asyncio.Semaphore, engine: AsyncEngine, work: Work[T]) -> T:
+    async def _run(self, slots: asyncio.Semaphore, transaction: Callable[[], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(self._slot_wait_s):
                 await slots.acquire()
         except TimeoutError:
             raise _unavailable() from None
         # From here to the task there is no await: whoever is cancelled has no slot, or a task that gives it back.
-        task = asyncio.create_task(self._transact(engine, work))
+        task = asyncio.create_task(self._carry_out(transaction))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(task)
 
-    async def _transact(self, engine: AsyncEngine, work: Work[T]) -> T:
+    async def _carry_out(self, transaction: Callable[[], Awaitable[T]]) -> T:
         try:
             if self._first is not None:
                 await self._run_first()
-            async with engine.begin() as connection:
-                result = await work(connection)
+            result = await transaction()
         except Exception as error:  # the boundary to the drivers: what is not theirs goes on unchanged
             translated = translate(error)
             if translated is not error:
@@ -192,6 +221,11 @@ class Database:
             cause = (error.orig if isinstance(error, exc.DBAPIError) else None) or error
             self._log.error("database_unavailable", cause=type(cause).__name__, text=str(cause))
         self._is_up = False
+
+
+async def _begin(engine: AsyncEngine, work: Work[T]) -> T:
+    async with engine.begin() as connection:
+        return await work(connection)
 
 
 def translate(error: Exception) -> Exception:
@@ -230,8 +264,12 @@ def _create_sqlite_file(url: URL) -> None:
         ) from error
 
 
+def _pause(seconds: float) -> None:
+    await_only(asyncio.sleep(seconds))
+
+
 def _prepare_sqlite(dbapi_connection: DBAPIConnection, _: ConnectionPoolEntry, *, busy_timeout_s: float) -> None:
-    mode = sqlite.prepare(dbapi_connection, busy_timeout_s=busy_timeout_s)
+    mode = sqlite.prepare(dbapi_connection, busy_timeout_s=busy_timeout_s, pause=_pause)
     if mode != "wal":
         raise DatabaseUnusable(
             f"SQLite can't switch this database to write-ahead logging: it stays in journal mode {mode!r}. Put the"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.util import await_only
+
+WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""What the write-ahead log may grow to. Only a reader that does not end makes it longer, and only for as long."""
 
 _SWITCH_ATTEMPTS: Final = 200
 _SWITCH_PAUSE_S: Final = 0.05
@@ -22,6 +24,8 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     # NORMAL would lose the last commits in a power cut, and a client has already seen them as done.
     "PRAGMA synchronous = FULL",
+    # What the log has grown to for want of a pause between readers, it gives back when it begins anew.
+    f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}",
 )
 
 
@@ -39,10 +43,10 @@ def create_file(url: URL) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def prepare(connection: DBAPIConnection, *, busy_timeout_s: float) -> str:
+def prepare(connection: DBAPIConnection, *, busy_timeout_s: float, pause: Callable[[float], None]) -> str:
     """Set up a new connection; returns the journal mode that it really has, `wal` where all is well.
 
-    A statement waits up to `busy_timeout_s` seconds for another process's write.
+    A statement waits up to `busy_timeout_s` seconds for another process's write. `pause` sleeps for so many seconds.
     """
     # The driver's own BEGIN comes too late and is always deferred; `begin` below gives it instead.
     connection.isolation_level = None
@@ -51,12 +55,12 @@ def prepare(connection: DBAPIConnection, *, busy_timeout_s: float) -> str:
         cursor.execute(f"PRAGMA busy_timeout = {int(busy_timeout_s * 1000)}")
         for pragma in _PRAGMAS:
             cursor.execute(pragma)
-        return _switch_to_wal(cursor)
+        return _switch_to_wal(cursor, pause)
     finally:
         cursor.close()
 
 
-def _switch_to_wal(cursor: DBAPICursor) -> str:
+def _switch_to_wal(cursor: DBAPICursor, pause: Callable[[float], None]) -> str:
     """Only the first connection ever to a file switches it; those that come meanwhile find it locked.
 
     The busy timeout does not cover that lock, so the wait is here.
@@ -69,7 +73,7 @@ def _switch_to_wal(cursor: DBAPICursor) -> str:
         except sqlite3.OperationalError as error:
             if attempt == _SWITCH_ATTEMPTS - 1 or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            await_only(asyncio.sleep(_SWITCH_PAUSE_S))
+            pause(_SWITCH_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
 
 
