@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
 from rest_bridge.http import Exchange, RestResponse, Route, event_stream, json_response
 from rest_bridge.json import check_json_headers, invalid, unsupported
+from rest_bridge.query import check_query
 from rest_bridge.responses_decode import decode_request
 from rest_bridge.responses_encode import ResponseStreamEncoder, encode_deletion, encode_response
 from rest_bridge.sse import PING_INTERVAL_S, EventStream, first_batch
-from server.domain.errors import GatewayError, Reason
-from server.domain.limits import MAX_SHOWN_CHARS
 from server.domain.request import Endpoint
 from server.pipeline.respond import Respond
 
@@ -46,7 +44,7 @@ class ResponsesRest:
 
     async def get(self, exchange: Exchange) -> RestResponse:
         """The response as it was first sent; what it was made with is in it, so `include` adds nothing."""
-        _check_query(exchange, _GET_QUERY)
+        check_query(exchange.request, _GET_QUERY)
         for value in exchange.request.query.get("stream", ()):
             if value not in ("true", "false"):
                 raise invalid("stream", "`stream` must be true or false.")
@@ -55,16 +53,9 @@ class ResponsesRest:
         return json_response(encode_response(await self._respond.get(exchange.call, _response_id(exchange))))
 
     async def delete(self, exchange: Exchange) -> RestResponse:
-        _check_query(exchange, ())
+        check_query(exchange.request, ())
         return json_response(encode_deletion(await self._respond.delete(exchange.call, _response_id(exchange))))
 
 
 def _response_id(exchange: Exchange) -> str:
     return exchange.path_params["response_id"]
-
-
-def _check_query(exchange: Exchange, known: Collection[str]) -> None:
-    for name in exchange.request.query:
-        if name not in known:
-            shown = name[:MAX_SHOWN_CHARS]
-            raise GatewayError(Reason.UNKNOWN_PARAMETER, f"`{shown}` is not a known parameter.", param=shown)

@@ -12,8 +12,9 @@ from typing import Final
 from urllib.parse import quote
 
 from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
+from google.protobuf.message import Message
 
-from aistats.gateway.v1 import responses_pb2
+from aistats.gateway.v1 import credits_pb2, generations_pb2, responses_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.http import RestRequest, RestResponse
 from server.rpc.context import CallContext
@@ -21,6 +22,8 @@ from server.rpc.context import CallContext
 STATUS_KEY: Final = "x-gw-status"
 LENGTH_KEY: Final = "x-gw-content-length"
 
+_QUERY_NAMES: Final = {"from_date": "from", "to_date": "to"}
+"""Of fields that have another name in a query."""
 _OF_THE_MESSAGE: Final = "content-type"
 _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
 """Headers that whoever carries the call adds to every call by itself."""
@@ -91,6 +94,48 @@ class ResponsesRestServicer(_Face):
         self, request: responses_pb2.DeleteResponseRequest, context: CallContext
     ) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "DELETE", _response_path(request.response_id))
+
+
+class CreditsRestServicer(_Face):
+    """`aistats.gateway.v1.CreditsRestService`."""
+
+    def GetCredits(
+        self, request: credits_pb2.GetCreditsRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/credits")
+
+    def ListActivity(
+        self, request: credits_pb2.ListActivityRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/activity", query=_query(request))
+
+
+class GenerationsRestServicer(_Face):
+    """`aistats.gateway.v1.GenerationsRestService`."""
+
+    def GetGeneration(
+        self, request: generations_pb2.GetGenerationRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", f"/v1/generation/{quote(request.generation_id, safe='')}")
+
+    def FindGeneration(
+        self, request: generations_pb2.FindGenerationRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/generation", query=_query(request))
+
+    def ListGenerations(
+        self, request: generations_pb2.ListGenerationsRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/generations", query=_query(request))
+
+
+def _query(request: Message) -> Mapping[str, tuple[str, ...]]:
+    """The query parameters that a message was filled from; a field that is not set is none."""
+    query: dict[str, tuple[str, ...]] = {}
+    for field, value in request.ListFields():
+        name = _QUERY_NAMES.get(field.name, field.name)
+        query[name] = (str(value),) if isinstance(value, str | int) else tuple(map(str, value))
+    return query
 
 
 def _response_path(response_id: str) -> str:

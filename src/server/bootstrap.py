@@ -15,12 +15,13 @@ from typing import Final
 import structlog
 import uvloop
 
-from aistats.gateway.v1 import chat_pb2_grpc, health_pb2_grpc, models_pb2_grpc, responses_pb2_grpc
+from aistats.gateway.v1 import chat_pb2_grpc, credits_pb2_grpc, health_pb2_grpc, models_pb2_grpc, responses_pb2_grpc
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
+from rest_bridge.credits import CreditsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.responses import ResponsesRest
-from rest_bridge.servicer import ChatRestServicer, ResponsesRestServicer
+from rest_bridge.servicer import ChatRestServicer, CreditsRestServicer, ResponsesRestServicer
 from server.catalogue.load import read_catalog
 from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
@@ -37,12 +38,14 @@ from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
+from server.rpc.credits import CreditsServicer
 from server.rpc.health import HealthServicer
 from server.rpc.interceptors import Guard
 from server.rpc.models import ModelsServicer
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
+from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.group_commit import GroupCommit
 from server.storage.keys import SqlKeyStore
@@ -117,13 +120,17 @@ async def worker(
         generate = Generator(catalog, adapters, clock, shutdown)
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
-        bridge = RestApp(reception, (*ChatRest(generate).routes(), *ResponsesRest(respond).routes()))
+        credits = SqlCredits(database)
+        faces = (ChatRest(generate), ResponsesRest(respond), CreditsRest(credits, clock))
+        bridge = RestApp(reception, [route for face in faces for route in face.routes()])
         health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
+            (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
+            (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (health_pb2_grpc.add_HealthServiceServicer_to_server, health),
         )

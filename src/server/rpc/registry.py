@@ -32,8 +32,12 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ResponsesService/StreamResponse": _INFERENCE,
         "ResponsesService/GetResponse": _INFERENCE,
         "ResponsesService/DeleteResponse": _INFERENCE,
+        "GenerationsService/GetGeneration": _ANY_KEY,
+        "GenerationsService/ListGenerations": _ANY_KEY,
         "ModelsService/ListModels": _ANY_KEY,
         "ModelsService/GetModel": _ANY_KEY,
+        "CreditsService/GetCredits": _ANY_KEY,
+        "CreditsService/ListActivity": _ANY_KEY,
         "HealthService/GetHealth": _ANY_KEY,
         "HealthService/GetLiveness": _NO_KEY,
         # The REST faces hand the `authorization` header to the bridge, which authenticates by itself.
@@ -41,6 +45,11 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ResponsesRestService/CreateResponse": _NO_KEY,
         "ResponsesRestService/GetResponse": _NO_KEY,
         "ResponsesRestService/DeleteResponse": _NO_KEY,
+        "GenerationsRestService/GetGeneration": _NO_KEY,
+        "GenerationsRestService/FindGeneration": _NO_KEY,
+        "GenerationsRestService/ListGenerations": _NO_KEY,
+        "CreditsRestService/GetCredits": _NO_KEY,
+        "CreditsRestService/ListActivity": _NO_KEY,
     }.items()
 }
 """By full method name, the scopes of which a key needs one."""
