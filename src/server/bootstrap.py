@@ -15,13 +15,21 @@ from typing import Final
 import structlog
 import uvloop
 
-from aistats.gateway.v1 import chat_pb2_grpc, credits_pb2_grpc, health_pb2_grpc, models_pb2_grpc, responses_pb2_grpc
+from aistats.gateway.v1 import (
+    chat_pb2_grpc,
+    credits_pb2_grpc,
+    generations_pb2_grpc,
+    health_pb2_grpc,
+    models_pb2_grpc,
+    responses_pb2_grpc,
+)
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
 from rest_bridge.errors import rest_error
+from rest_bridge.generations import GenerationsRest
 from rest_bridge.responses import ResponsesRest
-from rest_bridge.servicer import ChatRestServicer, CreditsRestServicer, ResponsesRestServicer
+from rest_bridge.servicer import ChatRestServicer, CreditsRestServicer, GenerationsRestServicer, ResponsesRestServicer
 from server.catalogue.load import read_catalog
 from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
@@ -33,12 +41,14 @@ from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.generate import Generator
+from server.pipeline.generations import Generations
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
 from server.rpc.credits import CreditsServicer
+from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
 from server.rpc.interceptors import Guard
 from server.rpc.models import ModelsServicer
@@ -47,6 +57,7 @@ from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
 from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
+from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
 from server.storage.keys import SqlKeyStore
 from server.storage.responses import SqlResponseStore
@@ -111,7 +122,9 @@ async def worker(
         stack.push_async_callback(commits.close)
         transport = await stack.enter_async_context(Transport())
         store = SqlResponseStore(database, commits, clock)
-        await stack.enter_async_context(_running(catalog.watch(), _purging(store.purge)))
+        records = SqlRecords(database, commits, clock, record_days=settings.record_days)
+        purges = (store.purge, records.purge_contents, records.purge_records)
+        await stack.enter_async_context(_running(catalog.watch(), *map(_purging, purges)))
 
         connect_timeout_s = catalog.current.routing.connect_timeout_s
         adapters: dict[Dialect, ProviderAdapter] = {
@@ -121,7 +134,13 @@ async def worker(
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         credits = SqlCredits(database)
-        faces = (ChatRest(generate), ResponsesRest(respond), CreditsRest(credits, clock))
+        generations = Generations(records)
+        faces = (
+            ChatRest(generate),
+            ResponsesRest(respond),
+            CreditsRest(credits, clock),
+            GenerationsRest(generations),
+        )
         bridge = RestApp(reception, [route for face in faces for route in face.routes()])
         health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
@@ -131,6 +150,8 @@ async def worker(
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
+            (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),
+            (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (health_pb2_grpc.add_HealthServiceServicer_to_server, health),
         )

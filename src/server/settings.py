@@ -66,6 +66,8 @@ class Settings(BaseSettings):
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    record_days: int | None = Field(default=None, ge=1, le=36_500)
+    """How long the records of requests are kept; None for ever."""
     drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
 
     tls_cert: Path | None = None

@@ -18,8 +18,6 @@ __all__ = ["MAX_MESSAGE_BYTES", "RecordRefusals", "refusal"]
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024
 MAX_MODEL_CHARS: Final = 256
-MAX_PENDING: Final = 1024
-"""Refusals whose records wait for the database; more are answered and not recorded."""
 PATIENCE_S: Final = 1.0
 """How long an error waits for its record."""
 
@@ -43,9 +41,6 @@ class RecordRefusals:
         if progress.settlement is not None:
             return
         settlement = Settlement(refusal(call, endpoint, error, model=model, stream=stream), held=False)
-        if not progress.defers and len(self._pending) >= MAX_PENDING:
-            _log.warning("refusal_not_recorded", generation_id=settlement.record.id, reason=error.reason.value)
-            return
         progress.settlement = settlement
         if progress.defers:
             return
@@ -59,7 +54,9 @@ class RecordRefusals:
 async def _settled(outcome: Awaitable[None], record: GenerationRecord) -> None:
     try:
         await outcome
-    except Exception:  # the client is told of its own error, whatever becomes of the record
+    except GatewayError as error:  # the client is told of its own error, whatever becomes of the record
+        _log.warning("refusal_not_recorded", generation_id=record.id, reason=error.reason.value)
+    except Exception:
         _log.exception("refusal_not_recorded", generation_id=record.id)
 
 
