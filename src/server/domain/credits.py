@@ -17,6 +17,7 @@ MAX_DAYS: Final = 365
 DEFAULT_ROWS: Final = 100
 MAX_ROWS: Final = 1000
 
+_FIRST_DATE: Final = day_of_date(date.min)
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -135,7 +136,8 @@ def _period(today: int, days: int | None, from_date: str | None, to_date: str | 
             raise limits.invalid_value("days", f"must be from 1 to {MAX_DAYS}, not {days}")
         return today - days + 1, today
     last_day = today if to_date is None else _day(to_date, "to")
-    first_day = first_recent_day(last_day) if from_date is None else _day(from_date, "from")
+    earliest = max(first_recent_day(last_day), _FIRST_DATE)
+    first_day = earliest if from_date is None else _day(from_date, "from")
     if first_day > last_day:
         raise limits.invalid_value("from", "must not be later than `to`")
     if last_day - first_day >= MAX_DAYS:
