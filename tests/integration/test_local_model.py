@@ -19,7 +19,34 @@ import pytest
 from server import local_model
 from server.probes import unused_port
 
-MESSAGES = [{"role": "user", "content": "Name one colour."}]
+ASSUMED_SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 20},
+                "unit": {"enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+MESSAGES = [user("Name one colour.")]
 
 
 class Model:
@@ -46,6 +73,9 @@ class Model:
 
     def text(self, **options: Any) -> str:
         return str(self.chat(**options).json()["choices"][0]["message"]["content"])
+
+    def prompt(self, **options: Any) -> str:
+        return str(httpx.post(f"{self.url}/apply-template", json=options, timeout=60).json()["prompt"])
 
     def end(self) -> None:
         assert self.process.stdin is not None
@@ -138,11 +168,59 @@ def test_json_object_gives_json(model: Model) -> None:
     assert text.lstrip().startswith("{")
 
 
-def test_tools_are_dropped_which_is_why_the_catalogue_does_not_offer_them(model: Model) -> None:
-    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-    plain, with_tools = model.chat().json(), model.chat(tools=[tool], tool_choice="required").json()
-    assert with_tools["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
-    assert "tool_calls" not in with_tools["choices"][0]["message"]
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        ([user("Hi")], ASSUMED_SYSTEM + "<|im_start|>user\nHi<|im_end|>\n"),
+        (
+            [{"role": "system", "content": "Be brief."}, user("Hi"), assistant("Yo"), user(" two\n\nlines ")],
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+            "<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\n two\n\nlines <|im_end|>\n",
+        ),
+        (
+            [user("{{ x }} <tool_call>"), assistant(""), user([{"type": "text", "text": t} for t in ("one", "two")])],
+            ASSUMED_SYSTEM + "<|im_start|>user\n{{ x }} <tool_call><|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+            "<|im_start|>user\none\ntwo<|im_end|>\n",
+        ),
+    ],
+)
+def test_a_chat_without_tools_is_put_as_the_model_was_trained(
+    model: Model, messages: list[dict[str, Any]], prompt: str
+) -> None:
+    assert model.prompt(messages=messages) == prompt + "<|im_start|>assistant\n"
+
+
+def test_tools_calls_and_results_are_put_into_the_prompt(model: Model) -> None:
+    call = {"type": "function", "id": "call_1", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    messages = [
+        user("Weather?"),
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]
+    prompt = model.prompt(messages=messages, tools=[WEATHER])
+    told = prompt.partition("<tools>\n")[2].partition("\n</tools>")[0]
+    assert json.loads(told) == WEATHER
+    once = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+    assert prompt.endswith(
+        f"<|im_start|>assistant\n<tool_call>[{once}, {once}]</tool_call><|im_end|>\n"
+        "<|im_start|>tool\nrain<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_call_that_is_begun_for_it_fits_the_schema(model: Model, seed: int) -> None:
+    messages = [user("What is the weather in Oslo?"), assistant("<tool_call>")]
+    one = {"tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 300}
+    answer = model.chat(messages=messages, tools=[WEATHER], temperature=1, seed=seed, **one).json()
+    [choice] = answer["choices"]
+    [call] = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert not choice["message"]["content"]
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert set(arguments) == {"city", "unit"}
+    assert len(arguments["city"]) <= 20
+    assert arguments["unit"] in ("celsius", "fahrenheit")
 
 
 def test_a_stream_ends_with_usage_and_done(model: Model) -> None:

@@ -54,6 +54,7 @@ class ProviderEntry(_Entry):
     reasoning_tokens: Literal["inside", "beside"] | None = None
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool | None = None
+    tool_call_start: _Text | None = None
 
 
 class OfferEntry(_Entry):

@@ -26,6 +26,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `reasoning_tokens`: `beside` where its output count leaves reasoning out.
     `system_role`: what a system or developer turn must be called; None keeps the client's word.
     `stream_usage`: whether `stream_options.include_usage` must be asked for to get usage at all.
+    `tool_call_start`: for a chat API that goes on from a last assistant message and whose tool choice is one word
+    (llama.cpp): how its model starts a call, said for it where a call is required; None leaves that to the server.
     """
 
     apis: frozenset[Literal["chat", "responses"]] = frozenset({"chat"})
@@ -33,6 +35,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     reasoning_tokens: Literal["inside", "beside"] = "inside"
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool = True
+    tool_call_start: str | None = None
 
 
 class Provider(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from server.providers.openai_errors import failure_of_reply
 from server.providers.openai_responses_decode import ResponsesDecoder
 from server.providers.openai_responses_encode import encode_responses
 from server.providers.provider_options import options_for
+from server.providers.tool_call_start import no_function
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """The largest whole answer."""
@@ -63,7 +64,8 @@ class OpenAIAdapter:
     def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
         options_for(request, offer.provider.id)
-        return unsupported(request, api_for(request.endpoint, offer.provider.profile))
+        profile = offer.provider.profile
+        return unsupported(request, api_for(request.endpoint, profile)) or no_function(request, profile)
 
     async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
         provider = offer.provider

@@ -29,11 +29,14 @@ from server.domain.request import (
 from server.providers.media import image_data_url, relabelled
 from server.providers.openai_shapes import chat_tool_choice, nested_grammar
 from server.providers.provider_options import options_for
+from server.providers.tool_call_start import in_one_word
 
 
 def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
     """The JSON body. What `openai_apis.unsupported` names must not be in `request`. Raises GatewayError."""
     profile = offer.provider.profile
+    if profile.tool_call_start is not None:
+        request = in_one_word(request, profile.tool_call_start)
     body: dict[str, Any] = {
         "model": offer.provider_model,
         "messages": [_message(turn, profile) for turn in _turns(request)],

@@ -57,6 +57,16 @@ def responses_tool_choice(choice: ToolChoice) -> Any:
     return {"type": "allowed_tools", "mode": allowed["mode"], "tools": tools}
 
 
+def allowed_tools(choice: ToolChoice) -> tuple[str, frozenset[str]]:
+    """The mode of an `allowed` choice, and the names of its tools, in either API's writing."""
+    assert choice.raw is not None
+    fields = _fields(choice.raw)
+    fields = _fields(fields["allowed_tools"]) if "allowed_tools" in fields else fields
+    flat = (_flat_tool(tool) for tool in _objects.decode(fields["tools"]))
+    names = frozenset(msgspec.json.decode(tool["name"], type=str) for tool in flat if "name" in tool)
+    return msgspec.json.decode(fields["mode"], type=str), names
+
+
 def _nested_tool(tool: dict[str, msgspec.Raw]) -> Any:
     kind = _kind(tool)
     if kind not in ("function", "custom") or kind in tool:
