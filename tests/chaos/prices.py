@@ -1,0 +1,110 @@
+"""The catalogue of a run, and what usage costs by it: reckoned here from the text of the prices, in decimals.
+
+The gateway's own reckoning is what is being checked, so none of it is used.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+import msgspec
+
+PAID: Final = "chaos/paid"
+FREE: Final = "chaos/paid:free"
+PROVIDERS: Final = ("one", "two")
+MAX_OUTPUT_TOKENS: Final = 4096
+
+PRICES: Final = {
+    "one": {"input_text_tokens": "0.137137", "output_text_tokens": "0.6110001", "cached_read_text_tokens": "0.0135"},
+    "two": {
+        "input_text_tokens": "0.29311",
+        "output_text_tokens": "1.17703",
+        "cached_read_text_tokens": "0.02913",
+        "reasoning_text_tokens": "1.7770007",
+    },
+}
+"""USD per million, by provider. Few token counts make a whole number of nano-dollars of these."""
+
+_CONFIG: Final = """
+replace_catalog: true
+providers:
+  - {{id: one, dialect: openai, base_url: "{origin}/one/v1"}}
+  - {{id: two, dialect: openai, base_url: "{origin}/two/v1", apis: [chat, responses]{drain}}}
+models:
+  - id: {paid}
+    max_output_tokens: {max_output}
+    offers:
+      - {{provider: one, provider_model: up-1, endpoints: [chat, responses], price: {{{one}}}}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses], price: {{{two}}}}}
+  - id: {free}
+    max_output_tokens: {max_output}
+    offers:
+      - {{provider: one, provider_model: up-1, endpoints: [chat, responses]}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses]}}
+routing: {{timeout_s: 30, first_byte_timeout_s: 15, idle_timeout_s: 15, max_attempts: 3}}
+"""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """What an upstream says that it used, or would say: `input` includes `cached`, `output` includes `reasoning`."""
+
+    input: int
+    output: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+def config(origin: str, *, drain: bool = True) -> str:
+    """The configuration file. With `drain` provider two is read to its end when a client leaves."""
+    listed = {name: ", ".join(f'{key}: "{value}"' for key, value in prices.items()) for name, prices in PRICES.items()}
+    return _CONFIG.format(
+        origin=origin,
+        drain=", on_disconnect: drain" if drain else "",
+        paid=PAID,
+        free=FREE,
+        max_output=MAX_OUTPUT_TOKENS,
+        **listed,
+    )
+
+
+def lines(provider: str, used: Tokens) -> dict[str, tuple[int, int]]:
+    """By dimension, quantity and nano-dollars; each line is rounded up to a whole nano-dollar."""
+    prices = PRICES[provider]
+    has_reasoning = "reasoning_text_tokens" in prices
+    quantities = {
+        "input_text_tokens": used.input - used.cached,
+        "cached_read_text_tokens": used.cached,
+        "output_text_tokens": used.output - used.reasoning if has_reasoning else used.output,
+        "reasoning_text_tokens": used.reasoning if has_reasoning else 0,
+    }
+    return {name: (count, _nanos(prices[name], count)) for name, count in quantities.items() if count}
+
+
+def cost(provider: str, used: Tokens) -> int:
+    return sum(nanos for _, nanos in lines(provider, used).values())
+
+
+def estimate(text: str) -> int:
+    """Tokens of a text that nobody counted: four characters of ASCII make one, and each other character one."""
+    others = sum(character > "\x7f" for character in text)
+    return -(-(len(text) - others) // 4) + others
+
+
+def prompt_estimate(turns: tuple[str, ...]) -> int:
+    """Tokens of a prompt that nobody counted: its text, and four for each turn."""
+    return estimate("".join(turns)) + 4 * len(turns)
+
+
+def nanos(usd: str) -> int:
+    """Nano-dollars in so many dollars."""
+    return int(Decimal(usd).scaleb(9))
+
+
+def usd(nanos: int) -> str:
+    """Dollars with nine decimals."""
+    return f"{Decimal(nanos).scaleb(-9):.9f}"
+
+
+def _nanos(price: str, count: int) -> int:
+    return int((Decimal(price) * count * 1000).to_integral_value(ROUND_CEILING))
