@@ -124,7 +124,7 @@ class _Group:
         unknown = repeated + [suffix for suffix in ended if suffix not in self._open]
         if unknown:
             self._past = sql.entry_kinds(self._connection, unknown)
-        records += [suffix for suffix in unknown if not self._past.get(suffix)]
+        records += unknown
         if records:
             self._recorded = sql.recorded(self._connection, records)
         if limits:
@@ -170,10 +170,10 @@ class _Group:
             self._end(record.suffix, "void" if settlement.charge_nanos is None else "settle", charge)
             return True
         past = self._past.get(record.suffix, set())
+        if not charge and "expire" not in past:
+            return record.suffix not in self._recorded
         if "adjust" in past or past & _ENDS - {"expire"}:
             return False
-        if not past and not charge:
-            return record.suffix not in self._recorded
         self.rows.adjust(record, charge, "late settlement" if past else "settlement without a reservation")
         self._give_back(record.team_id, -charge)
         return True

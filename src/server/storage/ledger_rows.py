@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Insert, bindparam, delete, insert
+from sqlalchemy import Connection, Insert, delete, insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from server.domain.ledger import EntryKind
 from server.domain.periods import day_of
 from server.domain.record import GenerationRecord, StoredContent
-from server.storage.ledger_sql import Reservation, padded
+from server.storage.ledger_sql import Reservation
+from server.storage.prepared import Prepared, PreparedForIds
 from server.storage.tables import (
     daily_usage,
     generation_contents,
@@ -157,30 +158,29 @@ class Rows:
 
     def write(self, connection: Connection) -> None:
         """Write all of it. Raises IntegrityError where what begins, ends or is recorded is there already."""
-        dialect = connection.dialect.name
         if self._entries:
-            connection.execute(_ENTRIES, self._entries)
+            _ENTRIES.execute(connection, self._entries)
         if self._opened:
-            connection.execute(_RESERVATIONS, self._opened)
+            _RESERVATIONS.execute(connection, self._opened)
         if self._closed:
-            connection.execute(_CLOSE, {"ids": padded(self._closed)})
+            _CLOSE.execute(connection, self._closed)
         if self._wallets:
             deltas = [
                 {"team_id": team_id, "balance_nanos": balance, "reserved_nanos": reserved}
                 for team_id, (balance, reserved) in sorted(self._wallets.items())
             ]
-            connection.execute(_WALLETS[dialect], deltas)
+            _WALLETS.execute(connection, deltas)
         if self._records:
-            connection.execute(_RECORDS, self._records)
+            _RECORDS.execute(connection, self._records)
         if self._replacements:
-            connection.execute(_REPLACE_RECORDS[dialect], self._replacements)
+            _REPLACE_RECORDS.execute(connection, self._replacements)
         if self._usage:
             used = [
                 dict(zip(_USAGE_COLUMNS, (*key, *counts), strict=True)) for key, counts in sorted(self._usage.items())
             ]
-            connection.execute(_USAGE[dialect], used)
+            _USAGE.execute(connection, used)
         if self._contents:
-            connection.execute(_CONTENTS[dialect], self._contents)
+            _CONTENTS.execute(connection, self._contents)
 
 
 def _text(value: str) -> str:
@@ -206,13 +206,15 @@ _USAGE_COUNTS: Final = ["requests", "input_tokens", "output_tokens", "reasoning_
 _USAGE_COLUMNS: Final = (*_USAGE_KEY, *_USAGE_COUNTS)
 _BOTH: Final = (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 
-_ENTRIES: Final = insert(ledger_entries).inline()
-_RESERVATIONS: Final = insert(reservations).inline()
-_RECORDS: Final = insert(generations).inline()
-_CLOSE: Final = delete(reservations).where(reservations.c.id.in_(bindparam("ids", expanding=True)))
-_WALLETS: Final = {
-    name: _adding(make(wallets), ["team_id"], ["balance_nanos", "reserved_nanos"]) for name, make in _BOTH
-}
-_USAGE: Final = {name: _adding(make(daily_usage), _USAGE_KEY, _USAGE_COUNTS) for name, make in _BOTH}
-_REPLACE_RECORDS: Final = {name: _replacing(make(generations), "suffix") for name, make in _BOTH}
-_CONTENTS: Final = {name: _replacing(make(generation_contents), "suffix") for name, make in _BOTH}
+_ENTRIES: Final = Prepared(
+    insert(ledger_entries).inline(), [column.name for column in ledger_entries.c if column.name != "id"]
+)
+_RESERVATIONS: Final = Prepared(insert(reservations).inline())
+_RECORDS: Final = Prepared(insert(generations).inline())
+_CLOSE: Final = PreparedForIds(lambda ids: delete(reservations).where(reservations.c.id.in_(ids)))
+_WALLETS: Final = Prepared(
+    {name: _adding(make(wallets), ["team_id"], ["balance_nanos", "reserved_nanos"]) for name, make in _BOTH}
+)
+_USAGE: Final = Prepared({name: _adding(make(daily_usage), _USAGE_KEY, _USAGE_COUNTS) for name, make in _BOTH})
+_REPLACE_RECORDS: Final = Prepared({name: _replacing(make(generations), "suffix") for name, make in _BOTH})
+_CONTENTS: Final = Prepared({name: _replacing(make(generation_contents), "suffix") for name, make in _BOTH})
