@@ -15,6 +15,7 @@ import structlog
 
 from rest_bridge.errors import error_response
 from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
+from rest_bridge.idempotency import IdempotentRunner
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call
 from server.domain.ports import Reception, Refusals
@@ -29,10 +30,17 @@ _log: Final = structlog.get_logger(__name__)
 class RestApp:
     """Routes, authenticates, reads the body, calls a handler, and turns every failure into the contract's error."""
 
-    def __init__(self, reception: Reception, routes: Sequence[Route], refusals: Refusals | None = None) -> None:
+    def __init__(
+        self,
+        reception: Reception,
+        routes: Sequence[Route],
+        refusals: Refusals | None = None,
+        idempotency: IdempotentRunner | None = None,
+    ) -> None:
         self._reception = reception
         self._table = RouteTable(routes)
         self._refusals = refusals
+        self._idempotency = idempotency
 
     async def __call__(self, request: RestRequest) -> RestResponse:
         """Never raises but for cancellation. The caller closes the response's body."""
@@ -54,9 +62,18 @@ class RestApp:
             body = await _read(request.body)
             if route.endpoint is not None and call.principal.policy.store_content:
                 call.progress.path, call.progress.body = request.path, body
-            return await route.handler(Exchange(call, request, body, path_params))
+            return await self._handle(route, Exchange(call, request, body, path_params))
         except Exception as error:
+            call.progress.defers = False  # whoever deferred the settlement has raised without one
             await self._record(call, route, body, error)
+            raise
+
+    async def _handle(self, route: Route, exchange: Exchange) -> RestResponse:
+        """What the handler answers; where it fails, there is a settlement from then on."""
+        try:
+            return await route.handler(exchange)
+        except Exception as error:
+            await self._record(exchange.call, route, exchange.body, error)
             raise
 
     async def _authenticate(self, request: RestRequest, route: Route) -> Call:
@@ -70,6 +87,13 @@ class RestApp:
                 if error.reason is not Reason.MISSING_SCOPE:
                     raise
         return await self._reception.authenticate(request.arrival, authorization, last)
+
+    async def _recorded(self, route: Route, exchange: Exchange) -> RestResponse:
+        try:
+            return await route.handler(exchange)
+        except Exception as error:
+            await self._record(exchange.call, route, exchange.body, error)
+            raise
 
     async def _record(self, call: Call, route: Route, body: bytes, error: Exception) -> None:
         """Have a generating request that failed recorded, where the pipeline has not done so."""
@@ -171,5 +195,8 @@ _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _with_ids(response: RestResponse, arrival: Arrival) -> RestResponse:
-    ids = (("x-generation-id", arrival.generation_id), ("x-request-id", arrival.request_id))
+    """What is told again keeps the id of the generation that it tells of."""
+    ids = [("x-request-id", arrival.request_id)]
+    if all(name != "x-generation-id" for name, _ in response.headers):
+        ids.append(("x-generation-id", arrival.generation_id))
     return msgspec.structs.replace(response, headers=(*response.headers, *ids))

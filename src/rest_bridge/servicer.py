@@ -17,10 +17,13 @@ from google.protobuf.message import Message
 from aistats.gateway.v1 import credits_pb2, generations_pb2, responses_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.http import RestRequest, RestResponse
+from rest_bridge.idempotency import REPLAYED
 from server.rpc.context import CallContext
 
 STATUS_KEY: Final = "x-gw-status"
 LENGTH_KEY: Final = "x-gw-content-length"
+GENERATION_KEY: Final = "x-gw-generation-id"
+"""The generation that the response tells of, where that is not the one that the call was named after."""
 
 _QUERY_NAMES: Final = {"from_date": "from", "to_date": "to"}
 """Of fields that have another name in a query."""
@@ -51,14 +54,13 @@ class _Face:
             query=query or {},
         )
         response = await self._app(request)
-        if response.status != 200:
-            # Headers of their own cost a write to the socket more; those of a 200 Envoy knows by itself (envoy.yaml).
-            await context.send_initial_metadata(_metadata(response))
         if isinstance(response.body, bytes):
+            await _send_metadata(context, response)
             context.announce_last_message()
             yield HttpBody(content_type=_content_type(response), data=response.body)
             return
         async with aclosing(response.body) as pieces:
+            await _send_metadata(context, response)
             content_type = _content_type(response)
             async for piece in pieces:
                 if pieces.ended:
@@ -150,10 +152,18 @@ def _headers(metadata: Mapping[str, str], body: HttpBody | None) -> Mapping[str,
     return headers
 
 
+async def _send_metadata(context: CallContext, response: RestResponse) -> None:
+    """Headers of their own cost a write to the socket more; those of a 200 Envoy knows by itself (envoy.yaml)."""
+    if response.status != 200 or REPLAYED in response.headers:
+        await context.send_initial_metadata(_metadata(response))
+
+
 def _metadata(response: RestResponse) -> tuple[tuple[str, str], ...]:
     hidden = _OF_THE_HOST | {_OF_THE_MESSAGE}
     metadata = [(name, value) for name, value in response.headers if name not in hidden]
     metadata.append((STATUS_KEY, str(response.status)))
+    if REPLAYED in response.headers:
+        metadata += [(GENERATION_KEY, value) for name, value in response.headers if name == "x-generation-id"]
     if isinstance(response.body, bytes):
         metadata.append((LENGTH_KEY, str(len(response.body))))
     return tuple(metadata)
