@@ -91,6 +91,11 @@ proto-check: proto ## lint, breaking changes, and that the committed stubs are w
 bench: $(DEV) ## measure, and write bench/RESULTS.md
 	@$(BIN)/python -m bench
 
+.PHONY: chaos
+chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nano-dollar (docs/chaos.md)
+	@scripts/install-test-deps.sh
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: clean
 clean: ## remove everything that the other targets made, but for data/
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

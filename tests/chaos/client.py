@@ -23,9 +23,9 @@ _READ_BYTES: Final = 65536
 class Seen:
     """What a client saw of its request; times are `time.monotonic()` seconds.
 
-    `suffix` is that of x-generation-id. `complete`: the whole reply came, a stream up to its [DONE], and no error was in
-    it. `left`: the client went. `broken`: the connection ended before the reply did. `refusals` counts connections that
-    were refused before one was accepted; nothing had been sent then.
+    `suffix` is that of x-generation-id. `complete`: the whole reply came, a stream up to its [DONE], without an error
+    in it. `left`: the client went. `broken`: the connection ended before the reply did. `refusals` counts connections
+    that were refused before one was accepted; nothing had been sent then.
     """
 
     index: int
