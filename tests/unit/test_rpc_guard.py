@@ -13,7 +13,15 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2_grpc
 
-from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, health_pb2, models_pb2, responses_pb2
+from aistats.gateway.v1 import (
+    chat_pb2,
+    chat_pb2_grpc,
+    credits_pb2,
+    generations_pb2,
+    health_pb2,
+    models_pb2,
+    responses_pb2,
+)
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Principal, Scope
@@ -84,7 +92,7 @@ def unary(
 
 
 def declared_methods() -> dict[str, Any]:
-    files = (chat_pb2, responses_pb2, models_pb2, health_pb2)
+    files = (chat_pb2, credits_pb2, generations_pb2, responses_pb2, models_pb2, health_pb2)
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     return {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -20,7 +20,8 @@ from structlog.typing import FilteringBoundLogger
 
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Scope
-from server.domain.ports import Clock, Reception
+from server.domain.ports import Clock, Reception, Refusals
+from server.domain.request import Endpoint
 from server.rpc.context import CallContext, HostCall
 from server.rpc.status import REST_MARK_KEY, REST_STATUS_KEY, RpcFailure, rest_failure, rpc_failure
 
@@ -50,11 +51,12 @@ RestError: TypeAlias = Callable[[GatewayError, Arrival], tuple[int, bytes]]
 class Method(msgspec.Struct, frozen=True):
     """A method's full name (`/package.Service/Method`), and the scopes of which its caller needs one.
 
-    Without scopes the guard asks for no key.
+    Without scopes the guard asks for no key. `endpoint` is set where it generates: its calls are recorded, all of them.
     """
 
     name: str
     scopes: tuple[Scope, ...]
+    endpoint: Endpoint | None = None
 
 
 class Guard:
@@ -66,12 +68,14 @@ class Guard:
         clock: Clock,
         rest_error: RestError,
         *,
+        refusals: Refusals | None = None,
         log: FilteringBoundLogger | None = None,
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
     ) -> None:
         self.reception = reception
         self.clock = clock
         self.rest_error = rest_error
+        self.refusals = refusals
         self.log: FilteringBoundLogger = log or structlog.get_logger().bind()
         self.max_concurrent_calls = max_concurrent_calls
         self.under_way = 0
@@ -81,11 +85,13 @@ class Guard:
             passage = _Passage(self, method, host)
             try:
                 await passage.enter()
-                reply = await behaviour(_decoded(decode, request), passage)
+                passage.message = _decoded(decode, request)
+                reply = await behaviour(passage.message, passage)
                 passage.add_ids_to_unary()
                 encoded = reply.SerializeToString()
                 _check_not_cancelled()
             except BaseException as error:
+                await passage.record(error)
                 raise passage.failed(error) from None
             passage.ended()
             return encoded
@@ -98,7 +104,8 @@ class Guard:
             last = None
             try:
                 await passage.enter()
-                async with aclosing(behaviour(_decoded(decode, request), passage)) as replies:
+                passage.message = _decoded(decode, request)
+                async with aclosing(behaviour(passage.message, passage)) as replies:
                     async for reply in replies:
                         await passage.ensure_initial_metadata()
                         if passage.last_announced:
@@ -108,6 +115,7 @@ class Guard:
                 await passage.ensure_initial_metadata()
                 _check_not_cancelled()
             except BaseException as error:
+                await passage.record(error, stream=True)
                 raise passage.failed(error) from None
             passage.ended()
             return last
@@ -136,6 +144,7 @@ class _Passage:
         "_method",
         "arrival",
         "last_announced",
+        "message",
         "metadata",
     )
 
@@ -148,6 +157,7 @@ class _Passage:
         self._initial_sent = False
         self.last_announced = False
         self._http_status: str | None = None
+        self.message: Message | None = None
         self.metadata: Mapping[str, str] = host.metadata
         suffix = host.suffix
         self._is_named = suffix is not None
@@ -211,6 +221,17 @@ class _Passage:
                 if error.reason is not Reason.MISSING_SCOPE:
                     raise
         return await self._guard.reception.authenticate(self.arrival, authorization, last)
+
+    async def record(self, error: BaseException, *, stream: bool = False) -> None:
+        """Have a generating call that failed recorded, where the pipeline has not done so. Never raises."""
+        refusals, endpoint, call = self._guard.refusals, self._method.endpoint, self._call
+        if refusals is None or endpoint is None or call is None or not isinstance(error, Exception):
+            return
+        told = error if isinstance(error, GatewayError) else internal_error()
+        model: str = getattr(self.message, "model", "")
+        # The caller may go meanwhile: `failed` sees that, and its error is a cancellation then.
+        with suppress(asyncio.CancelledError):
+            await refusals(call, endpoint, told, model=model, stream=stream)
 
     def ended(self) -> None:
         self._leave("OK")

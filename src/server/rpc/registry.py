@@ -14,6 +14,7 @@ import msgspec
 from google.protobuf import descriptor_pool
 
 from server.domain.identity import Scope
+from server.domain.request import Endpoint
 from server.rpc.interceptors import Guard, Method, StreamEntry, UnaryEntry
 
 __all__ = ["Collector", "Registration", "Route", "guarded_routes"]
@@ -53,6 +54,17 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
     }.items()
 }
 """By full method name, the scopes of which a key needs one."""
+
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    f"/{_PACKAGE}.{method}": endpoint
+    for method, endpoint in {
+        "ChatService/CreateChatCompletion": Endpoint.CHAT,
+        "ChatService/StreamChatCompletion": Endpoint.CHAT,
+        "ResponsesService/CreateResponse": Endpoint.RESPONSES,
+        "ResponsesService/StreamResponse": Endpoint.RESPONSES,
+    }.items()
+}
+"""The typed methods that generate."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Registration: TypeAlias = tuple[Callable[[Any, Any], None], object]
@@ -101,7 +113,7 @@ def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
     name = f"/{service}/{method}"
     if name not in SCOPES:
         raise LookupError(f"{name} has no line in the table of scopes")
-    guarded = Method(name, SCOPES[name])
+    guarded = Method(name, SCOPES[name], ENDPOINTS.get(name))
     # Its types are those of grpc's own servers; what the generated code has put in are our methods.
     made: Any = handler
     if made.request_streaming:
