@@ -96,6 +96,10 @@ chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nan
 	@scripts/install-test-deps.sh
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: prices
+prices: $(DEV) ## take today's default prices from the package genai-prices
+	@$(BIN)/python scripts/import_prices.py --date $$(date -u +%F)
+
 .PHONY: clean
 clean: ## remove everything that the other targets made, but for data/
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,8 @@ import msgspec
 
 from server.catalogue import CatalogError, load_catalog
 from server.domain.catalog import Catalog, Model, Offer, Provider
+from server.domain.money import usd
+from server.domain.pricing import PriceTier, Rates
 from server.settings import load_settings
 
 
@@ -118,6 +120,22 @@ def _offers(offers: tuple[Offer, ...]) -> Iterator[dict[str, Any]]:
             "provider_model": offer.provider_model,
             "endpoints": sorted(endpoint.value for endpoint in offer.endpoints),
             "params": None if offer.params is None else sorted(offer.params),
-            "price": {dimension: str(price) for dimension, price in offer.price.items()},
+            "price": _price(offer.prices.rates),
+            "price_tiers": [_price_tier(tier) for tier in offer.prices.tiers],
+            "price_source": offer.price_source,
             "configured": offer.provider.is_configured,
         }
+
+
+def _price(rates: Rates) -> dict[str, str]:
+    """USD per million, as the catalogue's files say it."""
+    return {dimension: usd(rate) for dimension, rate in rates.items()}
+
+
+def _price_tier(tier: PriceTier) -> dict[str, Any]:
+    when: dict[str, int | str] = {}
+    if tier.input_tokens_above:
+        when["input_tokens_above"] = tier.input_tokens_above
+    if tier.service_tier is not None:
+        when["service_tier"] = tier.service_tier
+    return {"when": when, "price": _price(tier.rates)}

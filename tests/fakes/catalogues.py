@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from server.domain.catalog import Catalog, Model, Offer, Provider
+from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 
 CHAT = frozenset({Endpoint.CHAT, Endpoint.RESPONSES})
@@ -18,7 +17,7 @@ def catalog(*extra: Model) -> Catalog:
             "acme/test-1",
             (
                 Offer(
-                    READY, "test-1", CHAT, frozenset({"temperature", "tools"}), {"input_text_tokens": Decimal("1E-7")}
+                    READY, "test-1", CHAT, frozenset({"temperature", "tools"}), PriceList({"input_text_tokens": 100})
                 ),
                 Offer(KEYLESS, "t1", frozenset({Endpoint.CHAT}), frozenset({"seed"})),
             ),

@@ -1,7 +1,6 @@
 """The catalogue's files: what they become, and what is said of every mistake in them."""
 
 import re
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from server.catalogue import CatalogError, load_catalog, read_catalog
 from server.catalogue.prices import DIMENSIONS
 from server.domain.catalog import Catalog, ProviderProfile, Routing
 from server.domain.parameters import PARAMETERS
+from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 from server.local_model import CONTEXT_PER_SLOT, MODEL_NAME
 
@@ -59,7 +59,7 @@ def test_every_shipped_model_answers_chat_and_responses_and_lists_its_parameters
             assert offer.endpoints == {Endpoint.CHAT, Endpoint.RESPONSES}
             assert offer.params
             assert offer.params <= PARAMETERS.keys()
-            assert bool(offer.price) != model.is_free
+            assert bool(offer.prices.rates) != model.is_free
 
 
 def test_the_local_model_is_configured_once_its_address_is_known() -> None:
@@ -103,7 +103,8 @@ def test_an_operators_file_adds_to_what_ships(tmp_path: Path) -> None:
     catalog = load(tmp_path, offering(PRICE))
     assert "google/gemma-3-27b:free" in catalog.models
     offer = catalog.models["acme/test-1"].offers[0]
-    assert offer.price == {"input_text_tokens": Decimal("0.15"), "output_text_tokens": Decimal("0.60")}
+    assert offer.prices == PriceList({"input_text_tokens": 150_000_000, "output_text_tokens": 600_000_000})
+    assert offer.price_source == "file"
     assert offer.params is None
     assert offer.provider.api_key is None
     assert offer.provider.is_configured
@@ -168,15 +169,16 @@ def test_every_spelling_of_a_parameter_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("price", "expected"),
     [
-        ('{input_text_tokens: "0", output_text_tokens: "0"}', {"input_text_tokens": Decimal(0)}),
-        ("{input_text_tokens: 15, output_text_tokens: 0}", {"input_text_tokens": Decimal(15)}),
-        ('{input_text_tokens: "10000", output_text_tokens: "1"}', {"input_text_tokens": Decimal(10_000)}),
-        ('{input_text_tokens: "0.0001", output_text_tokens: "1"}', {"input_text_tokens": Decimal("0.0001")}),
-        ('{input_text_tokens: "1", output_text_tokens: "1", output_image: "40000"}', {"output_image": Decimal(40_000)}),
+        ('{input_text_tokens: "0", output_text_tokens: "0"}', {"input_text_tokens": 0}),
+        ("{input_text_tokens: 15, output_text_tokens: 0}", {"input_text_tokens": 15_000_000_000}),
+        ('{input_text_tokens: "10000", output_text_tokens: "1"}', {"input_text_tokens": 10_000_000_000_000}),
+        ('{input_text_tokens: "0.0001", output_text_tokens: "1"}', {"input_text_tokens": 100_000}),
+        ('{input_text_tokens: "0.123456789", output_text_tokens: "1"}', {"input_text_tokens": 123_456_789}),
+        ('{input_text_tokens: "1", output_text_tokens: "1", output_image: "40000"}', {"output_image": 40_000 * 10**9}),
     ],
 )
-def test_prices_are_exact_and_nothing_is_a_price(tmp_path: Path, price: str, expected: dict[str, Decimal]) -> None:
-    read = load(tmp_path, offering(f"price: {price}")).models["acme/test-1"].offers[0].price
+def test_prices_are_exact_and_nothing_is_a_price(tmp_path: Path, price: str, expected: dict[str, int]) -> None:
+    read = load(tmp_path, offering(f"price: {price}")).models["acme/test-1"].offers[0].prices.rates
     assert expected.items() <= read.items()
     assert {"input_text_tokens", "output_text_tokens"} <= read.keys()
 
@@ -198,6 +200,11 @@ def test_prices_are_exact_and_nothing_is_a_price(tmp_path: Path, price: str, exp
         ('price: {input_text_tokens: "1_000", output_text_tokens: "1"}', "plain decimal"),
         ('price: {input_text_tokens: "10000.01", output_text_tokens: "1"}', "is above 10000 USD per million"),
         ('price: {input_text_tokens: "0.00009", output_text_tokens: "1"}', "is below 0.0001 USD per million"),
+        (
+            'price: {input_text_tokens: "0.1234567891", output_text_tokens: "1"}',
+            "has more than nine decimals",
+        ),
+        ('price: {requests: "1000000001", input_text_tokens: "1", output_text_tokens: "1"}', "is above 1000000000 USD"),
         ('price: {input_tokens: "1", input_text_tokens: "1", output_text_tokens: "1"}', 'did you mean "input_text_tok'),
     ],
 )
@@ -218,7 +225,7 @@ def test_a_price_problem_names_the_offer_and_the_dimension(tmp_path: Path) -> No
 
 
 def test_a_free_model_needs_no_price_and_may_not_have_one(tmp_path: Path) -> None:
-    assert load(tmp_path, offering("params: []", "acme/t:free")).models["acme/t:free"].offers[0].price == {}
+    assert load(tmp_path, offering("params: []", "acme/t:free")).models["acme/t:free"].offers[0].prices == PriceList()
     assert load(tmp_path, offering('price: {requests: "0"}', "acme/t:free")).models["acme/t:free"].is_free
     (found,) = problems(tmp_path, offering(PRICE, "acme/t:free"))
     assert "a :free model has no price" in found

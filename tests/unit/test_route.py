@@ -1,7 +1,6 @@
 """Which offers a request may go to, in what order, and what a client is told where there is none."""
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -10,7 +9,9 @@ import pytest
 from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider
 from server.domain.errors import GatewayError, Reason
 from server.domain.events import ProviderStream
+from server.domain.money import nanos
 from server.domain.ports import ProviderAdapter
+from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import Endpoint, GenerationRequest, MaxPrice, Role, RoutingPreferences, Text, Turn
 from server.pipeline.route import MAX_FALLBACK_MODELS, candidates
 
@@ -37,13 +38,14 @@ class Dialects:
 ADAPTERS: Mapping[Dialect, ProviderAdapter] = {"openai": Dialects()}
 
 
-def price(input_usd: str, output_usd: str) -> dict[str, Decimal]:
-    return {"input_text_tokens": Decimal(input_usd), "output_text_tokens": Decimal(output_usd)}
+def price(input_usd: str, output_usd: str, *tiers: str) -> PriceList:
+    rates = {"input_text_tokens": nanos(input_usd), "output_text_tokens": nanos(output_usd)}
+    return PriceList(rates, tuple(PriceTier(rates, service_tier=tier) for tier in tiers))
 
 
 def offer(provider: Provider, *params: str, model: str = "m", **rest: Any) -> Offer:
     endpoints = rest.pop("endpoints", BOTH)
-    return Offer(provider, model, endpoints, frozenset(params) if params else None, rest.pop("price", {}))
+    return Offer(provider, model, endpoints, frozenset(params) if params else None, rest.pop("price", PriceList()))
 
 
 MODELS = (
@@ -59,6 +61,7 @@ MODELS = (
     Model("f/gemini", (offer(GEMINI),)),
     Model("g/retired", (offer(X),), status="retired"),
     Model("h/disjoint", (offer(X, "seed"), offer(Y, "top_p"))),
+    Model("i/tiers", (offer(X, price=price("1", "2", "flex")), offer(Y, price=price("1", "2", "flex", "priority")))),
     Model("local/tiny:free", (offer(LOCAL, "temperature", endpoints=CHAT),)),
 )  # fmt: skip
 CATALOG = Catalog(
@@ -69,9 +72,29 @@ CATALOG = Catalog(
 
 
 def request(model: str, endpoint: Endpoint = Endpoint.CHAT, **rest: Any) -> GenerationRequest:
-    parameters = rest.pop("parameters", {})
+    parameters, options = rest.pop("parameters", {}), rest.pop("options", {})
+    passthrough = {name: msgspec.Raw(value) for name, value in rest.pop("passthrough", {}).items()}
     turns = (Turn(Role.USER, (Text("hi"),)),)
-    return GenerationRequest(endpoint, model, turns, parameters=parameters, routing=RoutingPreferences(**rest))
+    return GenerationRequest(
+        endpoint,
+        model,
+        turns,
+        parameters=parameters,
+        passthrough=passthrough,
+        provider_options=options,
+        routing=RoutingPreferences(**rest),
+    )
+
+
+def tier(json: str, model: str = "i/tiers", **rest: Any) -> GenerationRequest:
+    """A request for a service tier, as the JSON that the client gave."""
+    named = {"service_tier": "service_tier"}
+    return request(model, parameters=named, passthrough={"service_tier": json.encode()}, **rest)
+
+
+def optional_tier(provider: str, word: str) -> GenerationRequest:
+    """A request that asks one provider for a tier, past the parameter."""
+    return request("i/tiers", options={provider: {"service_tier": msgspec.Raw(f'"{word}"'.encode())}})
 
 
 def went(asked: GenerationRequest, catalog: Catalog = CATALOG) -> list[str]:
@@ -104,6 +127,16 @@ def refused(asked: GenerationRequest, catalog: Catalog = CATALOG) -> GatewayErro
         (request("a/two", sort="price"), ["a/two by y", "a/two by x"]),
         (request("a/two", sort="price", order=("x",)), ["a/two by x", "a/two by y"]),
         (request("a/two", max_price=MaxPrice(prompt="1.5")), ["a/two by y"]),
+        (request("a/two", max_price=MaxPrice(prompt="1e999999")), ["a/two by x", "a/two by y"]),
+        (tier('"flex"'), ["i/tiers by x", "i/tiers by y"]),
+        (tier('"priority"'), ["i/tiers by y"]),
+        (tier('"auto"'), ["i/tiers by x", "i/tiers by y"]),
+        (tier('"default"'), ["i/tiers by x", "i/tiers by y"]),
+        (tier("null"), ["i/tiers by x", "i/tiers by y"]),
+        (tier('"priority"', "b/other"), ["b/other by y"]),
+        (optional_tier("x", "priority"), ["i/tiers by y"]),
+        (optional_tier("x", "flex"), ["i/tiers by x", "i/tiers by y"]),
+        (optional_tier("local", "priority"), ["i/tiers by x", "i/tiers by y"]),
         (request("a/two", max_price=MaxPrice(completion="4")), ["a/two by x", "a/two by y"]),
         (request("a/two", parameters={"seed": "seed"}), ["a/two by x"]),
         (request("a/two", parameters={"seed": "seed"}, require_parameters=False), ["a/two by x", "a/two by y"]),
@@ -179,6 +212,11 @@ def test_what_was_left_out_is_told(asked: GenerationRequest, outcomes: list[tupl
         (request("b/other", parameters={"audio": "audio"}), Reason.UNSUPPORTED_PARAMETER, "audio", "audio"),
         (request("b/other", parameters={"audio": "audio"}, require_parameters=False), Reason.UNSUPPORTED_PARAMETER,
          "audio", "audio"),
+        (tier('"scale"'), Reason.UNSUPPORTED_PARAMETER, "service_tier", 'supports "service_tier"'),
+        (tier('"scale"', require_parameters=False), Reason.UNSUPPORTED_PARAMETER, "service_tier", "service_tier"),
+        (tier("7"), Reason.UNSUPPORTED_PARAMETER, "service_tier", "service_tier"),
+        (tier('"priority"', only=("x",)), Reason.UNSUPPORTED_PARAMETER, "service_tier", "service_tier"),
+        (tier('"flex"', "a/two"), Reason.UNSUPPORTED_PARAMETER, "service_tier", "service_tier"),
         (request("h/disjoint", parameters={"seed": "seed", "top_p": "top_p"}), Reason.UNSUPPORTED_PARAMETER,
          "top_p", 'supports all of these together: "seed", "top_p"'),
         (request("h/disjoint", parameters={"seed": "seed", "logprobs": "include"}), Reason.UNSUPPORTED_PARAMETER,

@@ -8,20 +8,18 @@ there a misspelt variable would send traffic somewhere else without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from server.catalogue.files import ModelEntry, OfferEntry, ParsedFile, ProviderEntry, RoutingEntry
-from server.catalogue.prices import PriceError, missing_dimensions, read_price
+from server.catalogue.defaults import default_prices
+from server.catalogue.files import Located, ModelEntry, ParsedFile, ProviderEntry, RoutingEntry
+from server.catalogue.offers import Offers
 from server.catalogue.problems import Problem, suggestion
-from server.catalogue.source import YamlPath
-from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfile, Routing
-from server.domain.parameters import CANONICAL, PARAMETERS
+from server.domain.catalog import Catalog, Model, Provider, ProviderProfile, Routing
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,43 +31,34 @@ ReadKey = Callable[[ParsedFile, str], "str | None"]
 _Entry = TypeVar("_Entry", ProviderEntry, ModelEntry)
 
 
-class _Located(msgspec.Struct, Generic[_Entry], frozen=True):
-    """An entry and where it stands."""
-
-    entry: _Entry
-    file: ParsedFile
-    path: YamlPath
-
-    def problem(self, path: YamlPath, text: str) -> Problem:
-        return self.file.source.problem((*self.path, *path), text)
-
-
 def build(files: Sequence[ParsedFile], environ: Mapping[str, str], read_key: ReadKey) -> tuple[Catalog, list[Problem]]:
     """One catalogue; it may only be used where there are no problems."""
     problems: list[Problem] = []
     all_providers = [
-        _Located(entry, file, ("providers", index))
+        Located(entry, file, ("providers", index))
         for file in files
         for index, entry in enumerate(file.content.providers or ())
     ]
     all_models = [
-        _Located(entry, file, ("models", index))
+        Located(entry, file, ("models", index))
         for file in files
         for index, entry in enumerate(file.content.models or ())
     ]
+    located_providers = _merge(all_providers, "provider", problems)
     providers = {
-        id_: _Provider(located, environ, read_key, problems).build()
-        for id_, located in _merge(all_providers, "provider", problems).items()
+        id_: _Provider(located, environ, read_key, problems).build() for id_, located in located_providers.items()
     }
     located_models = _merge(all_models, "model", problems)
-    models = {id_: _model(located, providers, problems) for id_, located in located_models.items()}
+    priced_as = {id_: located.entry.prices_as or id_ for id_, located in located_providers.items()}
+    offers = Offers(providers, priced_as, problems)
+    models = {id_: _model(located, offers, problems) for id_, located in located_models.items()}
     aliases = _aliases(located_models, problems)
     return Catalog(providers, models, aliases, _routing(files)), problems
 
 
-def _merge(found: Sequence[_Located[_Entry]], kind: str, problems: list[Problem]) -> dict[str, _Located[_Entry]]:
+def _merge(found: Sequence[Located[_Entry]], kind: str, problems: list[Problem]) -> dict[str, Located[_Entry]]:
     """By id, in order; one of the operator's takes the place of a shipped one."""
-    merged: dict[str, _Located[_Entry]] = {}
+    merged: dict[str, Located[_Entry]] = {}
     for located in found:
         id_ = located.entry.id
         earlier = merged.get(id_)
@@ -85,7 +74,7 @@ class _Provider:
 
     def __init__(
         self,
-        located: _Located[ProviderEntry],
+        located: Located[ProviderEntry],
         environ: Mapping[str, str],
         read_key: ReadKey,
         problems: list[Problem],
@@ -101,6 +90,7 @@ class _Provider:
         entry = self._entry
         missing_key_env: str | None = None
         base_url, unset = self._base_url()
+        self._check_prices_as()
         key = self._key()
         if entry.api_key_env is not None and key is None and self._shipped:
             missing_key_env = entry.api_key_env
@@ -113,7 +103,16 @@ class _Provider:
             profile=_profile(entry),
             name=entry.name or entry.id,
             unavailable_reason=(entry.setup or f"set {unset}") if unset else None,
+            on_disconnect=entry.on_disconnect or "cancel",
         )
+
+    def _check_prices_as(self) -> None:
+        """Defaults that do not exist are a slip of the pen, even where every offer has a price of its own."""
+        priced_as = self._entry.prices_as
+        if priced_as is not None and priced_as not in (known := default_prices().providers):
+            self._report(
+                "prices_as", f'there are no default prices of "{priced_as}"; {suggestion(priced_as, sorted(known))}'
+            )
 
     def _report(self, key: str, text: str) -> None:
         self._problems.append(self._located.problem((key,), f'provider "{self._entry.id}": {text}'))
@@ -191,7 +190,7 @@ def _profile(entry: ProviderEntry) -> ProviderProfile:
     return ProviderProfile(**facts)
 
 
-def _model(located: _Located[ModelEntry], providers: Mapping[str, Provider], problems: list[Problem]) -> Model:
+def _model(located: Located[ModelEntry], offers: Offers, problems: list[Problem]) -> Model:
     entry = located.entry
     created = 0
     if entry.release_date is not None:
@@ -201,7 +200,7 @@ def _model(located: _Located[ModelEntry], providers: Mapping[str, Provider], pro
             problems.append(located.problem(("release_date",), "there is no such day"))
     return Model(
         id=entry.id,
-        offers=tuple(_offers(located, providers, problems)),
+        offers=tuple(offers.of(located)),
         name=entry.name or entry.id,
         description=entry.description,
         organisation_id=entry.organisation_id or entry.id.partition("/")[0],
@@ -216,72 +215,7 @@ def _model(located: _Located[ModelEntry], providers: Mapping[str, Provider], pro
     )
 
 
-def _offers(
-    located: _Located[ModelEntry], providers: Mapping[str, Provider], problems: list[Problem]
-) -> Iterator[Offer]:
-    seen: set[str] = set()
-    for index, entry in enumerate(located.entry.offers):
-        path: YamlPath = ("offers", index)
-        provider = providers.get(entry.provider)
-        if provider is None:
-            hint = suggestion(entry.provider, sorted(providers)) if providers else "there are none"
-            text = f'there is no provider "{entry.provider}"; {hint}'
-            problems.append(located.problem((*path, "provider"), text))
-            continue
-        if entry.provider in seen:
-            text = f'the provider "{entry.provider}" offers this model twice; remove one of the offers'
-            problems.append(located.problem((*path, "provider"), text))
-        seen.add(entry.provider)
-        yield Offer(
-            provider=provider,
-            provider_model=entry.provider_model,
-            endpoints=frozenset(entry.endpoints),
-            params=_params(located, entry, path, problems),
-            price=_price(located, entry, path, problems),
-        )
-
-
-def _params(
-    located: _Located[ModelEntry], entry: OfferEntry, path: YamlPath, problems: list[Problem]
-) -> frozenset[str] | None:
-    """Canonical names; any spelling of any surface is understood."""
-    if entry.params is None:
-        return None
-    for index, word in enumerate(entry.params):
-        if word not in CANONICAL:
-            text = f'unknown parameter "{word}"; {suggestion(word, sorted(PARAMETERS))}'
-            problems.append(located.problem((*path, "params", index), text))
-    return frozenset(CANONICAL[word] for word in entry.params if word in CANONICAL)
-
-
-def _price(
-    located: _Located[ModelEntry], entry: OfferEntry, path: YamlPath, problems: list[Problem]
-) -> dict[str, Decimal]:
-    offer = f'the offer of "{located.entry.id}" by "{entry.provider}"'
-    price: dict[str, Decimal] = {}
-    path = (*path, "price")
-    written = entry.price or {}
-    for dimension, value in written.items():
-        try:
-            price[dimension] = read_price(dimension, value)
-        except PriceError as error:
-            problems.append(located.problem((*path, dimension), f"{offer}: {error}"))
-    if located.entry.id.endswith(":free"):
-        if any(price.values()):
-            problems.append(located.problem(path, f"{offer}: a :free model has no price; remove it"))
-        return price
-    if not written:
-        example = 'price: {input_text_tokens: "0.15", output_text_tokens: "0.60"}'
-        text = f'{offer} has no price; add one, such as {example} ("0" where it costs nothing)'
-        problems.append(located.problem(path, text))
-        return price
-    for dimension in missing_dimensions(written, frozenset(entry.endpoints)):
-        text = f'{offer} has no price for {dimension}; add one ("0" where it costs nothing)'
-        problems.append(located.problem(path, text))
-    return price
-
-
-def _aliases(models: Mapping[str, _Located[ModelEntry]], problems: list[Problem]) -> dict[str, str]:
+def _aliases(models: Mapping[str, Located[ModelEntry]], problems: list[Problem]) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for id_, located in models.items():
         for index, alias in enumerate(located.entry.aliases):

@@ -5,7 +5,7 @@ What the values mean together (is this provider known, is that variable set) is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,9 +14,11 @@ from pydantic_core import ErrorDetails
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
 from server.domain.catalog import Dialect
+from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
+_TIER: Final = r"^[a-z0-9][a-z0-9_-]*$"
 _ProviderId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 _MODEL_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(:free)?$"
 _ALIAS: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(:free)?$"
@@ -30,6 +32,7 @@ _EXPECTED: Final = {
     _MODEL_ID: 'must look like "author/slug" or "author/slug:free"',
     _ALIAS: 'must look like "name" or "author/slug", with ":free" after it where it costs nothing',
     r"^[a-z0-9][a-z0-9._-]*$": "must be lower-case letters, digits, dots, dashes and underscores",
+    _TIER: "must be the provider's word for it, in lower case",
     r"^[A-Z_][A-Z0-9_]*$": "must be the name of an environment variable in capitals, not the key itself",
     r"^\d{4}-\d{2}-\d{2}$": "must be a date such as 2026-11-21",
 }
@@ -54,7 +57,23 @@ class ProviderEntry(_Entry):
     reasoning_tokens: Literal["inside", "beside"] | None = None
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool | None = None
+    on_disconnect: OnDisconnect | None = None
+    prices_as: _ProviderId | None = None
     tool_call_start: _Text | None = None
+
+
+class ConditionsEntry(_Entry):
+    """When the prices of a tier hold: all of these conditions, of which there is at least one."""
+
+    input_tokens_above: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
+    service_tier: Annotated[str, Field(pattern=_TIER, max_length=64)] | None = None
+
+
+class PriceTierEntry(_Entry):
+    """Prices that replace those of the same dimensions under conditions."""
+
+    when: ConditionsEntry
+    price: dict[str, Any]
 
 
 class OfferEntry(_Entry):
@@ -65,6 +84,7 @@ class OfferEntry(_Entry):
     endpoints: list[_Endpoint] = Field(default=[Endpoint.CHAT, Endpoint.RESPONSES], min_length=1)
     params: list[str] | None = None
     price: dict[str, Any] | None = None
+    price_tiers: list[PriceTierEntry] | None = None
 
 
 class ModelEntry(_Entry):
@@ -103,6 +123,9 @@ class CatalogFile(_Entry):
     replace_catalog: bool = False
 
 
+EntryT = TypeVar("EntryT", ProviderEntry, ModelEntry)
+
+
 class ParsedFile(msgspec.Struct, frozen=True):
     """A file whose shape is right. `shipped` files may name variables that are not set."""
 
@@ -111,11 +134,24 @@ class ParsedFile(msgspec.Struct, frozen=True):
     shipped: bool
 
 
+class Located(msgspec.Struct, Generic[EntryT], frozen=True):
+    """An entry and where it stands."""
+
+    entry: EntryT
+    file: ParsedFile
+    path: YamlPath
+
+    def problem(self, path: YamlPath, text: str) -> Problem:
+        return self.file.source.problem((*self.path, *path), text)
+
+
 _ENTRY_AT: Final[dict[tuple[str, ...], type[_Entry]]] = {
     (): CatalogFile,
     ("providers",): ProviderEntry,
     ("models",): ModelEntry,
     ("models", "offers"): OfferEntry,
+    ("models", "offers", "price_tiers"): PriceTierEntry,
+    ("models", "offers", "price_tiers", "when"): ConditionsEntry,
     ("routing",): RoutingEntry,
 }
 

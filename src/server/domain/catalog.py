@@ -7,7 +7,6 @@ request.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Literal
 
 import msgspec
@@ -16,6 +15,7 @@ from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 
 Dialect = Literal["openai", "anthropic", "gemini"]
+PriceSource = Literal["file", "default"]
 
 
 class ProviderProfile(msgspec.Struct, frozen=True):
@@ -76,15 +76,16 @@ class Offer(msgspec.Struct, frozen=True):
     """One provider's offer of one model.
 
     `params`: canonical names of the parameters it honours, None for every parameter of its endpoints.
-    `price`: USD per million units by dimension, exact decimals; empty on a `:free` model.
+    `prices` are empty on a `:free` model, and only there. `price_source` says where they were written: in the
+    catalogue's files, or among the defaults that come with the gateway; None where there are none.
     """
 
     provider: Provider
     provider_model: str
     endpoints: frozenset[Endpoint]
     params: frozenset[str] | None = None
-    price: Mapping[str, Decimal] = {}
     prices: PriceList = PriceList()
+    price_source: PriceSource | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

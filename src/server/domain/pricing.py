@@ -5,7 +5,7 @@ The one rounding rule: each line is rounded up to a whole nano-dollar, and the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -107,22 +107,42 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
         "output_audio_tokens": output_audio,
         "requests": 1 if usage.input_tokens or usage.output_tokens else 0,
     }
+    return with_fallbacks(split, rates)
+
+
+def with_fallbacks(used: Mapping[str, int], rates: Rates) -> dict[str, int]:
+    """Quantities with the kinds of token that have no rate counted as the kind whose rate holds for them."""
+    counted = dict(used)
     for dimension, instead in _FALLBACK.items():
-        if dimension not in rates:
-            split[instead] += split.pop(dimension)
-    return split
+        if dimension in counted and dimension not in rates:
+            counted[instead] = counted.get(instead, 0) + counted.pop(dimension)
+    return counted
 
 
 def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
-    """The most that so many tokens can cost, in nano-dollars: each at the dearest rate that may apply to it."""
-    tiers = (None, *prices.service_tiers)
-    return max(_bound(prices.rates_for(input_tokens, tier), input_tokens, output_tokens) for tier in tiers)
+    """The most that so many tokens, or fewer, can cost in nano-dollars, of whatever kind and in whatever tier.
+
+    Each is taken at the dearest rate that may apply to it. Where a side has one rate the bound is its exact price.
+    """
+    if not prices.tiers:
+        return _bound(prices.rates, input_tokens, output_tokens)
+    # Rates change only beyond a tier's length: the dearest input of each stretch is the longest one.
+    lengths = {tier.input_tokens_above for tier in prices.tiers if 0 < tier.input_tokens_above < input_tokens}
+    return max(
+        _bound(prices.rates_for(length, tier), length, output_tokens)
+        for length in (*lengths, input_tokens)
+        for tier in (None, *prices.service_tiers)
+    )
 
 
 def _bound(rates: Rates, input_tokens: int, output_tokens: int) -> int:
-    exact = input_tokens * _dearest(rates, _INPUT) + output_tokens * _dearest(rates, _OUTPUT) + rates.get("requests", 0)
-    return -(-exact // UNIT_SIZE)
+    request = -(-rates.get("requests", 0) // UNIT_SIZE)
+    return request + _side(rates, _INPUT, input_tokens) + _side(rates, _OUTPUT, output_tokens)
 
 
-def _dearest(rates: Rates, dimensions: Iterable[str]) -> int:
-    return max((rates[dimension] for dimension in dimensions if dimension in rates), default=0)
+def _side(rates: Rates, dimensions: tuple[str, ...], tokens: int) -> int:
+    """Each line of the side may be rounded up, so every line beyond the first adds one."""
+    priced = [rates[dimension] for dimension in dimensions if dimension in rates]
+    if not priced or not tokens:
+        return 0
+    return -(-tokens * max(priced) // UNIT_SIZE) + min(len(priced), tokens) - 1

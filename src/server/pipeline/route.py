@@ -16,6 +16,7 @@ from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
 from server.domain.routing import Candidate, Route
 from server.domain.usage import RoutingRow
+from server.pipeline.service_tier import unpriced_tier
 
 MAX_FALLBACK_MODELS: Final = 16
 MAX_SHOWN_CHARS: Final = 100
@@ -138,7 +139,8 @@ def _lacking(offer: Offer, request: GenerationRequest, adapters: Mapping[Dialect
     if offer.params is not None and request.routing.require_parameters:
         lacking = [spelling for name, spelling in request.parameters.items() if name not in offer.params]
     inexpressible = adapters[offer.provider.dialect].supports(offer, request)
-    return lacking if inexpressible is None else [*lacking, inexpressible]
+    more = (inexpressible, unpriced_tier(offer, request))
+    return [*lacking, *(spelling for spelling in more if spelling is not None and spelling not in lacking)]
 
 
 def _is_affordable(offer: Offer, wishes: RoutingPreferences) -> bool:
@@ -149,7 +151,7 @@ def _is_affordable(offer: Offer, wishes: RoutingPreferences) -> bool:
         ("output_text_tokens", wishes.max_price.completion, "provider.max_price.completion"),
     )
     return all(
-        limit is None or offer.price.get(dimension, Decimal(0)) <= _decimal(limit, param)
+        limit is None or Decimal(offer.prices.rates.get(dimension, 0)).scaleb(-9) <= _decimal(limit, param)
         for dimension, limit, param in limits
     )
 
@@ -176,8 +178,8 @@ def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Ca
     models = {id_: rank for rank, id_ in enumerate(dict.fromkeys(c.model.id for c in found))}
     order = {provider_id: rank for rank, provider_id in reversed(list(enumerate(wishes.order)))}
 
-    def rank(candidate: Candidate) -> tuple[int, int, Decimal]:
-        price = sum(candidate.offer.price.values(), Decimal(0)) if wishes.sort == "price" else Decimal(0)
+    def rank(candidate: Candidate) -> tuple[int, int, int]:
+        price = sum(candidate.offer.prices.rates.values()) if wishes.sort == "price" else 0
         preferred = order.get(candidate.offer.provider.id, len(wishes.order))
         return models[candidate.model.id], preferred, price
 

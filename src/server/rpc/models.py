@@ -11,6 +11,7 @@ from aistats.gateway.v1 import models_pb2, models_pb2_grpc
 from server.domain import limits
 from server.domain.catalog import Catalog, Model, Offer
 from server.domain.errors import GatewayError, Reason
+from server.domain.money import usd
 from server.domain.parameters import CANONICAL, PARAMETERS, Parameter
 from server.domain.ports import CatalogSource
 from server.domain.request import Endpoint
@@ -181,7 +182,7 @@ def _encode_offer(offer: Offer) -> models_pb2.ModelProvider:
         api_provider_id=offer.provider.id,
         endpoints=sorted(offer.endpoints),
         params=sorted(_parameters(offer)),
-        pricing={dimension: format(price, "f") for dimension, price in offer.price.items()},
+        pricing={dimension: usd(rate) for dimension, rate in offer.prices.rates.items()},
         status="active" if offer.provider.is_configured else "not_configured",
     )
 

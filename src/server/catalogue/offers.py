@@ -1,0 +1,108 @@
+"""The offers of a model, each with its provider, its parameters and its prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from server.catalogue.defaults import default_prices
+from server.catalogue.files import Located, ModelEntry, OfferEntry, PriceTierEntry
+from server.catalogue.prices import PriceReader, missing_dimensions
+from server.catalogue.problems import Problem, suggestion
+from server.catalogue.source import YamlPath
+from server.domain.catalog import Offer, PriceSource, Provider
+from server.domain.parameters import CANONICAL, PARAMETERS
+from server.domain.pricing import PriceList
+
+_EXAMPLE: Final = 'price: {input_text_tokens: "0.15", output_text_tokens: "0.60"}'
+
+
+class Offers:
+    """Builds offers of known providers; `priced_as` says by provider whose default prices hold for it."""
+
+    def __init__(
+        self, providers: Mapping[str, Provider], priced_as: Mapping[str, str], problems: list[Problem]
+    ) -> None:
+        self._providers = providers
+        self._priced_as = priced_as
+        self._problems = problems
+
+    def of(self, model: Located[ModelEntry]) -> Iterator[Offer]:
+        """The offers of one model; whatever is wrong with them is added to the problems."""
+        seen: set[str] = set()
+        for index, entry in enumerate(model.entry.offers):
+            path: YamlPath = ("offers", index)
+            provider = self._providers.get(entry.provider)
+            if provider is None:
+                known = sorted(self._providers)
+                hint = suggestion(entry.provider, known) if known else "there are none"
+                text = f'there is no provider "{entry.provider}"; {hint}'
+                self._problems.append(model.problem((*path, "provider"), text))
+                continue
+            if entry.provider in seen:
+                text = f'the provider "{entry.provider}" offers this model twice; remove one of the offers'
+                self._problems.append(model.problem((*path, "provider"), text))
+            seen.add(entry.provider)
+            params = self._params(model, entry, path)
+            prices, source = _Pricing(model, entry, path, self._priced_as[entry.provider], self._problems).prices()
+            yield Offer(provider, entry.provider_model, frozenset(entry.endpoints), params, prices, source)
+
+    def _params(self, model: Located[ModelEntry], entry: OfferEntry, path: YamlPath) -> frozenset[str] | None:
+        """Canonical names; any spelling of any surface is understood."""
+        if entry.params is None:
+            return None
+        for index, word in enumerate(entry.params):
+            if word not in CANONICAL:
+                text = f'unknown parameter "{word}"; {suggestion(word, sorted(PARAMETERS))}'
+                self._problems.append(model.problem((*path, "params", index), text))
+        return frozenset(CANONICAL[word] for word in entry.params if word in CANONICAL)
+
+
+class _Pricing:
+    """What one offer costs: what its file says, else the default of its provider, else a problem."""
+
+    def __init__(
+        self,
+        model: Located[ModelEntry],
+        entry: OfferEntry,
+        path: YamlPath,
+        priced_as: str,
+        problems: list[Problem],
+    ) -> None:
+        self._model = model
+        self._entry = entry
+        self._path = path
+        self._priced_as = priced_as
+        self._problems = problems
+
+    def prices(self) -> tuple[PriceList, PriceSource | None]:
+        entry = self._entry
+        reader = PriceReader()
+        prices = reader.read(entry.price or {}, entry.price_tiers or ())
+        if self._model.entry.id.endswith(":free"):
+            self._report_all(reader.problems)
+            if any(prices.rates.values()) or prices.tiers:
+                self._report(("price",), "a :free model has no price; remove it")
+            return PriceList(), None
+        source: PriceSource = "file"
+        if entry.price is None and not entry.price_tiers:
+            found = default_prices().find(self._priced_as, entry.provider_model)
+            if found is not None:
+                tiers = [PriceTierEntry.model_validate(tier) for tier in found.price_tiers]
+                prices, source = reader.read(found.price, tiers), "default"
+        self._report_all(reader.problems)
+        if not prices.rates and not entry.price:
+            self._report(("price",), f'has no price; add one, such as {_EXAMPLE} ("0" where it costs nothing)', " ")
+        else:
+            written = entry.price or prices.rates
+            for dimension in missing_dimensions(written, frozenset(entry.endpoints)):
+                self._report(("price",), f'has no price for {dimension}; add one ("0" where it costs nothing)', " ")
+        return prices, source
+
+    def _report_all(self, problems: list[tuple[YamlPath, str]]) -> None:
+        for path, text in problems:
+            self._report(path, text)
+
+    def _report(self, path: YamlPath, text: str, link: str = ": ") -> None:
+        offer = f'the offer of "{self._model.entry.id}" by "{self._entry.provider}"'
+        self._problems.append(self._model.problem((*self._path, *path), f"{offer}{link}{text}"))
