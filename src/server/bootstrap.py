@@ -40,6 +40,7 @@ from server.domain.health import UnmeasuredHealth
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
+from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
 from server.pipeline.respond import Respond
@@ -60,6 +61,7 @@ from server.storage.database import Database, DatabaseUnusable
 from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
 from server.storage.keys import SqlKeyStore
+from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
 from server.transport import Transport
@@ -130,7 +132,11 @@ async def worker(
         adapters: dict[Dialect, ProviderAdapter] = {
             "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s)
         }
-        generate = Generator(catalog, adapters, clock, shutdown)
+        ledger = SqlLedger(database, clock, ids.new())
+        stack.push_async_callback(ledger.close)
+        drains = Drains()
+        stack.push_async_callback(drains.close)
+        generate = Generator(catalog, adapters, ledger, clock, shutdown, drains)
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         credits = SqlCredits(database)

@@ -17,12 +17,16 @@ from server.domain.errors import FailureCategory, GatewayError, Reason
 from server.domain.events import GenerationEvent, Settled, Started, TextDelta
 from server.domain.identity import Arrival, Call, Principal
 from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Text, Turn
+from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
+from server.storage.ledger import SqlLedger
+from server.storage.teams import Teams
 from server.transport import Transport
 from tests.fakes.chat_wire import chat_chunks, delta_chunk, finish_chunk, role_chunk
 from tests.fakes.openai_upstream import Upstream, chat_stream, chat_unary, error, silent
+from tests.integration.databases import migrated
 
 ROUTING = Routing(timeout_s=2.0, first_byte_timeout_s=0.3, idle_timeout_s=0.3, max_attempts=2)
 
@@ -30,13 +34,16 @@ ROUTING = Routing(timeout_s=2.0, first_byte_timeout_s=0.3, idle_timeout_s=0.3, m
 class Bench:
     """Two upstreams that offer one model, and the pipeline before them."""
 
-    def __init__(self, first: Upstream, second: Upstream, transport: Transport) -> None:
+    def __init__(
+        self, first: Upstream, second: Upstream, transport: Transport, ledger: SqlLedger, teams: Teams, team_id: str
+    ) -> None:
+        self.teams, self.team_id = teams, team_id
         self.first, self.second = first, second
         self.shutdown = Shutdown()
         self.clock, self.ids = SystemClock(), UuidV7()
         self.current = self._catalog(ROUTING)
         adapter = OpenAIAdapter(transport, self.clock, self.ids)
-        self.generate = Generator(self, {"openai": adapter}, self.clock, self.shutdown)
+        self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, Drains())
 
     def _catalog(self, routing: Routing) -> Catalog:
         providers = {
@@ -64,7 +71,7 @@ class Bench:
             routing=RoutingPreferences(**wishes),
         )
         self.seen: list[GenerationEvent] = []
-        call = Call(arrival, Principal("team", "key", frozenset()))
+        call = Call(arrival, Principal(self.team_id, "key", frozenset()))
         async with aclosing(self.generate(call, request)) as batches:
             async for batch in batches:
                 self.seen += batch
@@ -72,9 +79,13 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with Upstream() as first, Upstream() as second, Transport() as transport:
-        yield Bench(first, second, transport)
+async def bench(sqlite_url: str) -> AsyncIterator[Bench]:
+    async with migrated(sqlite_url) as database, Upstream() as first, Upstream() as second, Transport() as transport:
+        teams = Teams(database, SystemClock(), UuidV7())
+        team = await teams.create("team")
+        ledger = SqlLedger(database, SystemClock(), "worker")
+        yield Bench(first, second, transport, ledger, teams, team.id)
+        await ledger.close()
 
 
 def text_of(events: list[GenerationEvent]) -> str:
@@ -240,7 +251,8 @@ async def test_cancelling_closes_the_upstream_at_once_and_tries_nobody_else(benc
 async def test_nobody_can_use_another_teams_cache_key(bench: Bench) -> None:
     bench.first.script(chat_unary(), chat_unary(), chat_unary())
     sent = []
-    for team in ("a", "b", "a"):
+    other = await bench.teams.create("other")
+    for team in (bench.team_id, other.id, bench.team_id):
         arrival = Arrival(bench.ids.new(), "r", bench.clock.monotonic(), 0)
         request = GenerationRequest(
             endpoint=Endpoint.CHAT,

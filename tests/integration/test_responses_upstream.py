@@ -16,8 +16,10 @@ import msgspec
 import pytest
 
 from server.clock import SystemClock, UuidV7
-from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfile
+from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider, ProviderProfile
+from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint
+from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
@@ -25,6 +27,7 @@ from server.providers.openai import OpenAIAdapter
 from server.storage import migrate
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
+from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.teams import Teams
 from server.transport import Transport
@@ -101,7 +104,10 @@ async def stage(tmp_path: Path, empty_database: Path) -> AsyncIterator[Stage]:
         transport = await stack.enter_async_context(Transport())
         team = await Teams(database, clock, ids).create("one")
         source = Fixed(catalog(upstream.base_url))
-        generate = Generator(source, {"openai": OpenAIAdapter(transport, clock, ids)}, clock, Shutdown())
+        ledger = SqlLedger(database, clock, ids.new())
+        stack.push_async_callback(ledger.close)
+        adapters: dict[Dialect, ProviderAdapter] = {"openai": OpenAIAdapter(transport, clock, ids)}
+        generate = Generator(source, adapters, ledger, clock, Shutdown(), Drains())
         respond = Respond(generate, SqlResponseStore(database, commits, FixedClock()), clock)
         headers = {"authorization": "Bearer real"}
         host = RestHost(respond, teams={**TEAMS, "Bearer real": team.id})

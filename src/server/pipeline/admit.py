@@ -1,39 +1,98 @@
-"""The door to the providers: what must hold before any of them is called.
-
-This is where a request's upper bound is reserved from the team's credit, once wallets are kept. A reservation ends
-exactly once, whatever ends the request: `settle` charges what was used; leaving without it voids the reservation.
-"""
+"""The door to the providers: what a request may cost at most is held from its team's credit before any is called."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from typing import Final
 
-from server.domain.events import Settled
+import msgspec
+
 from server.domain.identity import Call
-from server.domain.request import GenerationRequest
-from server.domain.routing import Route
+from server.domain.ledger import Hold, Ledger
+from server.domain.pricing import upper_bound
+from server.domain.record import GenerationRecord
+from server.domain.request import Audio, File, GenerationRequest, Image
+from server.domain.routing import Candidate, Route
+from server.pipeline.counting import count_prompt
+
+DEFAULT_OUTPUT_TOKENS: Final = 16_384
+"""The longest output of a choice where neither the request nor the catalogue knows of a limit."""
+TOKENS_PER_IMAGE: Final = 1_600
+BASE64_CHARS_PER_TOKEN: Final = 16
+"""Of an inline audio clip or file: generous for both, so that its share of the hold is not too small."""
+TOKENS_PER_LINK: Final = 8_000
+"""A file of which only the address is known."""
+
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
-class Reservation:
-    """Credit held for one request, as an async context manager."""
-
-    def __init__(self) -> None:
-        self.settled: Settled | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Void what was not settled."""
-
-    async def settle(self, settled: Settled) -> None:
-        """Charge what was used; durable when this returns."""
-        self.settled = settled
+def is_billable(route: Route) -> bool:
+    """Whether any candidate may cost something."""
+    return not all(candidate.model.is_free for candidate in route.candidates)
 
 
-async def admit(call: Call, request: GenerationRequest, route: Route) -> Reservation:
-    """Hold the credit that `request` may cost at most on any candidate of `route`."""
-    return Reservation()
+async def admit(ledger: Ledger, call: Call, request: GenerationRequest, route: Route) -> None:
+    """Hold the credit that `request` may cost on the dearest candidate.
+
+    Raises GatewayError where the team has not enough of it. A caller that is cancelled settles all the same, for the
+    hold may have been made.
+    """
+    await ledger.reserve(Hold(bound(request, route), opening(call, request), call.principal.spend_limit))
+
+
+def opening(call: Call, request: GenerationRequest) -> GenerationRecord:
+    """The record of a request that has only begun."""
+    return GenerationRecord(
+        suffix=call.suffix,
+        request_id=call.arrival.request_id,
+        created_at=call.arrival.created_at,
+        team_id=call.principal.team_id,
+        key_id=call.principal.key_id,
+        endpoint=request.endpoint.value,
+        model_id=request.model,
+        stream=request.stream,
+    )
+
+
+def bound(request: GenerationRequest, route: Route) -> int:
+    """The most that a request may cost on any candidate, in nano-dollars; its prompt is estimated."""
+    prompt = estimate_prompt(request)
+    return max(
+        upper_bound(candidate.offer.prices, prompt, output_bound(request, candidate)) for candidate in route.candidates
+    )
+
+
+def estimate_prompt(request: GenerationRequest) -> int:
+    """Tokens of everything in the prompt, media included."""
+    return count_prompt(request) + sum(_media_tokens(part) for turn in request.turns for part in turn.parts)
+
+
+def _media_tokens(part: object) -> int:
+    match part:
+        case Image():
+            return TOKENS_PER_IMAGE
+        case Audio(data=data):
+            return len(data) // BASE64_CHARS_PER_TOKEN
+        case File(data=str() as data):
+            return len(data) // BASE64_CHARS_PER_TOKEN
+        case File():
+            return TOKENS_PER_LINK
+        case _:
+            return 0
+
+
+def output_bound(request: GenerationRequest, candidate: Candidate) -> int:
+    """The most tokens that a candidate may put out, over all choices; limits in `provider_options` count."""
+    options = request.provider_options.get(candidate.offer.provider.id, {})
+    own = [value for name in _LIMITS if name in options and (value := _whole_number(options[name])) is not None]
+    model = candidate.model
+    most = model.max_output_tokens or model.context_length or DEFAULT_OUTPUT_TOKENS
+    asked = max(own, default=request.sampling.max_output_tokens)
+    choices = _whole_number(options["n"]) if "n" in options else request.sampling.n
+    return (most if asked is None else min(asked, most)) * max(1, choices or 1)
+
+
+def _whole_number(raw: msgspec.Raw) -> int | None:
+    try:
+        return msgspec.json.decode(raw, type=int)
+    except msgspec.ValidationError:
+        return None

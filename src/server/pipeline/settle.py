@@ -1,54 +1,214 @@
-"""What a generation comes to in the end: who served it, what it used, how long it took."""
+"""What a generation comes to in the end: who served it, what it used, what it costs, how long it took.
+
+Charged is what providers bill: the usage that they report, or else what was relayed, counted. An attempt that reported
+nothing and of which nothing was relayed costs nothing, and neither does a request that the gateway itself failed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from server.domain.errors import HTTP_STATUS, GatewayError, Origin, Reason
 from server.domain.events import Settled
-from server.domain.identity import Arrival
+from server.domain.fold import Fold
+from server.domain.identity import Call
+from server.domain.ledger import Settlement
+from server.domain.money import Pricing
+from server.domain.pricing import STANDARD_TIERS, price
+from server.domain.record import AttemptRecord, GenerationRecord, StoredContent
 from server.domain.request import GenerationRequest
 from server.domain.routing import Route
 from server.domain.usage import Meta, RoutingRow, Usage
+from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
-from server.pipeline.counting import count_prompt
+
+CLIENT_GONE: Final = "client_disconnected"
+CLIENT_GONE_STATUS: Final = 499
 
 _MS = 1000.0
 _DIGITS = 3
 
+_log: Final = structlog.get_logger(__name__)
 
-def settled(
-    arrival: Arrival,
-    request: GenerationRequest,
-    route: Route,
-    attempts: Sequence[Attempt],
-    waited_s: float,
-    idle_s: float,
-) -> Settled:
-    """The account of a generation whose last attempt succeeded.
 
-    `waited_s` is the time spent waiting for providers, `idle_s` for the client to take what was relayed; the rest
-    of the time since arrival is the gateway's own.
+class Bill(msgspec.Struct, frozen=True):
+    """One attempt that a provider bills, priced."""
+
+    usage: Usage
+    pricing: Pricing
+
+
+class Account:
+    """The whole account of one request, however it ended.
+
+    `waited_s` is the time spent waiting for providers, `idle_s` for the client to take what was relayed; the rest of
+    the time since arrival is the gateway's own.
     """
-    served = attempts[-1]
-    ended_s = served.ended_s or served.dispatched_s
-    usage = served.usage or _counted(request, served)
-    generation_s = ended_s - served.dispatched_s
-    meta = Meta(
-        provider=served.candidate.offer.provider.id,
-        provider_model=served.started.provider_model or served.candidate.offer.provider_model,
-        native_response_id=served.started.native_response_id,
-        latency_ms=_ms((served.first_s or ended_s) - served.dispatched_s),
-        generation_ms=_ms(generation_s),
-        throughput_tps=round(usage.output_tokens / generation_s, _DIGITS) if generation_s > 0 else 0.0,
-        gateway_ms=_ms(max(0.0, ended_s - arrival.received_s - waited_s - idle_s)),
-        attempts=len(attempts),
-        routing=(*_rows(route, attempts), *route.rejected),
+
+    def __init__(
+        self,
+        call: Call,
+        request: GenerationRequest,
+        route: Route,
+        attempts: Sequence[Attempt],
+        *,
+        waited_s: float,
+        idle_s: float,
+    ) -> None:
+        self._call = call
+        self._request = request
+        self._route = route
+        self._attempts = attempts
+        self._bills: list[Bill | None] = [_bill(request, attempt) for attempt in attempts]
+        self._served = attempts[-1] if attempts else None
+        ended_s = call.arrival.received_s if self._served is None else _ended(self._served)
+        self._gateway_ms = _ms(max(0.0, ended_s - call.arrival.received_s - waited_s - idle_s))
+
+    @property
+    def pricing(self) -> Pricing:
+        """What all attempts cost that a provider bills."""
+        bills = [bill.pricing for bill in self._bills if bill is not None]
+        return Pricing(
+            tuple(line for pricing in bills for line in pricing.lines), sum(pricing.total_nanos for pricing in bills)
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """What the last attempt used, and what all of them cost."""
+        last = self._bills[-1] if self._bills else None
+        return replace(Usage(source="counted") if last is None else last.usage, pricing=self.pricing)
+
+    def settled(self) -> Settled:
+        """The account of a generation whose last attempt succeeded, for the client."""
+        served = self._served
+        assert served is not None, "something was generated"
+        usage = self.usage
+        generation_s = _ended(served) - served.dispatched_s
+        meta = Meta(
+            provider=served.candidate.offer.provider.id,
+            provider_model=served.started.provider_model or served.candidate.offer.provider_model,
+            native_response_id=served.started.native_response_id,
+            latency_ms=_latency(served),
+            generation_ms=_ms(generation_s),
+            throughput_tps=_throughput(usage, generation_s),
+            gateway_ms=self._gateway_ms,
+            attempts=len(self._attempts),
+            routing=(*_rows(self._route, self._attempts), *self._route.rejected),
+        )
+        return Settled(usage, meta, served.service_tier)
+
+    def settlement(self, held: bool, ending: BaseException | None, transcript: Fold | None) -> Settlement:
+        """How the request ends in the ledger and on the record. `ending` is None where all of it was relayed."""
+        if isinstance(ending, Exception) and _origin(ending) == "gateway":
+            self._bills = [None] * len(self._attempts)
+        is_billed = ending is None or any(self._bills)
+        charge = self.pricing.total_nanos if held and is_billed else None
+        return Settlement(self._record(ending), held, charge, self._content(transcript))
+
+    def _record(self, ending: BaseException | None) -> GenerationRecord:
+        record = self._outcome(ending)
+        if self._served is None:
+            return record
+        served, generation_s = self._served, _ended(self._served) - self._served.dispatched_s
+        usage = self.usage if ending is None or any(self._bills) else None
+        return replace(
+            record,
+            provider=served.candidate.offer.provider.id,
+            native_response_id=served.started.native_response_id,
+            finish_reason=None if served.finish_reason is None else served.finish_reason.value,
+            latency_ms=_latency(served),
+            generation_ms=_ms(generation_s),
+            gateway_ms=self._gateway_ms,
+            throughput=None if usage is None else _throughput(usage, generation_s),
+            usage=usage,
+            cost_nanos=self.pricing.total_nanos,
+            attempts=tuple(
+                _attempt_record(attempt, bill, ending)
+                for attempt, bill in zip(self._attempts, self._bills, strict=True)
+            ),
+        )
+
+    def _outcome(self, ending: BaseException | None) -> GenerationRecord:
+        record = opening(self._call, self._request)
+        if isinstance(ending, GatewayError):
+            return replace(
+                record,
+                success=False,
+                status_code=HTTP_STATUS[ending.code],
+                error_code=ending.reason.value,
+                error_message=ending.description,
+            )
+        if isinstance(ending, Exception):
+            return replace(record, success=False, status_code=500, error_code=Reason.INTERNAL.value)
+        if ending is None and not self._call.progress.client_gone:
+            return record
+        return replace(
+            record,
+            success=False,
+            status_code=CLIENT_GONE_STATUS,
+            error_code=CLIENT_GONE,
+            error_message="The client went before the end of the answer.",
+            disconnect="drained" if ending is None else "cancelled",
+        )
+
+    def _content(self, transcript: Fold | None) -> StoredContent | None:
+        if transcript is None:
+            return None
+        progress = self._call.progress
+        reply = msgspec.json.encode(transcript.choices())
+        return StoredContent(progress.path, progress.body, reply, self._call.principal.policy.content_days)
+
+
+def _bill(request: GenerationRequest, attempt: Attempt) -> Bill | None:
+    usage = _billed_usage(request, attempt)
+    if usage is None:
+        return None
+    prices, tier = attempt.candidate.offer.prices, attempt.service_tier
+    if prices.rates and tier is not None and tier not in STANDARD_TIERS and tier not in prices.service_tiers:
+        _log.warning("service_tier_without_price", provider=attempt.candidate.offer.provider.id, service_tier=tier)
+    return Bill(usage, price(usage, prices, tier))
+
+
+def _billed_usage(request: GenerationRequest, attempt: Attempt) -> Usage | None:
+    """What the provider bills for an attempt, as far as can be known; None where that is nothing."""
+    reported, relayed = attempt.usage, attempt.relayed.tokens
+    if attempt.is_complete and reported is not None:
+        return reported
+    if reported is not None and (attempt.usage_is_current or not relayed):
+        return reported if reported.total_tokens else None
+    if not relayed:
+        return None
+    if reported is not None:  # an early report, of the prompt above all
+        return replace(reported, output_tokens=max(reported.output_tokens, relayed), source="counted")
+    return Usage(input_tokens=estimate_prompt(request), output_tokens=relayed, source="counted")
+
+
+def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException | None) -> AttemptRecord:
+    failure = attempt.failure
+    if failure is not None:
+        status, error_code = failure.status, failure.category.value
+    elif attempt.is_complete:
+        status, error_code = 200, None
+    else:
+        status, error_code = None, ending.reason.value if isinstance(ending, GatewayError) else CLIENT_GONE
+    return AttemptRecord(
+        provider=attempt.candidate.offer.provider.id,
+        provider_model=attempt.candidate.offer.provider_model,
+        status=status,
+        error_code=error_code,
+        latency_ms=_latency(attempt),
+        billed=bill is not None,
+        cost_nanos=0 if bill is None else bill.pricing.total_nanos,
     )
-    return Settled(usage, meta, served.service_tier)
 
 
-def _counted(request: GenerationRequest, attempt: Attempt) -> Usage:
-    return Usage(input_tokens=count_prompt(request), output_tokens=attempt.relayed.tokens, source="counted")
+def _origin(error: Exception) -> Origin:
+    return error.origin if isinstance(error, GatewayError) else "gateway"
 
 
 def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
@@ -61,6 +221,18 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
             outcome = f"failed: {failure.category.value}" if failure else "chosen"
         rows.append(RoutingRow(candidate.offer.provider.id, outcome, score=1.0 - position / len(route.candidates)))
     return rows
+
+
+def _ended(attempt: Attempt) -> float:
+    return attempt.ended_s or attempt.dispatched_s
+
+
+def _latency(attempt: Attempt) -> float:
+    return _ms((attempt.first_s or _ended(attempt)) - attempt.dispatched_s)
+
+
+def _throughput(usage: Usage, generation_s: float) -> float:
+    return round(usage.output_tokens / generation_s, _DIGITS) if generation_s > 0 else 0.0
 
 
 def _ms(seconds: float) -> float:
