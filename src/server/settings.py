@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     record_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long the records of requests are kept; None for ever."""
     drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
+    worker_lease_s: float = Field(default=30.0, ge=1, le=3600)
+    """How long a worker may be silent before others end what it has reserved."""
 
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -165,6 +165,21 @@ class Database:
             return await self.write(lambda connection: connection.run_sync(work))
         return await self._run(self._write_slots, partial(self._writer.run, work))
 
+    async def trim(self) -> None:
+        """Give back what SQLite's write-ahead log has grown to beyond its limit, or warn that a reader needs it still.
+
+        Raises GatewayError (`database_unavailable`).
+        """
+        if self._writer is None or (size := self._writer.log_bytes) <= sqlite.LOG_LIMIT_BYTES:
+            return
+        if not await self._run(self._write_slots, self._writer.empty_log) and self._log is not None:
+            self._log.warning(
+                "write_ahead_log_is_long",
+                bytes=size,
+                limit_bytes=sqlite.LOG_LIMIT_BYTES,
+                remedy="end the program that has been reading the database file for long",
+            )
+
     async def close(self) -> None:
         """Let the work under way end, then close every connection and the threads behind them."""
         if self._running:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 
-WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+LOG_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """What the write-ahead log may grow to. Only a reader that does not end makes it longer, and only for as long."""
 
 _SWITCH_ATTEMPTS: Final = 200
@@ -25,7 +25,7 @@ _PRAGMAS: Final = (
     # NORMAL would lose the last commits in a power cut, and a client has already seen them as done.
     "PRAGMA synchronous = FULL",
     # What the log has grown to for want of a pause between readers, it gives back when it begins anew.
-    f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}",
+    f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}",
 )
 
 
