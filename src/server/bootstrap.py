@@ -43,6 +43,7 @@ from server.pipeline.authenticate import Authenticate
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
+from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.providers.openai import OpenAIAdapter
@@ -64,6 +65,7 @@ from server.storage.keys import SqlKeyStore
 from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
+from server.storage.sweeper import Sweeper
 from server.transport import Transport
 from server.tuning import collect_seldom
 
@@ -133,6 +135,9 @@ async def worker(
             "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s)
         }
         ledger = SqlLedger(database, clock, ids.new())
+        sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)
+        stack.push_async_callback(sweeper.end)
+        await stack.enter_async_context(_running(sweeper.run()))
         stack.push_async_callback(ledger.close)
         drains = Drains()
         stack.push_async_callback(drains.close)
@@ -147,7 +152,8 @@ async def worker(
             CreditsRest(credits, clock),
             GenerationsRest(generations),
         )
-        bridge = RestApp(reception, [route for face in faces for route in face.routes()])
+        refusals = RecordRefusals(ledger)
+        bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals)
         health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
@@ -161,7 +167,7 @@ async def worker(
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (health_pb2_grpc.add_HealthServiceServicer_to_server, health),
         )
-        guard = Guard(reception, clock, rest_error)
+        guard = Guard(reception, clock, rest_error, refusals=refusals)
         host = GrpcAioHost(
             guarded_routes(registrations, guard),
             unix_socket=socket_path,

@@ -92,11 +92,11 @@ def app(generate: ScriptedGenerate, ledger: MemoryLedger, door: OpenDoor | None 
         (BODY | {"nonsense": 1}, None, "acme/test-1", False, "unknown_parameter"),
         ({"model": "acme/test-1"}, None, "acme/test-1", False, "missing_field"),
         ({"model": 7, "messages": []}, None, "", False, "invalid_value"),
-        ({"model": "a\x00b", "messages": []}, None, "", False, "missing_field"),
+        ({"model": "a\x00b", "messages": []}, None, "", False, "invalid_value"),
         (b'{"model": "acme/test-1"', None, "", False, "malformed_json"),
         (b'{"model": "\xff", "messages": 1}', None, "", False, "malformed_json"),
         (b"", None, "", False, "malformed_json"),
-        (b"[" * 100_000, None, "", False, "malformed_json"),
+        (b"[" * 100_000, None, "", False, "invalid_value"),
     ],
 )  # fmt: skip
 async def test_a_refused_request_has_a_record(
