@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, get_args
 
 import click
 from msgspec import UNSET
 
+from server.cli_shared import Dollars, as_json, date, example, print_json, print_table, unknown_team, with_database
 from server.clock import SystemClock, UuidV7
-from server.domain.errors import GatewayError
 from server.domain.identity import Scope
 from server.domain.ledger import LimitReset, SpendLimit
-from server.domain.money import nanos, usd
-from server.settings import load_settings
+from server.domain.money import usd
 from server.storage import api_key
-from server.storage.database import Database, DatabaseUnusable
 from server.storage.key_records import KeyInfo, KeyRecords, NoLimit, UnknownTeam
-from server.storage.migrate import upgrade_if_empty
-from server.storage.teams import DEFAULT_TEAM, InvalidName, NameTaken, Teams
+from server.storage.teams import InvalidName, NameTaken, Teams
 
 __all__ = ["keys", "teams"]
-
-T = TypeVar("T")
 
 MAX_KEY_NAME_LENGTH: Final = 100
 MAX_LIFETIME_S: Final = 3650 * 86_400
@@ -60,19 +51,6 @@ class KeyName(click.ParamType[str]):
         return name
 
 
-class Dollars(click.ParamType[int]):
-    """An amount such as `5.00`, in nano-dollars."""
-
-    name = "usd"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) is None:
-            self.fail("write dollars with at most nine decimals: 5.00", param, ctx)
-        return nanos(value)
-
-
 class DollarsOrNone(Dollars):
     """As Dollars, or `none`."""
 
@@ -82,17 +60,11 @@ class DollarsOrNone(Dollars):
         return "none" if value == "none" else super().convert(value, param, ctx)
 
 
-def _example(*commands: str) -> str:
-    return "\n".join(["\b", "Example:", *(f"  {command}" for command in commands)])
-
-
 RESETS: Final[tuple[LimitReset, ...]] = get_args(LimitReset)
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @click.group(
-    epilog=_example(
+    epilog=example(
         "aistats-gateway teams create acme", "aistats-gateway keys create --team acme --name laptop --scope inference"
     )
 )
@@ -105,7 +77,7 @@ def keys() -> None:
 
 
 @keys.command(
-    "create", epilog=_example("aistats-gateway keys create --team default --name ci --scope inference --expires-in 30d")
+    "create", epilog=example("aistats-gateway keys create --team default --name ci --scope inference --expires-in 30d")
 )
 @click.option("--team", required=True, help="The team that will own it, by name.")
 @click.option("--name", required=True, type=KeyName(), help="What you call it, to know it again in the list.")
@@ -138,15 +110,15 @@ def create_key(
     expires_at = None if expires_in is None else int(clock.now()) + expires_in
     wanted = frozenset(Scope(scope) for scope in scopes)
     try:
-        key = _with_database(
+        key = with_database(
             lambda database: KeyRecords(database, clock).create(
                 team=team, name=name, scopes=wanted, expires_at=expires_at, spend_limit=spend_limit
             )
         )
     except UnknownTeam:
-        raise _unknown_team(team) from None
+        raise unknown_team(team) from None
     if as_json:
-        _print_json(
+        print_json(
             {
                 "id": key.id,
                 "key": key.key,
@@ -159,11 +131,11 @@ def create_key(
         )
         return
     click.echo(key.key)
-    until = "until it is revoked" if expires_at is None else f"until {_date(expires_at)}"
+    until = "until it is revoked" if expires_at is None else f"until {date(expires_at)}"
     click.echo(f"Key {key.id} of team {team} works {until}. Keep it now: it will not be shown again.", err=True)
 
 
-@keys.command("list", epilog=_example("aistats-gateway keys list --team default"))
+@keys.command("list", epilog=example("aistats-gateway keys list --team default"))
 @click.option("--team", help="Only the keys of this team, by name.")
 @as_json
 def list_keys(team: str | None, as_json: bool) -> None:
@@ -172,13 +144,13 @@ def list_keys(team: str | None, as_json: bool) -> None:
     SPENT is what was charged in the day, week or month that the limit is for, and ever where nothing is reset.
     """
     try:
-        found = _with_database(lambda database: KeyRecords(database, SystemClock()).list(team=team))
+        found = with_database(lambda database: KeyRecords(database, SystemClock()).list(team=team))
     except UnknownTeam:
-        raise _unknown_team(team or "") from None
+        raise unknown_team(team or "") from None
     if as_json:
-        _print_json([_key_object(key) for key in found])
+        print_json([_key_object(key) for key in found])
         return
-    _print_table(
+    print_table(
         ("ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES", "LIMIT", "SPENT"),
         [
             (
@@ -187,8 +159,8 @@ def list_keys(team: str | None, as_json: bool) -> None:
                 key.name,
                 ",".join(key.scopes),
                 key.status,
-                _date(key.created_at),
-                _date(key.expires_at),
+                date(key.created_at),
+                date(key.expires_at),
                 _limit_text(key.spend_limit),
                 f"${usd(key.spent_nanos)}",
             )
@@ -197,7 +169,7 @@ def list_keys(team: str | None, as_json: bool) -> None:
     )
 
 
-@keys.command("set", epilog=_example("aistats-gateway keys set 3f9c2b7a10de5482 --limit 5.00 --limit-reset monthly"))
+@keys.command("set", epilog=example("aistats-gateway keys set 3f9c2b7a10de5482 --limit 5.00 --limit-reset monthly"))
 @click.argument("kid", metavar="KID")
 @click.option("--limit", type=DollarsOrNone(), help="What it may spend, in US dollars: 5.00. `none` for all there is.")
 @click.option(
@@ -218,14 +190,14 @@ def set_key(
     wanted = _kid(kid)
     if limit == "none":
         found, spend_limit = (
-            _with_database(lambda database: KeyRecords(database, SystemClock()).lift_limit(wanted)),
+            with_database(lambda database: KeyRecords(database, SystemClock()).lift_limit(wanted)),
             None,
         )
     else:
         nanos_or_unset = UNSET if limit is None else limit
         reset = UNSET if limit_reset is None else None if limit_reset == "none" else limit_reset
         try:
-            spend_limit = _with_database(
+            spend_limit = with_database(
                 lambda database: KeyRecords(database, SystemClock()).set_limit(
                     wanted, limit_nanos=nanos_or_unset, reset=reset
                 )
@@ -236,12 +208,12 @@ def set_key(
     if not found:
         raise _unknown_key()
     if as_json:
-        _print_json({"id": wanted, **_limit_object(spend_limit)})
+        print_json({"id": wanted, **_limit_object(spend_limit)})
         return
     click.echo(f"Limit of {wanted}: {_limit_text(spend_limit)}.")
 
 
-@keys.command("revoke", epilog=_example("aistats-gateway keys revoke 3f9c2b7a10de5482"))
+@keys.command("revoke", epilog=example("aistats-gateway keys revoke 3f9c2b7a10de5482"))
 @click.argument("kid", metavar="KID")
 def revoke_key(kid: str) -> None:
     """End a key for good. Every worker refuses it within a second; streams that are under way finish.
@@ -249,17 +221,17 @@ def revoke_key(kid: str) -> None:
     KID is the id that `keys list` shows; the whole key does as well.
     """
     wanted = _kid(kid)
-    if not _with_database(lambda database: KeyRecords(database, SystemClock()).revoke(wanted)):
+    if not with_database(lambda database: KeyRecords(database, SystemClock()).revoke(wanted)):
         raise _unknown_key()
     click.echo(f"Revoked {wanted}.")
 
 
-@click.group(epilog=_example("aistats-gateway teams create acme", "aistats-gateway teams list"))
+@click.group(epilog=example("aistats-gateway teams create acme", "aistats-gateway teams list"))
 def teams() -> None:
     """Make and list teams, which own keys, responses and money."""
 
 
-@teams.command("create", epilog=_example("aistats-gateway teams create acme"))
+@teams.command("create", epilog=example("aistats-gateway teams create acme"))
 @click.argument("positional_name", metavar="NAME", required=False)
 @click.option("--name", "name_option", help="The same as NAME.")
 @as_json
@@ -271,56 +243,26 @@ def create_team(positional_name: str | None, name_option: str | None, as_json: b
     if name is None:
         raise click.UsageError("Give the new team a name: aistats-gateway teams create acme")
     try:
-        team = _with_database(lambda database: Teams(database, SystemClock(), UuidV7()).create(name))
+        team = with_database(lambda database: Teams(database, SystemClock(), UuidV7()).create(name))
     except InvalidName as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     except NameTaken as error:
         raise click.ClickException(f"{str(error).capitalize()}.") from None
     if as_json:
-        _print_json({"id": team.id, "name": team.name, "created_at": team.created_at})
+        print_json({"id": team.id, "name": team.name, "created_at": team.created_at})
         return
     click.echo(f"Made team {team.name} ({team.id}).")
 
 
-@teams.command("list", epilog=_example("aistats-gateway teams list --json"))
+@teams.command("list", epilog=example("aistats-gateway teams list --json"))
 @as_json
 def list_teams(as_json: bool) -> None:
     """List teams, oldest first."""
-    found = _with_database(lambda database: Teams(database, SystemClock(), UuidV7()).list())
+    found = with_database(lambda database: Teams(database, SystemClock(), UuidV7()).list())
     if as_json:
-        _print_json([{"id": team.id, "name": team.name, "created_at": team.created_at} for team in found])
+        print_json([{"id": team.id, "name": team.name, "created_at": team.created_at} for team in found])
         return
-    _print_table(("NAME", "ID", "CREATED"), [(team.name, team.id, _date(team.created_at)) for team in found])
-
-
-def _with_database(use: Callable[[Database], Awaitable[T]]) -> T:
-    """Run `use` on the configured database, which is given its schema first where it has none."""
-    url = load_settings().database_url
-
-    async def run() -> T:
-        await upgrade_if_empty(url)
-        database = Database.open(url, pool_size=2, quiet=True)
-        try:
-            return await use(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(run())
-    except DatabaseUnusable as error:
-        raise click.ClickException(str(error)) from None
-    except GatewayError as error:
-        raise click.ClickException(
-            f"{error.description} AISTATS_DATABASE_URL says where it is; `aistats-gateway doctor` looks closer."
-        ) from None
-
-
-def _unknown_team(team: str) -> click.ClickException:
-    hint = f"`aistats-gateway teams create {team}` makes it" if team != DEFAULT_TEAM else "`up` makes it"
-    return click.BadParameter(
-        f"there is no team {team!r}. {hint}, `aistats-gateway teams list` shows those there are.",
-        param_hint="--team",
-    )
+    print_table(("NAME", "ID", "CREATED"), [(team.name, team.id, date(team.created_at)) for team in found])
 
 
 def _unknown_key() -> click.ClickException:
@@ -360,18 +302,3 @@ def _key_object(key: KeyInfo) -> dict[str, Any]:
         **_limit_object(key.spend_limit),
         "spent_nanos": key.spent_nanos,
     }
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        cells = zip(row, widths, strict=True)
-        click.echo("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-
-
-def _date(seconds: int | None) -> str:
-    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
