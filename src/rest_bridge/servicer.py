@@ -14,7 +14,7 @@ from urllib.parse import quote
 from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
 from google.protobuf.message import Message
 
-from aistats.gateway.v1 import credits_pb2, generations_pb2, responses_pb2
+from aistats.gateway.v1 import credits_pb2, generations_pb2, pricing_pb2, responses_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
@@ -110,6 +110,18 @@ class CreditsRestServicer(_Face):
         self, request: credits_pb2.ListActivityRequest, context: CallContext
     ) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "GET", "/v1/activity", query=_query(request))
+
+
+class PricingRestServicer(_Face):
+    """`aistats.gateway.v1.PricingRestService`."""
+
+    def CalculatePricing(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/pricing/calculate", request)
+
+    def ListPricingModels(
+        self, request: pricing_pb2.ListPricingModelsRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/pricing/models", query=_query(request))
 
 
 class GenerationsRestServicer(_Face):

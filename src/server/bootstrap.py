@@ -21,6 +21,7 @@ from aistats.gateway.v1 import (
     generations_pb2_grpc,
     health_pb2_grpc,
     models_pb2_grpc,
+    pricing_pb2_grpc,
     responses_pb2_grpc,
 )
 from rest_bridge.app import RestApp
@@ -28,8 +29,15 @@ from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
+from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
-from rest_bridge.servicer import ChatRestServicer, CreditsRestServicer, GenerationsRestServicer, ResponsesRestServicer
+from rest_bridge.servicer import (
+    ChatRestServicer,
+    CreditsRestServicer,
+    GenerationsRestServicer,
+    PricingRestServicer,
+    ResponsesRestServicer,
+)
 from server.catalogue.load import read_catalog
 from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
@@ -54,6 +62,7 @@ from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
 from server.rpc.interceptors import Guard
 from server.rpc.models import ModelsServicer
+from server.rpc.pricing import PricingServicer
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
@@ -150,6 +159,7 @@ async def worker(
             ChatRest(generate),
             ResponsesRest(respond),
             CreditsRest(credits, clock),
+            PricingRest(catalog),
             GenerationsRest(generations),
         )
         refusals = RecordRefusals(ledger)
@@ -162,6 +172,8 @@ async def worker(
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
+            (pricing_pb2_grpc.add_PricingServiceServicer_to_server, PricingServicer(catalog)),
+            (pricing_pb2_grpc.add_PricingRestServiceServicer_to_server, PricingRestServicer(bridge)),
             (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),
             (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),

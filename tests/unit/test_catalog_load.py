@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.catalogue import CatalogError, load_catalog, read_catalog
-from server.catalogue.prices import DIMENSIONS
 from server.domain.catalog import Catalog, ProviderProfile, Routing
 from server.domain.parameters import PARAMETERS
-from server.domain.pricing import PriceList
+from server.domain.pricing import DIMENSIONS, PriceList
 from server.domain.request import Endpoint
 from server.local_model import CONTEXT_PER_SLOT, MODEL_NAME
 

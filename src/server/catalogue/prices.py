@@ -15,36 +15,8 @@ from server.catalogue.files import PriceTierEntry
 from server.catalogue.problems import suggestion
 from server.catalogue.source import YamlPath
 from server.domain.money import InexactAmount, nanos
-from server.domain.pricing import STANDARD_TIERS, PriceList, PriceTier, Rates
+from server.domain.pricing import DIMENSIONS, STANDARD_TIERS, PriceList, PriceTier, Rates
 from server.domain.request import Endpoint
-
-DIMENSIONS: Final = frozenset(
-    {
-        "input_text_tokens",
-        "output_text_tokens",
-        "cached_read_text_tokens",
-        "cached_write_text_tokens",
-        "reasoning_text_tokens",
-        "input_audio_tokens",
-        "output_audio_tokens",
-        "cached_read_audio_tokens",
-        "input_image_tokens",
-        "output_image_tokens",
-        "cached_read_image_tokens",
-        "input_video_tokens",
-        "output_video_tokens",
-        "embedding_tokens",
-        "input_image",
-        "output_image",
-        "input_audio_seconds",
-        "output_audio_seconds",
-        "input_characters",
-        "video_seconds",
-        "requests",
-        "web_searches",
-    }
-)
-"""What usage can be counted in. The unit of a price is always a million of it."""
 
 HIGHEST: Final = Decimal(10_000)
 HIGHEST_BY_THE_PIECE: Final = Decimal(1_000_000_000)

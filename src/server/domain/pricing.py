@@ -16,6 +16,34 @@ from server.domain.usage import Usage
 Rates: TypeAlias = Mapping[str, int]
 """By dimension, nano-dollars for a million units."""
 
+DIMENSIONS: Final = frozenset(
+    {
+        "input_text_tokens",
+        "output_text_tokens",
+        "cached_read_text_tokens",
+        "cached_write_text_tokens",
+        "reasoning_text_tokens",
+        "input_audio_tokens",
+        "output_audio_tokens",
+        "cached_read_audio_tokens",
+        "input_image_tokens",
+        "output_image_tokens",
+        "cached_read_image_tokens",
+        "input_video_tokens",
+        "output_video_tokens",
+        "embedding_tokens",
+        "input_image",
+        "output_image",
+        "input_audio_seconds",
+        "output_audio_seconds",
+        "input_characters",
+        "video_seconds",
+        "requests",
+        "web_searches",
+    }
+)
+"""What usage can be counted in. The unit of a price is always a million of it."""
+
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "on_demand"})
 """What providers call the service tier that the base rates are for."""
 
@@ -108,6 +136,11 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
         "requests": 1 if usage.input_tokens or usage.output_tokens else 0,
     }
     return with_fallbacks(split, rates)
+
+
+def is_input(dimension: str) -> bool:
+    """Whether its units are tokens of the input, whose sum is the length that tiers go by."""
+    return dimension.endswith("_tokens") and dimension.startswith(("input_", "cached_"))
 
 
 def with_fallbacks(used: Mapping[str, int], rates: Rates) -> dict[str, int]:

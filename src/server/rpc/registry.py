@@ -39,6 +39,8 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ModelsService/GetModel": _ANY_KEY,
         "CreditsService/GetCredits": _ANY_KEY,
         "CreditsService/ListActivity": _ANY_KEY,
+        "PricingService/CalculatePricing": _ANY_KEY,
+        "PricingService/ListPricingModels": _ANY_KEY,
         "HealthService/GetHealth": _ANY_KEY,
         "HealthService/GetLiveness": _NO_KEY,
         # The REST faces hand the `authorization` header to the bridge, which authenticates by itself.
@@ -51,6 +53,8 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "GenerationsRestService/ListGenerations": _NO_KEY,
         "CreditsRestService/GetCredits": _NO_KEY,
         "CreditsRestService/ListActivity": _NO_KEY,
+        "PricingRestService/CalculatePricing": _NO_KEY,
+        "PricingRestService/ListPricingModels": _NO_KEY,
     }.items()
 }
 """By full method name, the scopes of which a key needs one."""
