@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tests.chaos.prices import FREE, PAID, PROVIDERS, Tokens, estimate
+from tests.chaos.prices import DRAINED, FREE, PAID, PROVIDERS, Tokens, estimate
 
 Surface = Literal["chat", "responses"]
 When = Literal["before", "middle", "end"]
@@ -26,6 +26,7 @@ NO_USAGE_SHARE: Final = 0.08
 RUNNING_USAGE_SHARE: Final = 0.04
 OVERRUN_SHARE: Final = 0.04
 POOR_SHARE: Final = 0.05
+DRAINED_SHARE: Final = 0.30
 FREE_SHARE: Final = 0.04
 STREAM_SHARE: Final = 0.60
 FALLBACK_SERVES_SHARE: Final = 0.60
@@ -90,7 +91,12 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def is_paid(self) -> bool:
-        return self.model == PAID
+        return self.model != FREE
+
+    @property
+    def asks_first(self) -> str:
+        """The provider that is called first."""
+        return self.prefers or PROVIDERS[self.model][0]
 
     @property
     def path(self) -> str:
@@ -121,9 +127,12 @@ def plan_of(seed: int, index: int) -> Plan:
     fate = rng.random()
     is_cut = ERROR_SHARE <= fate < ERROR_SHARE + CUT_SHARE
     stream = is_cut or rng.random() < STREAM_SHARE
-    prefers = rng.choice([None, None, "one", "two"])
-    first = prefers or PROVIDERS[0]
-    other = next(name for name in PROVIDERS if name != first)
+    team = POOR if rng.random() < POOR_SHARE else DEFAULT
+    free, drained = rng.random() < FREE_SHARE, rng.random() < DRAINED_SHARE
+    model = FREE if free and team == DEFAULT else DRAINED if drained else PAID
+    prefers = rng.choice([None, None, *PROVIDERS[model]])
+    first = prefers or PROVIDERS[model][0]
+    other = next(name for name in PROVIDERS[model] if name != first)
     scripts = {first: _serving(rng, stream), other: _serving(rng, stream)}
     if fate < ERROR_SHARE:
         scripts[first] = _refusing(rng)
@@ -134,8 +143,6 @@ def plan_of(seed: int, index: int) -> Plan:
         scripts[first] = msgspec.structs.replace(
             served, cut_after=rng.randrange(1, len(served.pieces) + 1), rude=rng.random() < 0.5
         )
-    team = POOR if rng.random() < POOR_SHARE else DEFAULT
-    model = FREE if team == DEFAULT and rng.random() < FREE_SHARE else PAID
     return Plan(
         index=index,
         team=team,

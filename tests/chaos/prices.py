@@ -11,8 +11,10 @@ from typing import Final
 import msgspec
 
 PAID: Final = "chaos/paid"
+DRAINED: Final = "chaos/drained"
 FREE: Final = "chaos/paid:free"
-PROVIDERS: Final = ("one", "two")
+PROVIDERS: Final = {PAID: ("one", "two"), DRAINED: ("three", "two"), FREE: ("one", "two")}
+"""By model, who serves it, the first asked first. Three is read to its end when a client leaves."""
 MAX_OUTPUT_TOKENS: Final = 4096
 
 PRICES: Final = {
@@ -23,6 +25,7 @@ PRICES: Final = {
         "cached_read_text_tokens": "0.02913",
         "reasoning_text_tokens": "1.7770007",
     },
+    "three": {"input_text_tokens": "0.0713", "output_text_tokens": "0.90909"},
 }
 """USD per million, by provider. Few token counts make a whole number of nano-dollars of these."""
 
@@ -30,12 +33,18 @@ _CONFIG: Final = """
 replace_catalog: true
 providers:
   - {{id: one, dialect: openai, base_url: "{origin}/one/v1"}}
-  - {{id: two, dialect: openai, base_url: "{origin}/two/v1", apis: [chat, responses]{drain}}}
+  - {{id: two, dialect: openai, base_url: "{origin}/two/v1", apis: [chat, responses]}}
+  - {{id: three, dialect: openai, base_url: "{origin}/three/v1", on_disconnect: drain}}
 models:
   - id: {paid}
     max_output_tokens: {max_output}
     offers:
       - {{provider: one, provider_model: up-1, endpoints: [chat, responses], price: {{{one}}}}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses], price: {{{two}}}}}
+  - id: {drained}
+    max_output_tokens: {max_output}
+    offers:
+      - {{provider: three, provider_model: up-3, endpoints: [chat, responses], price: {{{three}}}}}
       - {{provider: two, provider_model: up-2, endpoints: [chat, responses], price: {{{two}}}}}
   - id: {free}
     max_output_tokens: {max_output}
@@ -55,13 +64,13 @@ class Tokens(msgspec.Struct, frozen=True):
     reasoning: int = 0
 
 
-def config(origin: str, *, drain: bool = True) -> str:
-    """The configuration file. With `drain` provider two is read to its end when a client leaves."""
+def config(origin: str) -> str:
+    """The configuration file."""
     listed = {name: ", ".join(f'{key}: "{value}"' for key, value in prices.items()) for name, prices in PRICES.items()}
     return _CONFIG.format(
         origin=origin,
-        drain=", on_disconnect: drain" if drain else "",
         paid=PAID,
+        drained=DRAINED,
         free=FREE,
         max_output=MAX_OUTPUT_TOKENS,
         **listed,
@@ -71,12 +80,13 @@ def config(origin: str, *, drain: bool = True) -> str:
 def lines(provider: str, used: Tokens) -> dict[str, tuple[int, int]]:
     """By dimension, quantity and nano-dollars; each line is rounded up to a whole nano-dollar."""
     prices = PRICES[provider]
-    has_reasoning = "reasoning_text_tokens" in prices
+    cached = used.cached if "cached_read_text_tokens" in prices else 0
+    reasoning = used.reasoning if "reasoning_text_tokens" in prices else 0
     quantities = {
-        "input_text_tokens": used.input - used.cached,
-        "cached_read_text_tokens": used.cached,
-        "output_text_tokens": used.output - used.reasoning if has_reasoning else used.output,
-        "reasoning_text_tokens": used.reasoning if has_reasoning else 0,
+        "input_text_tokens": used.input - cached,
+        "cached_read_text_tokens": cached,
+        "output_text_tokens": used.output - reasoning,
+        "reasoning_text_tokens": reasoning,
     }
     return {name: (count, _nanos(prices[name], count)) for name, count in quantities.items() if count}
 

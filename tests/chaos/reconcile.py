@@ -221,9 +221,17 @@ def _unjustified(plan: Plan, attempt: Attempt | None, charged: int, is_counted: 
     if not attempt.text:
         yield f"{provider} charged {charged} as counted, and it said nothing"
         return
-    most = Tokens(input=prices.prompt_estimate(plan.turns), output=prices.estimate(attempt.text))
-    if charged > (limit := prices.cost(provider, most)):
+    limit = max(prices.cost(provider, used) for used in _counted(plan, attempt, attempt.text))
+    if charged > limit:
         yield f"{provider} charged {charged} as counted; prompt and text cost {limit} at most"
+
+
+def _counted(plan: Plan, attempt: Attempt, text: str) -> Iterator[Tokens]:
+    """What may have been used where nobody told in the end: the text, with the prompt as estimated or as reported."""
+    said = prices.estimate(text)
+    yield Tokens(input=prices.prompt_estimate(plan.turns), output=said)
+    for told in attempt.told:
+        yield msgspec.structs.replace(told, output=max(told.output, said))
 
 
 def nothing_for_free(evidence: Evidence) -> Iterator[Violation]:
@@ -247,8 +255,8 @@ def nothing_for_free(evidence: Evidence) -> Iterator[Violation]:
             if charged != (right := prices.cost(attempt.provider, attempt.told[-1])):
                 yield Violation(rule, where, f"charged {charged}; what {attempt.provider} reported costs {right}")
         elif record.usage.get("source") == "counted":
-            least = Tokens(input=prices.prompt_estimate(plan.turns), output=prices.estimate(seen.text))
-            if charged < (right := prices.cost(attempt.provider, least)):
+            right = min(prices.cost(attempt.provider, used) for used in _counted(plan, attempt, seen.text))
+            if charged < right:
                 yield Violation(rule, where, f"charged {charged}; what the client read costs {right} at least")
         elif not charged:
             yield Violation(rule, where, "it was seen, and not charged")
