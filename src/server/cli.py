@@ -21,6 +21,8 @@ GROUPS: Final = {
     "keys": "server.cli_keys:keys",
     "teams": "server.cli_keys:teams",
     "catalog": "server.cli_catalog:catalog",
+    "wallet": "server.cli_wallet:wallet",
+    "ledger": "server.cli_wallet:ledger",
 }
 """Commands that live in modules of their own, imported when they are named."""
 
