@@ -119,4 +119,4 @@ def _tier(tier: PriceTier) -> dict[str, Any]:
 
 
 def _prices(rates: Rates) -> dict[str, str]:
-    return {dimension: usd(rate) for dimension, rate in rates.items()}
+    return {dimension: usd(rate, decimals=2) for dimension, rate in rates.items()}

@@ -129,7 +129,7 @@ def _offers(offers: tuple[Offer, ...]) -> Iterator[dict[str, Any]]:
 
 def _price(rates: Rates) -> dict[str, str]:
     """USD per million, as the catalogue's files say it."""
-    return {dimension: usd(rate) for dimension, rate in rates.items()}
+    return {dimension: usd(rate, decimals=2) for dimension, rate in rates.items()}
 
 
 def _price_tier(tier: PriceTier) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _encode_offer(offer: Offer) -> models_pb2.ModelProvider:
         api_provider_id=offer.provider.id,
         endpoints=sorted(offer.endpoints),
         params=sorted(_parameters(offer)),
-        pricing={dimension: usd(rate) for dimension, rate in offer.prices.rates.items()},
+        pricing={dimension: usd(rate, decimals=2) for dimension, rate in offer.prices.rates.items()},
         status="active" if offer.provider.is_configured else "not_configured",
     )
 
