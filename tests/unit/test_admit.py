@@ -47,6 +47,7 @@ def request(*parts: Any, options: dict[str, Any] | None = None, **sampling: Any)
         (request(), {"max_output_tokens": 1000}, 1000),
         (request(), {"context_length": 5000}, 5000),
         (request(), {}, DEFAULT_OUTPUT_TOKENS),
+        (request(max_output_tokens=90_000), {}, 90_000),
         (request(max_output_tokens=9000), {"max_output_tokens": 1000}, 1000),
         (request(max_output_tokens=100, n=3), {"max_output_tokens": 1000}, 300),
         (request(options={"max_tokens": 700}, max_output_tokens=100), {"max_output_tokens": 1000}, 700),

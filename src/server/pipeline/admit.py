@@ -85,10 +85,11 @@ def output_bound(request: GenerationRequest, candidate: Candidate) -> int:
     options = request.provider_options.get(candidate.offer.provider.id, {})
     own = [value for name in _LIMITS if name in options and (value := _whole_number(options[name])) is not None]
     model = candidate.model
-    most = model.max_output_tokens or model.context_length or DEFAULT_OUTPUT_TOKENS
+    most = model.max_output_tokens or model.context_length
     asked = max(own, default=request.sampling.max_output_tokens)
     choices = _whole_number(options["n"]) if "n" in options else request.sampling.n
-    return (most if asked is None else min(asked, most)) * max(1, choices or 1)
+    limits = [limit for limit in (asked, most) if limit is not None]
+    return min(limits, default=DEFAULT_OUTPUT_TOKENS) * max(1, choices or 1)
 
 
 def _whole_number(raw: msgspec.Raw) -> int | None:
