@@ -66,7 +66,7 @@ NAMED = 'the offer of "acme/test-1" by "acme": '
         ('{when: {service_tier: flex}, price: {input_text_tokens: "10001"}}', "price_tiers[0].price.input_text_tokens",
          f"{NAMED}10001 is above 10000 USD per million"),
         ("{when: {service_tier: flex}, price: {input_text_tokens: 0.1}}", "price_tiers[0].price.input_text_tokens",
-         "must be a decimal in quotes"),
+         f"{NAMED}must be a decimal in quotes"),
         ('{when: {service_tier: default}, price: {input_text_tokens: "1"}}', "price_tiers[0].when.service_tier",
          f'{NAMED}"default" is what the base price is for; remove the tier'),
         ('{when: {service_tier: Flex}, price: {input_text_tokens: "1"}}', "price_tiers[0].when.service_tier",
