@@ -1,0 +1,136 @@
+"""Teams with credit, and requests of theirs, for tests of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Table, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.clock import UuidV7
+from server.domain.ledger import Hold, Outcome, Settlement, SpendLimit
+from server.domain.ports import Clock
+from server.domain.record import AttemptRecord, GenerationRecord, StoredContent
+from server.domain.usage import Usage
+from server.storage.database import Database
+from server.storage.ledger import SqlLedger
+from server.storage.ledger_verify import Problem, verify_ledger
+from server.storage.tables import ledger_entries, reservations, teams, wallets
+from server.storage.wallets import Wallet, Wallets
+
+USD = 1_000_000_000
+CENT = USD // 100
+
+
+class Request:
+    """One request of a team, from its hold to its settlement."""
+
+    def __init__(self, team: str = "team", key: str = "key", created_at: int = 1_800_000_000) -> None:
+        self.suffix = UuidV7().new()
+        self.team = team
+        self.opening = GenerationRecord(
+            suffix=self.suffix,
+            request_id=f"req-{self.suffix}",
+            created_at=created_at,
+            team_id=team,
+            key_id=key,
+            endpoint="chat.completions",
+            model_id="a/b",
+        )
+
+    def hold(self, nanos: int, limit: SpendLimit | None = None) -> Hold:
+        return Hold(nanos, self.opening, limit)
+
+    def record(self, cost: int = 0, **changes: Any) -> GenerationRecord:
+        attempt = AttemptRecord("first", "test-1", 200, None, 1.0, billed=True, cost_nanos=cost)
+        known = {name: getattr(self.opening, name) for name in GenerationRecord.__struct_fields__}
+        done = {"provider": "first", "usage": Usage(10, 20, reasoning_tokens=5), "cost_nanos": cost}
+        return GenerationRecord(**(known | done | {"attempts": (attempt,)} | changes))
+
+    def settlement(
+        self,
+        charge: int | None,
+        *,
+        held: bool = True,
+        content: StoredContent | None = None,
+        outcome: Outcome | None = None,
+        **changes: Any,
+    ) -> Settlement:
+        return Settlement(self.record(charge or 0, **changes), held, charge, content, outcome)
+
+
+async def make_teams(database: Database, clock: Clock, credit: int, names: Iterable[str] = ("team",)) -> None:
+    """Teams whose names are their ids, each with credit."""
+    rows = [{"id": name, "name": name, "created_at": 0} for name in names]
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(insert(teams), rows)
+
+    await database.write(work)
+    for row in rows:
+        if credit:
+            await Wallets(database, clock).top_up(str(row["id"]), credit)
+
+
+@asynccontextmanager
+async def opened(database: Database, clock: Clock, worker: str = "worker", **limits: Any) -> AsyncIterator[SqlLedger]:
+    ledger = SqlLedger(database, clock, worker, **limits)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def wallet(database: Database, team: str = "team") -> tuple[int, int]:
+    """Balance and what is reserved."""
+    query = select(wallets.c.balance_nanos, wallets.c.reserved_nanos).where(wallets.c.team_id == team)
+
+    async def work(connection: AsyncConnection) -> tuple[int, int]:
+        row = (await connection.execute(query)).one_or_none()
+        found = Wallet() if row is None else Wallet(*row)
+        return found.balance_nanos, found.reserved_nanos
+
+    return await database.read(work)
+
+
+async def entries(database: Database, request: Request) -> list[tuple[str, int, int, str | None]]:
+    """Kind, balance, reserved and note of a request's entries, in their order."""
+    columns = (
+        ledger_entries.c.kind,
+        ledger_entries.c.balance_nanos,
+        ledger_entries.c.reserved_nanos,
+        ledger_entries.c.note,
+    )
+    query = select(*columns).where(ledger_entries.c.reservation_id == request.suffix).order_by(ledger_entries.c.id)
+
+    async def work(connection: AsyncConnection) -> list[tuple[str, int, int, str | None]]:
+        return [tuple(row) for row in await connection.execute(query)]
+
+    return await database.read(work)
+
+
+async def rows(database: Database, table: Table) -> list[dict[str, Any]]:
+    async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+        found = await connection.execute(select(table).order_by(*table.primary_key.columns))
+        return [dict(row) for row in found.mappings()]
+
+    return await database.read(work)
+
+
+async def problems(database: Database) -> list[Problem]:
+    """What `ledger verify` finds."""
+    found: list[Problem] = []
+    verified = await verify_ledger(database, found.append)
+    assert verified.problems == len(found)
+    return found
+
+
+async def settle_all(ledger: SqlLedger, settlements: Iterable[Settlement]) -> None:
+    await asyncio.gather(*map(ledger.settle, settlements))
+
+
+async def open_reservations(database: Database) -> int:
+    return len(await rows(database, reservations))
