@@ -19,7 +19,8 @@ __all__ = ["main"]
 
 GROUPS: Final = {
     "keys": "server.cli_keys:keys",
-    "teams": "server.cli_keys:teams",
+    "teams": "server.cli_teams:teams",
+    "generations": "server.cli_generations:generations",
     "catalog": "server.cli_catalog:catalog",
     "wallet": "server.cli_wallet:wallet",
     "ledger": "server.cli_wallet:ledger",
@@ -65,6 +66,7 @@ _DATA: Final = {
     "AISTATS_DATA_DIR": ("database, key file, sockets", "./data"),
     "AISTATS_DATABASE_URL": ("postgresql+asyncpg://…", "SQLite in the data directory"),
     "AISTATS_CONFIG": ("your providers and models", "none"),
+    "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }
 _WORKERS: Final = {"AISTATS_WORKERS": ("how many worker processes", "one a core")}
 _LOGS: Final = {

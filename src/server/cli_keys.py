@@ -1,4 +1,4 @@
-"""The commands `keys` and `teams`. They work on the database itself, whether or not a gateway is running."""
+"""The command `keys`. It works on the database itself, whether or not a gateway is running."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import click
 from msgspec import UNSET
 
 from server.cli_shared import Dollars, as_json, date, example, print_json, print_table, unknown_team, with_database
-from server.clock import SystemClock, UuidV7
+from server.clock import SystemClock
 from server.domain.identity import Scope
 from server.domain.ledger import LimitReset, SpendLimit
 from server.domain.money import usd
 from server.storage import api_key
 from server.storage.key_records import KeyInfo, KeyRecords, NoLimit, UnknownTeam
-from server.storage.teams import InvalidName, NameTaken, Teams
 
-__all__ = ["keys", "teams"]
+__all__ = ["keys"]
 
 MAX_KEY_NAME_LENGTH: Final = 100
 MAX_LIFETIME_S: Final = 3650 * 86_400
@@ -224,45 +223,6 @@ def revoke_key(kid: str) -> None:
     if not with_database(lambda database: KeyRecords(database, SystemClock()).revoke(wanted)):
         raise _unknown_key()
     click.echo(f"Revoked {wanted}.")
-
-
-@click.group(epilog=example("aistats-gateway teams create acme", "aistats-gateway teams list"))
-def teams() -> None:
-    """Make and list teams, which own keys, responses and money."""
-
-
-@teams.command("create", epilog=example("aistats-gateway teams create acme"))
-@click.argument("positional_name", metavar="NAME", required=False)
-@click.option("--name", "name_option", help="The same as NAME.")
-@as_json
-def create_team(positional_name: str | None, name_option: str | None, as_json: bool) -> None:
-    """Make a team called NAME."""
-    if positional_name and name_option and positional_name != name_option:
-        raise click.UsageError("Give the name once, as NAME or as --name.")
-    name = positional_name or name_option
-    if name is None:
-        raise click.UsageError("Give the new team a name: aistats-gateway teams create acme")
-    try:
-        team = with_database(lambda database: Teams(database, SystemClock(), UuidV7()).create(name))
-    except InvalidName as error:
-        raise click.BadParameter(str(error), param_hint="NAME") from None
-    except NameTaken as error:
-        raise click.ClickException(f"{str(error).capitalize()}.") from None
-    if as_json:
-        print_json({"id": team.id, "name": team.name, "created_at": team.created_at})
-        return
-    click.echo(f"Made team {team.name} ({team.id}).")
-
-
-@teams.command("list", epilog=example("aistats-gateway teams list --json"))
-@as_json
-def list_teams(as_json: bool) -> None:
-    """List teams, oldest first."""
-    found = with_database(lambda database: Teams(database, SystemClock(), UuidV7()).list())
-    if as_json:
-        print_json([{"id": team.id, "name": team.name, "created_at": team.created_at} for team in found])
-        return
-    print_table(("NAME", "ID", "CREATED"), [(team.name, team.id, date(team.created_at)) for team in found])
 
 
 def _unknown_key() -> click.ClickException:

@@ -67,11 +67,11 @@ def with_database(use: Callable[[Database], Awaitable[T]], *, statement_timeout_
         ) from None
 
 
-def unknown_team(team: str) -> click.ClickException:
+def unknown_team(team: str, *, param_hint: str = "--team") -> click.ClickException:
     hint = f"`aistats-gateway teams create {team}` makes it" if team != DEFAULT_TEAM else "`up` makes it"
     return click.BadParameter(
         f"there is no team {team!r}. {hint}, `aistats-gateway teams list` shows those there are.",
-        param_hint="--team",
+        param_hint=param_hint,
     )
 
 

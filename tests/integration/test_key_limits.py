@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.cli_keys import keys, teams
+from server.cli_keys import keys
+from server.cli_teams import teams
 from server.clock import UuidV7
 from server.domain.identity import Principal, Scope, TeamPolicy
 from server.domain.ledger import LimitReset, SpendLimit

@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from server.cli_keys import keys, teams
+from server.cli_keys import keys
+from server.cli_teams import teams
 from server.storage import api_key
 
 
@@ -42,7 +43,14 @@ def shell(database_url: str, tmp_path: Path) -> Shell:
 
 def test_from_an_empty_database_to_a_key_and_back(shell: Shell) -> None:
     team = shell.json(teams, "create", "acme")
-    assert set(team) == {"id", "name", "created_at"}
+    assert team == {
+        "id": team["id"],
+        "name": "acme",
+        "created_at": team["created_at"],
+        "store_content": False,
+        "content_days": 30,
+        "on_disconnect": "provider",
+    }
     assert shell.json(teams, "list") == [team]
     created = shell.json(keys, "create", "--team", "acme", "--name", "ci", "--scope", "inference")
     assert created == {
@@ -133,6 +141,39 @@ def test_a_database_that_cannot_be_reached_is_said_without_a_traceback(tmp_path:
     assert "AISTATS_DATABASE_URL" in said
     assert "s3cret" not in said
     assert "Traceback" not in said
+
+
+def test_a_team_is_set_up(shell: Shell) -> None:
+    team = shell.json(teams, "create", "acme")
+    shell.json(teams, "create", "other")
+    changed = shell.json(teams, "set", "acme", "--store-content", "on", "--content-days", "7")
+    assert changed == team | {"store_content": True, "content_days": 7}
+    changed = shell.json(teams, "set", "acme", "--on-disconnect", "drain")
+    assert changed == team | {"store_content": True, "content_days": 7, "on_disconnect": "drain"}
+    assert shell.json(teams, "list")[0] == changed
+    assert shell.json(teams, "list")[1]["store_content"] is False
+    listed = shell.run(teams, "list").stdout
+    assert "kept 7 days" in listed
+    assert "drain" in listed
+    said = shell.run(teams, "set", "acme", "--store-content", "off", "--on-disconnect", "provider").stdout
+    assert said == "Team acme: content not kept, on disconnect provider.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["acme"], "Say what to change"),
+        (["nobody", "--store-content", "on"], "there is no team 'nobody'"),
+        (["acme", "--content-days", "0"], "--content-days"),
+        (["acme", "--content-days", "3651"], "--content-days"),
+        (["acme", "--store-content", "maybe"], "--store-content"),
+        (["acme", "--on-disconnect", "never"], "--on-disconnect"),
+    ],
+)
+def test_a_team_cannot_be_set_up_so(shell: Shell, arguments: list[str], says: str) -> None:
+    team = shell.json(teams, "create", "acme")
+    assert says in shell.fails(teams, "set", *arguments)
+    assert shell.json(teams, "list") == [team]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ async def test_pages_put_together_are_the_whole(count: int, limit: int) -> None:
     seen: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
-        query = {"after": cursor} if cursor else {}
+        query: dict[str, Any] = {"after": cursor} if cursor else {}
         page = (await stage.get("/v1/generations", limit=str(limit), **query)).json
         assert len(page["data"]) == min(limit, count - len(seen))
         assert page["has_more"] is (page["next_cursor"] is not None) is (len(seen) + len(page["data"]) < count)

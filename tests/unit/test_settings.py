@@ -43,6 +43,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "LOG_FORMAT": "JSON",
         "LOG_LEVEL": "Debug",
         "DRAIN_TIMEOUT_S": "2.5",
+        "RECORD_DAYS": "90",
         "TLS_CERT": "cert.pem",
         "TLS_KEY": "key.pem",
     }.items():
@@ -57,6 +58,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert settings.local_model is False
     assert (settings.log_format, settings.log_level) == ("json", "debug")
     assert settings.drain_timeout_s == 2.5
+    assert settings.record_days == 90
     assert (settings.tls_cert, settings.tls_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
 
 
@@ -78,6 +80,7 @@ def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, blank: str) 
         ("AISTATS_LOG_FORMAT", "xml", "'console' or 'json'"),
         ("AISTATS_LOCAL_MODEL", "perhaps", "boolean"),
         ("AISTATS_DRAIN_TIMEOUT_S", "-1", "0"),
+        ("AISTATS_RECORD_DAYS", "0", "1"),
         ("AISTATS_DATABASE_URL", "mysql://u@h/d", "postgresql+asyncpg://"),
     ],
 )

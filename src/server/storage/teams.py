@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, exc, insert, select
+from sqlalchemy import Row, exc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.identity import TeamPolicy
@@ -36,6 +37,7 @@ class Team(msgspec.Struct, frozen=True):
     id: str
     name: str
     created_at: int
+    policy: TeamPolicy = TeamPolicy()
 
 
 class Teams:
@@ -56,13 +58,23 @@ class Teams:
         team = Team(id=self._ids.new(), name=name, created_at=int(self._clock.now()))
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(insert(teams).values(msgspec.structs.asdict(team)))
+            values = {"id": team.id, "name": team.name, "created_at": team.created_at}
+            await connection.execute(insert(teams).values(values))
 
         try:
             await self._database.write(work)
         except exc.IntegrityError as error:
             raise NameTaken(f"there is a team {name!r} already") from error
         return team
+
+    async def change(self, name: str, changes: Mapping[str, Any]) -> Team | None:
+        """Change fields of a team's policy; the team as it is then, None where there is none of that name."""
+
+        async def work(connection: AsyncConnection) -> Team | None:
+            await connection.execute(update(teams).where(teams.c.name == name).values(**changes))
+            return await find_team(connection, name)
+
+        return await self._database.write(work)
 
     async def list(self) -> list[Team]:
         """All teams, oldest first."""
@@ -85,5 +97,5 @@ def policy_of(row: Row[Any]) -> TeamPolicy:
     return TeamPolicy(store_content=row.store_content, content_days=row.content_days, on_disconnect=row.on_disconnect)
 
 
-def _team(row: Row[tuple[str, str, int]]) -> Team:
-    return Team(id=row.id, name=row.name, created_at=row.created_at)
+def _team(row: Row[Any]) -> Team:
+    return Team(id=row.id, name=row.name, created_at=row.created_at, policy=policy_of(row))

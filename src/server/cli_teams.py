@@ -1,0 +1,124 @@
+"""The command `teams`. It works on the database itself, whether or not a gateway is running."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from server.cli_shared import as_json, date, example, print_json, print_table, unknown_team, with_database
+from server.clock import SystemClock, UuidV7
+from server.storage.database import Database
+from server.storage.teams import InvalidName, NameTaken, Team, Teams
+
+__all__ = ["teams"]
+
+MAX_CONTENT_DAYS: Final = 3650
+_PROVIDER: Final = "provider"
+
+
+@click.group(epilog=example("aistats-gateway teams create acme", "aistats-gateway teams list"))
+def teams() -> None:
+    """Make, list and set up teams, which own keys, responses and money."""
+
+
+@teams.command("create", epilog=example("aistats-gateway teams create acme"))
+@click.argument("positional_name", metavar="NAME", required=False)
+@click.option("--name", "name_option", help="The same as NAME.")
+@as_json
+def create_team(positional_name: str | None, name_option: str | None, as_json: bool) -> None:
+    """Make a team called NAME."""
+    if positional_name and name_option and positional_name != name_option:
+        raise click.UsageError("Give the name once, as NAME or as --name.")
+    name = positional_name or name_option
+    if name is None:
+        raise click.UsageError("Give the new team a name: aistats-gateway teams create acme")
+    try:
+        team = with_database(lambda database: _teams(database).create(name))
+    except InvalidName as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from None
+    except NameTaken as error:
+        raise click.ClickException(f"{str(error).capitalize()}.") from None
+    if as_json:
+        print_json(_team_object(team))
+        return
+    click.echo(f"Made team {team.name} ({team.id}).")
+
+
+@teams.command("list", epilog=example("aistats-gateway teams list --json"))
+@as_json
+def list_teams(as_json: bool) -> None:
+    """List teams, oldest first."""
+    found = with_database(lambda database: _teams(database).list())
+    if as_json:
+        print_json([_team_object(team) for team in found])
+        return
+    print_table(("NAME", "ID", "CREATED", "CONTENT", "ON DISCONNECT"), [_row(team) for team in found])
+
+
+@teams.command(
+    "set",
+    epilog=example(
+        "aistats-gateway teams set acme --store-content on --content-days 7",
+        "aistats-gateway teams set acme --on-disconnect drain",
+    ),
+)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--store-content",
+    type=click.Choice(("on", "off")),
+    help="Whether its prompts and replies are kept. What is kept already stays for its time.",
+)
+@click.option(
+    "--content-days", type=click.IntRange(1, MAX_CONTENT_DAYS), help="For how many days those are kept from now on."
+)
+@click.option(
+    "--on-disconnect",
+    type=click.Choice(("cancel", "drain", _PROVIDER)),
+    help="When a client leaves: end the call, read it to its end, or do as the provider's entry says.",
+)
+@as_json
+def set_team(
+    name: str, store_content: str | None, content_days: int | None, on_disconnect: str | None, as_json: bool
+) -> None:
+    """Change how the requests of team NAME are treated. Running workers know within a second."""
+    changes: dict[str, Any] = {}
+    if store_content is not None:
+        changes["store_content"] = store_content == "on"
+    if content_days is not None:
+        changes["content_days"] = content_days
+    if on_disconnect is not None:
+        changes["on_disconnect"] = None if on_disconnect == _PROVIDER else on_disconnect
+    if not changes:
+        raise click.UsageError("Say what to change: --store-content, --content-days or --on-disconnect.")
+    team = with_database(lambda database: _teams(database).change(name, changes))
+    if team is None:
+        raise unknown_team(name, param_hint="NAME")
+    if as_json:
+        print_json(_team_object(team))
+        return
+    policy = team.policy
+    click.echo(f"Team {team.name}: content {_content(team)}, on disconnect {policy.on_disconnect or _PROVIDER}.")
+
+
+def _teams(database: Database) -> Teams:
+    return Teams(database, SystemClock(), UuidV7())
+
+
+def _row(team: Team) -> tuple[str, ...]:
+    return team.name, team.id, date(team.created_at), _content(team), team.policy.on_disconnect or _PROVIDER
+
+
+def _content(team: Team) -> str:
+    return f"kept {team.policy.content_days} days" if team.policy.store_content else "not kept"
+
+
+def _team_object(team: Team) -> dict[str, Any]:
+    return {
+        "id": team.id,
+        "name": team.name,
+        "created_at": team.created_at,
+        "store_content": team.policy.store_content,
+        "content_days": team.policy.content_days,
+        "on_disconnect": team.policy.on_disconnect or _PROVIDER,
+    }
