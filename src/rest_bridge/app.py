@@ -7,6 +7,7 @@ routes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
@@ -15,7 +16,7 @@ import structlog
 
 from rest_bridge.errors import error_response
 from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
-from rest_bridge.idempotency import IdempotentRunner
+from rest_bridge.idempotency import HEADER, IdempotentRunner
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call
 from server.domain.ports import Reception, Refusals
@@ -62,7 +63,11 @@ class RestApp:
             body = await _read(request.body)
             if route.endpoint is not None and call.principal.policy.store_content:
                 call.progress.path, call.progress.body = request.path, body
-            return await self._handle(route, Exchange(call, request, body, path_params))
+            exchange, handler = Exchange(call, request, body, path_params), partial(self._handle, route)
+            key = request.headers.get(HEADER)
+            if key is None or request.method != "POST" or self._idempotency is None:
+                return await handler(exchange)
+            return await self._idempotency.run(key, exchange, handler)
         except Exception as error:
             call.progress.defers = False  # whoever deferred the settlement has raised without one
             await self._record(call, route, body, error)
@@ -87,13 +92,6 @@ class RestApp:
                 if error.reason is not Reason.MISSING_SCOPE:
                     raise
         return await self._reception.authenticate(request.arrival, authorization, last)
-
-    async def _recorded(self, route: Route, exchange: Exchange) -> RestResponse:
-        try:
-            return await route.handler(exchange)
-        except Exception as error:
-            await self._record(exchange.call, route, exchange.body, error)
-            raise
 
     async def _record(self, call: Call, route: Route, body: bytes, error: Exception) -> None:
         """Have a generating request that failed recorded, where the pipeline has not done so."""

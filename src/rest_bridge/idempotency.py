@@ -69,9 +69,8 @@ class _Run:
     def __init__(self, exchange: Exchange, claim: Claim) -> None:
         self.exchange = exchange
         self.claim = claim
-        self.waiting = 0
-        self.claimed = asyncio.Event()
-        """It is known who has the key."""
+        self.is_left = False
+        """Whether the caller whose request this is has gone."""
         self.answered = asyncio.Event()
         self.answer: _Answer | GatewayError | None = None
         self.is_concluded = False
@@ -89,7 +88,6 @@ class _Run:
         """Let those who wait have the answer; the first one given counts."""
         if self.answer is None:
             self.answer = answer
-        self.claimed.set()
         self.answered.set()
 
 
@@ -126,15 +124,13 @@ class IdempotentRunner:
         claim = _claim(key, exchange)
         run = self._runs.get((claim.team_id, claim.key, claim.fingerprint)) or self._start(exchange, claim, handler)
         is_first = run.exchange is exchange
-        run.waiting += 1
         try:
-            async with asyncio.timeout(self._patience_s(exchange.call)):
-                await (run.claimed if is_first else run.answered).wait()
-            await run.answered.wait()
+            async with asyncio.timeout(None if is_first else self._patience_s(exchange.call)):
+                await run.answered.wait()
         except TimeoutError:
             raise _in_use() from None
         finally:
-            run.waiting -= 1
+            run.is_left = run.is_left or is_first
         if isinstance(run.answer, GatewayError):
             raise run.answer
         assert run.answer, "a run ends with an answer"
@@ -176,7 +172,6 @@ class IdempotentRunner:
         try:
             earlier = await self._earlier(run)
             if earlier is None:
-                run.claimed.set()
                 await self._carry_out(run, handler)
             else:
                 run.give(_kept(earlier))
@@ -192,15 +187,17 @@ class IdempotentRunner:
 
     async def _earlier(self, run: _Run) -> Earlier | None:
         """The finished request that has the key; None where this one has it now. Raises GatewayError."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s(run.call)
         while (earlier := await self._store.begin(run.claim)) is not None:
             while earlier is not None:
                 if earlier.fingerprint != run.claim.fingerprint:
                     raise _reused()
                 if earlier.outcome is not None:
                     return earlier
-                if not run.waiting:
-                    raise _in_use()
                 await asyncio.sleep(POLL_S)
+                if run.is_left or loop.time() >= give_up_s:
+                    raise _in_use()
                 earlier = await self._store.look(run.claim)
         return None
 
@@ -267,9 +264,13 @@ class IdempotentRunner:
 
     async def _write(self, claim: Claim, outcome: Outcome | None, durable: Awaitable[None] | None) -> None:
         if durable is not None:
-            await durable
-            if outcome is not None:
-                return
+            try:
+                await durable
+            except Exception as error:  # the ledger has said what there is to say; the key is not left behind
+                _log.error("idempotent_settlement_failed", suffix=claim.suffix, cause=type(error).__name__)
+            else:
+                if outcome is not None:
+                    return
         while True:
             try:
                 if outcome is None:

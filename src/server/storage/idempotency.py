@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -57,16 +57,27 @@ def write_outcomes(connection: Connection, rows: Sequence[OutcomeRow]) -> None:
 
 
 class SqlIdempotencyStore:
-    """Implements `server.domain.idempotency.IdempotencyStore` for one worker."""
+    """Implements `server.domain.idempotency.IdempotencyStore` for one worker.
+
+    `can_judge`: whether others that have not been seen are dead, and not only cut off from the database as we were.
+    """
 
     def __init__(
-        self, database: Database, commits: GroupCommit, clock: Clock, worker_id: str, *, lease_s: float = LEASE_S
+        self,
+        database: Database,
+        commits: GroupCommit,
+        clock: Clock,
+        worker_id: str,
+        *,
+        lease_s: float = LEASE_S,
+        can_judge: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
         self._commits = commits
         self._clock = clock
         self._worker_id = worker_id
         self._lease_s = lease_s
+        self._can_judge = can_judge
         self._is_known = False
 
     async def begin(self, claim: Claim) -> Earlier | None:
@@ -151,7 +162,9 @@ class SqlIdempotencyStore:
             return True
         if found.status is not None or found.fingerprint != claim.fingerprint:
             return False
-        return found.worker_id == self._worker_id or found.seen_at is None or found.seen_at <= now - self._lease_s
+        if found.worker_id == self._worker_id:
+            return True
+        return self._can_judge() and (found.seen_at is None or found.seen_at <= now - self._lease_s)
 
 
 def _is_at(

@@ -76,6 +76,12 @@ class Sweeper:
             self._sweeps_from_s = now_s + self._lease_s
         self._seen_s = now_s
 
+    @property
+    def can_judge(self) -> bool:
+        """Whether workers that have not been seen are dead: not where nobody could be seen, this one included."""
+        now_s = self._clock.monotonic()
+        return now_s >= self._sweeps_from_s and now_s - self._seen_s <= self._lease_s / 2
+
     async def sweep(self) -> int:
         """End what belongs to the dead; how many reservations. Raises GatewayError (`database_unavailable`)."""
         if self._clock.monotonic() < self._sweeps_from_s:
