@@ -219,7 +219,7 @@ def _note(reply: _Reply, watch: _Watch, plan: Plan, seen: Seen) -> None:
     seen.status, seen.body = reply.status, bytes(reply.body)
     given = reply.headers.get("x-generation-id", "")
     seen.suffix = given.removeprefix("gen_") or None
-    if reply.status is None or not reply.ended:
+    if reply.status is None or not reply.ended or seen.left:
         return
     if reply.status != 200:
         value = json.loads(seen.body)

@@ -53,6 +53,10 @@ class Script(msgspec.Struct, frozen=True):
     rude: bool = False
 
     @property
+    def lasts_s(self) -> float:
+        return self.first_s + self.every_s * len(self.pieces)
+
+    @property
     def text(self) -> str:
         return "".join(self.pieces)
 
@@ -207,5 +211,5 @@ def _leave(rng: random.Random, stream: bool, script: Script) -> Leave:
     rude = rng.random() < 0.5
     when: When = rng.choice(["before", "middle", "end"]) if stream else rng.choice(["before", "before", "middle"])
     # What leaves before the first byte is as likely to go before the provider was asked as while it thinks.
-    after_s = rng.choice([rng.uniform(0.0, 0.03), rng.uniform(0.0, max(0.05, script.first_s))])
+    after_s = rng.uniform(0.0, rng.choice([0.01, 0.04, max(0.05, script.first_s)]))
     return Leave(when, after_s, rng.randrange(1, max(2, len(script.pieces))), rude)

@@ -55,10 +55,12 @@ class Evidence:
         return self._attempts.get(index, ())
 
     def was_killed(self, seen: Seen) -> bool:
-        """Whether something of its gateway was killed while it was under way."""
+        """Whether something of its gateway was killed while it was under way, or read on for a client that had left."""
+        until = seen.ended_at + _KILL_SLACK_S
+        if seen.left and (plan := self.plans[seen.index]).model == prices.DRAINED:
+            until += sum(script.lasts_s for script in plan.scripts.values())
         return any(
-            gateway == seen.gateway and seen.started_at - _KILL_SLACK_S <= at <= seen.ended_at + _KILL_SLACK_S
-            for at, gateway in self._kills
+            gateway == seen.gateway and seen.started_at - _KILL_SLACK_S <= at <= until for at, gateway in self._kills
         )
 
     @cached_property
@@ -280,6 +282,8 @@ def failures_cost_nothing(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(rule, where, f"status {seen.status} is none that this run provokes")
 
 
+_ENVOYS_OWN: Final = b"The gateway cannot serve this request now."
+"""What Envoy says while there is no worker that it could ask."""
 _EXPECTED: Final = frozenset({402, 429, 502, 503})
 
 
@@ -290,8 +294,9 @@ def replies_are_recorded(evidence: Evidence) -> Iterator[Violation]:
         if seen.suffix is None or seen.suffix in evidence.records:
             continue
         has_reserved = evidence.kinds(seen.suffix)["reserve"]
-        may_miss = not has_reserved and not seen.complete and evidence.was_killed(seen)
-        if not may_miss:
+        was_lost = not has_reserved and not seen.complete and evidence.was_killed(seen)
+        reached_nobody = _ENVOYS_OWN in seen.body and not has_reserved and not evidence.attempts(seen.index)
+        if not was_lost and not reached_nobody:
             yield Violation(rule, _where(seen), f"status {seen.status}, and there is no record of it")
 
 

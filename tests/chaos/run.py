@@ -27,7 +27,8 @@ TOP_UPS: Final = {DEFAULT: "500.00", POOR: "1.02"}
 QUIET_WITHIN_S: Final = 60.0
 """How long the gateways may take to end every reservation once all clients have gone."""
 _RETRY_S: Final = 0.1
-_AFTER_REFUSAL_S: Final = 0.25
+_AFTER_REFUSAL_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""How long a client waits after the first, second ... 503 in a row."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -132,12 +133,16 @@ class _Storm:
 
     async def _client(self, number: int) -> None:
         await asyncio.sleep(number / self._options.clients)
+        refused = 0
         for plan in self._left:
             seen = Seen(plan.index)
             await self._ask(plan, seen)
             self.seen.append(seen)
             if seen.status == 503:
-                await asyncio.sleep(_AFTER_REFUSAL_S)
+                await asyncio.sleep(_AFTER_REFUSAL_S[min(refused, len(_AFTER_REFUSAL_S) - 1)])
+                refused += 1
+            else:
+                refused = 0
 
     async def _ask(self, plan: Plan, seen: Seen) -> None:
         """At the plan's gateway, or at the next one that takes the connection."""
