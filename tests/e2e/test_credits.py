@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from phaseo import Phaseo
 
@@ -16,12 +17,19 @@ from aistats.gateway.v1 import credits_pb2, credits_pb2_grpc
 from server.domain.periods import date_of_day, day_of
 from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
+from tests.e2e.upstreams import UpstreamThread
 
-BALANCE, RESERVED = 12_345_678_901, 2_000_000_000
+PAID = "acme/test-1"
+REPLY_NANOS = 9 * 150 + 3 * 600
+"""What the stand-in's ordinary reply of 9 and 3 tokens costs."""
+TOPPED_UP_NANOS = 12_345_678_901
+LEFT_NANOS = TOPPED_UP_NANOS - REPLY_NANOS
+EARLIER_NANOS = 1_000_000_000
+"""What an earlier day cost."""
 
 
 class Spender:
-    """A team with credit and two days of use, and keys of it and of another team."""
+    """A team that paid in, has an earlier life and has just asked once; keys of it and of another team."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -35,15 +43,26 @@ class Spender:
         database = sqlite3.connect(gateway.directory / "data" / "gateway.db", timeout=10)
         with closing(database), database:
             (team,) = database.execute("SELECT id FROM teams WHERE name = 'spender'").fetchone()
-            database.execute("INSERT INTO wallets VALUES (?, ?, ?)", (team, BALANCE, RESERVED))
             database.executemany(
                 "INSERT INTO daily_usage VALUES (?, ?, ?, 'acme/test-1', ?, 'acme', ?, 10, 5, 2, ?)",
                 [
-                    (team, self.today, self.kid, "chat", 3, 4200),
-                    (team, self.today - 1, "other-key", "responses", 1, 1_000_000_000),
+                    (team, self.today - 1, "other-key", "responses", 3, EARLIER_NANOS),
                     (team, self.today - 40, self.kid, "chat", 1, 7),
                 ],
             )
+        self.run("wallet", "top-up", "--team", "spender", "--usd", "12.345678901")
+        assert self.ask().status_code == 200
+
+    def run(self, *arguments: str) -> str:
+        done = self.gateway.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(self, key: str | None = None) -> httpx.Response:
+        """A paid request."""
+        body = {"model": PAID, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return self.gateway.post("/v1/chat/completions", body, headers=headers)
 
     def get(self, path: str, key: str | None = None) -> Any:
         reply = self.gateway.get(path, headers={"authorization": f"Bearer {key or self.key}"})
@@ -58,7 +77,8 @@ class Spender:
 
 
 @pytest.fixture(scope="module")
-def spender(gateway: Gateway) -> Spender:
+def spender(gateway: Gateway, acme_upstream: UpstreamThread) -> Spender:
+    acme_upstream.reset()
     return Spender(gateway)
 
 
@@ -72,12 +92,12 @@ def test_the_credit_of_the_callers_team(spender: Spender) -> None:
         assert spender.get("/v1/credits", key) == {
             "ok": True,
             "credits": {
-                "remaining": 10.345678901,
-                "balance_nanos": BALANCE,
-                "reserved_nanos": RESERVED,
-                "available_nanos": BALANCE - RESERVED,
-                "thirty_day_usage": 1.0000042,
-                "thirty_day_usage_nanos": 1_000_004_200,
+                "remaining": 12.345675751,
+                "balance_nanos": LEFT_NANOS,
+                "reserved_nanos": 0,
+                "available_nanos": LEFT_NANOS,
+                "thirty_day_usage": 1.00000315,
+                "thirty_day_usage_nanos": EARLIER_NANOS + REPLY_NANOS,
                 "thirty_day_requests": 4,
             },
         }
@@ -87,10 +107,10 @@ def test_the_credit_of_the_callers_team(spender: Spender) -> None:
 def test_activity_by_day(spender: Spender) -> None:
     body = spender.get("/v1/activity")
     assert [(row["date"], row["endpoint"], row["usage_nanos"]) for row in body["data"]] == [
-        (date_of_day(spender.today).isoformat(), "chat", 4200),
-        (date_of_day(spender.today - 1).isoformat(), "responses", 1_000_000_000),
+        (date_of_day(spender.today).isoformat(), "chat", REPLY_NANOS),
+        (date_of_day(spender.today - 1).isoformat(), "responses", EARLIER_NANOS),
     ]
-    assert (body["total"], body["total_cost_nanos"], body["period_days"]) == (2, 1_000_004_200, 30)
+    assert (body["total"], body["total_cost_nanos"], body["period_days"]) == (2, EARLIER_NANOS + REPLY_NANOS, 30)
     assert body == spender.get("/v1/analytics")
     assert spender.get("/v1/activity", spender.other)["data"] == []
 
@@ -98,15 +118,15 @@ def test_activity_by_day(spender: Spender) -> None:
 @pytest.mark.parametrize(
     ("query", "cost"),
     [
-        ("days=1", 4200),
-        ("days=365", 1_000_004_207),
+        ("days=1", REPLY_NANOS),
+        ("days=365", EARLIER_NANOS + REPLY_NANOS + 7),
         ("from={old}&to={old}", 7),
-        ("from={old}", 1_000_004_207),
-        ("endpoint=responses", 1_000_000_000),
-        ("endpoint=responses&endpoint=chat", 1_000_004_200),
-        ("model=acme/test-1&provider=acme&key_id={kid}", 4200),
+        ("from={old}", EARLIER_NANOS + REPLY_NANOS + 7),
+        ("endpoint=responses", EARLIER_NANOS),
+        ("endpoint=responses&endpoint=chat", EARLIER_NANOS + REPLY_NANOS),
+        ("model=acme/test-1&provider=acme&key_id={kid}", REPLY_NANOS),
         ("model=none", 0),
-        ("limit=1&offset=1", 1_000_004_200),
+        ("limit=1&offset=1", EARLIER_NANOS + REPLY_NANOS),
     ],
 )
 def test_filters(spender: Spender, query: str, cost: int) -> None:
@@ -145,13 +165,13 @@ def test_only_get(spender: Spender) -> None:
 
 
 def test_the_products_sdk(spender: Spender, sdk: Phaseo) -> None:
-    assert sdk.get_credits()["credits"]["remaining"] == 10.345678901
+    assert sdk.get_credits()["credits"]["remaining"] == 12.345675751
     activity = sdk.get_activity({"days": 30, "limit": 1})
-    assert activity["activity"][0]["cost_cents"] == 0.00042
-    assert (activity["total"], activity["limit"], activity["total_cost_cents"]) == (2, 1, 100.00042)
+    assert activity["activity"][0]["cost_cents"] == 0.000315
+    assert (activity["total"], activity["limit"], activity["total_cost_cents"]) == (2, 1, 100.000315)
     (row,) = sdk.get_analytics({"days": 1})["data"]
     assert (row["model_permaslug"], row["provider_name"], row["requests"], row["usage"]) == (
-        "acme/test-1", "acme", 3, 0.0000042,
+        PAID, "acme", 1, 0.00000315,
     )  # fmt: skip
 
 
@@ -159,9 +179,24 @@ def test_typed_clients_by_both_ways_in(spender: Spender, channel: grpc.Channel) 
     stub: Any = credits_pb2_grpc.CreditsServiceStub(channel)
     metadata = [("authorization", f"Bearer {spender.key}")]
     credits = stub.GetCredits(credits_pb2.GetCreditsRequest(), metadata=metadata)
-    assert (credits.available_nanos, credits.thirty_day_usage_nanos) == (BALANCE - RESERVED, 1_000_004_200)
+    assert (credits.available_nanos, credits.thirty_day_usage_nanos) == (LEFT_NANOS, EARLIER_NANOS + REPLY_NANOS)
     activity = stub.ListActivity(credits_pb2.ListActivityRequest(endpoint=["chat"]), metadata=metadata)
-    assert [(row.endpoint, row.cost_nanos, row.total_tokens) for row in activity.rows] == [("chat", 4200, 15)]
+    assert [(row.endpoint, row.cost_nanos, row.total_tokens) for row in activity.rows] == [("chat", REPLY_NANOS, 12)]
+
+
+def test_a_limit_of_a_key_holds_until_it_is_lifted(spender: Spender, acme: UpstreamThread) -> None:
+    spender.gateway.create_team("limited")
+    spender.run("wallet", "top-up", "--team", "limited", "--usd", "5.00")
+    made = ("keys", "create", "--team", "limited", "--name", "tight", "--scope", "inference", "--json")
+    created = json.loads(spender.run(*made, "--limit", "0.000001", "--limit-reset", "daily"))
+    refused = spender.ask(created["key"])
+    assert (refused.status_code, refused.json()["reason"]) == (402, "key_limit_reached")
+    assert acme.requests == []
+    spender.run("keys", "set", created["id"], "--limit", "1.00")
+    time.sleep(1)  # by then every worker knows
+    assert spender.ask(created["key"]).status_code == 200
+    (listed,) = [key for key in json.loads(spender.run("keys", "list", "--json")) if key["id"] == created["id"]]
+    assert (listed["limit_nanos"], listed["limit_reset"], listed["spent_nanos"]) == (10**9, "daily", REPLY_NANOS)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
