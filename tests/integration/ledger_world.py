@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Table, insert, select
+import aiosqlite
+import asyncpg
+from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import UuidV7
+from server.domain.errors import GatewayError, Reason
 from server.domain.ledger import Hold, Outcome, Settlement, SpendLimit
 from server.domain.ports import Clock
 from server.domain.record import AttemptRecord, GenerationRecord, StoredContent
@@ -20,6 +23,9 @@ from server.storage.ledger import SqlLedger
 from server.storage.ledger_verify import Problem, verify_ledger
 from server.storage.tables import ledger_entries, reservations, teams, wallets
 from server.storage.wallets import Wallet, Wallets
+
+T = TypeVar("T")
+Fate = Literal["answered", "lost before", "lost after"]
 
 USD = 1_000_000_000
 CENT = USD // 100
@@ -134,3 +140,37 @@ async def settle_all(ledger: SqlLedger, settlements: Iterable[Settlement]) -> No
 
 async def open_reservations(database: Database) -> int:
     return len(await rows(database, reservations))
+
+
+@asynccontextmanager
+async def stalled(database: Database) -> AsyncIterator[None]:
+    """Another program keeps every writer from the ledger; readers go on."""
+    url = database.engine.url
+    if url.get_backend_name() == "sqlite":
+        async with aiosqlite.connect(str(url.database), isolation_level=None) as other:
+            await other.execute("BEGIN IMMEDIATE")
+            yield
+            await other.execute("ROLLBACK")
+        return
+    session = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
+    try:
+        async with session.transaction():
+            await session.execute("LOCK TABLE ledger_entries IN EXCLUSIVE MODE")
+            yield
+    finally:
+        await session.close()
+
+
+class Forgetful(Database):
+    """A database whose answers get lost: `fate` says of each transaction whether it is, and where."""
+
+    fate: Callable[[], Fate] = staticmethod(lambda: "answered")  # type: ignore[assignment]
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        fate = self.fate()
+        if fate == "lost before":
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
+        result = await super().transact(work)
+        if fate == "lost after":
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
+        return result
