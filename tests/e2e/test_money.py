@@ -7,6 +7,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import grpc
 import httpx
 import openai
 import pytest
+from google.api import annotations_pb2  # type: ignore[import-untyped]  # the package has no stubs
+from google.protobuf import descriptor_pb2
 from phaseo import Phaseo
 
+import aistats.gateway.v1
 from aistats.gateway.v1 import chat_pb2_grpc, responses_pb2, responses_pb2_grpc
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
@@ -26,6 +30,7 @@ from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.chat_wire import chat_chunks, finish_chunk, role_chunk, text_chunk, usage
 from tests.fakes.openai_upstream import Pause, chat_unary, error
 
+DESCRIPTORS = Path(aistats.gateway.v1.__path__[0]) / "descriptors.binpb"
 FREE = f"{PAID}:free"
 MESSAGES: Any = [{"role": "user", "content": "Say hello."}]
 REPLY_NANOS = 9 * INPUT_NANOS + 3 * OUTPUT_NANOS
@@ -287,7 +292,7 @@ def test_while_the_database_is_stalled_nothing_paid_is_served_and_nothing_is_los
                     assert reply.result().json()["error"] == "unavailable_error"
                     assert "retry-after" in reply.result().headers
                 assert len(acme.requests) == 1
-                assert purse.post("/v1/responses", {"model": FREE, "input": "x"}).status_code == 200
+                assert purse.post("/v1/chat/completions", {"model": FREE, "messages": MESSAGES}).status_code == 200
                 time.sleep(max(0.0, 10.0 - (time.monotonic() - stalled_at)))
                 assert not under_way.done()
                 other.execute("ROLLBACK")
@@ -297,3 +302,49 @@ def test_while_the_database_is_stalled_nothing_paid_is_served_and_nothing_is_los
         assert gateway.run("ledger", "verify").returncode == 0
     finally:
         assert gateway.stop() == 0
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": PAID, "messages": MESSAGES},
+    "/v1/responses": {"model": PAID, "input": "x"},
+}
+"""A body for every route that costs something; a new route without one fails the test below."""
+COSTS_NOTHING = {"/v1/pricing/calculate"}
+REQUESTS: dict[str, Any] = {
+    "CreateChatCompletionRequest": chat_request(PAID),
+    "CreateResponseRequest": responses_pb2.CreateResponseRequest(model=PAID, input=chat_request(PAID).messages),
+}
+
+
+def described() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
+    """Every method of the gateway's services, by full name."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
+    for file in files.file:
+        if file.package == "aistats.gateway.v1":
+            for service in file.service:
+                for method in service.method:
+                    yield f"/{file.package}.{service.name}/{method.name}", method
+
+
+def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: UpstreamThread) -> None:
+    """B9: the ways are those that the descriptors list."""
+    purse = Purse(gateway, "0.99")
+    posts, calls = 0, 0
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        for name, method in described():
+            path = method.options.Extensions[annotations_pb2.http].post
+            if path and path not in COSTS_NOTHING:
+                posts += 1
+                for extra in ({}, {"stream": True}):
+                    assert purse.post(path, {**BODIES[path], **extra}).status_code == 402, path
+            request = REQUESTS.get(method.input_type.rpartition(".")[2])
+            if not path and request is not None:
+                calls += 1
+                kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+                call: Any = kind(name, request_serializer=bytes)
+                with pytest.raises(grpc.RpcError) as failed:
+                    for _ in call(request.SerializeToString(), metadata=tuple(purse.headers.items())):
+                        pass
+                assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
+    assert (posts, calls) == (len(BODIES), 2 * len(REQUESTS))
+    assert acme.requests == []
