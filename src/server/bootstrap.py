@@ -29,6 +29,7 @@ from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
+from rest_bridge.idempotency import IdempotentRunner
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
@@ -60,7 +61,7 @@ from server.rpc.chat import ChatServicer
 from server.rpc.credits import CreditsServicer
 from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
-from server.rpc.interceptors import Guard
+from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
 from server.rpc.models import ModelsServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.registry import Registration, guarded_routes
@@ -70,6 +71,7 @@ from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
+from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
 from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
@@ -114,9 +116,9 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
         collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
-        last_call = loop.call_later(settings.drain_timeout_s, shutdown.begin)
+        # Not taken back: what goes on without a client ends by it as well.
+        loop.call_later(settings.drain_timeout_s, shutdown.begin)
         await host.stop(settings.drain_timeout_s + GOODBYE_S)
-        last_call.cancel()
     log.info("stopped")
 
 
@@ -146,7 +148,15 @@ async def worker(
         ledger = SqlLedger(database, clock, ids.new())
         sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)
         stack.push_async_callback(sweeper.end)
-        await stack.enter_async_context(_running(sweeper.run()))
+        outcomes = SqlIdempotencyStore(
+            database,
+            commits,
+            clock,
+            ledger.worker_id,
+            lease_s=settings.worker_lease_s,
+            can_judge=lambda: sweeper.can_judge,
+        )
+        await stack.enter_async_context(_running(sweeper.run(), _purging(outcomes.purge)))
         stack.push_async_callback(ledger.close)
         drains = Drains()
         stack.push_async_callback(drains.close)
@@ -163,7 +173,9 @@ async def worker(
             GenerationsRest(generations),
         )
         refusals = RecordRefusals(ledger)
-        bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals)
+        runner = IdempotentRunner(outcomes, ledger, clock, max_runs=MAX_CONCURRENT_CALLS)
+        stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
+        bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals, runner)
         health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),

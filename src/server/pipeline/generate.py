@@ -62,7 +62,9 @@ class Generator:
         route = candidates(catalog, request, self._adapters)
         request = pseudonymised(request, call.principal.team_id)
         stream = self._generate(call, request, route, catalog.routing)
-        return self._drains.detached(stream, call.progress) if wants_drain(call, route) else stream
+        if call.progress.defers or not wants_drain(call, route):  # who defers stays to the end
+            return stream
+        return self._drains.detached(stream, call.progress)
 
     async def _generate(
         self, call: Call, request: GenerationRequest, route: Route, routing: Routing
