@@ -16,7 +16,7 @@ from threading import Thread
 
 import msgspec
 
-from bench import profiling
+from bench import money, profiling
 from bench.machine import Cores, description, raise_file_limit
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import FLOOR, Profile, Results, page
@@ -28,7 +28,7 @@ OUTPUT = ROOT / "bench" / "RESULTS.md"
 SCENARIOS = [
     Scenario("direct", "upstream"),
     Scenario("direct sse, at once", "upstream", stream=True),
-    Scenario("direct sse, paced", "upstream", model="paced", stream=True, connections=16, ramp_s=1.0, min_s=3.0),
+    Scenario("direct sse, paced", "upstream", model="paced:free", stream=True, connections=16, ramp_s=1.0, min_s=3.0),
     Scenario(FLOOR, "floor", compared_to="direct"),
     Scenario("rest chat", "gateway", compared_to="direct"),
     Scenario("rest chat, 1 connection", "gateway", connections=1, compared_to="direct, 1 connection"),
@@ -38,7 +38,7 @@ SCENARIOS = [
     Scenario("rest sse, at once", "gateway", stream=True, compared_to="direct sse, at once"),
     Scenario(
         *("rest sse, paced", "gateway"),
-        model="paced",
+        model="paced:free",
         stream=True,
         connections=16,
         ramp_s=1.0,
@@ -47,7 +47,7 @@ SCENARIOS = [
     ),
     Scenario(
         *("floor: echo, paced", "floor"),
-        model="paced",
+        model="paced:free",
         stream=True,
         connections=16,
         ramp_s=1.0,
@@ -74,10 +74,11 @@ class Plan(msgspec.Struct, frozen=True):
     profile_s: float
     slow: tuple[tuple[int, float], ...]
     slow_events: int
+    money_rounds: int
 
 
-FULL = Plan(rounds=3, run_s=1.2, profile_s=6.0, slow=((1000, 4.0), (3000, 10.0)), slow_events=30)
-QUICK = Plan(rounds=1, run_s=0.7, profile_s=3.0, slow=((300, 1.0),), slow_events=6)
+FULL = Plan(rounds=3, run_s=1.2, profile_s=6.0, slow=((1000, 4.0), (3000, 10.0)), slow_events=30, money_rounds=7)
+QUICK = Plan(rounds=1, run_s=0.7, profile_s=3.0, slow=((300, 1.0),), slow_events=6, money_rounds=2)
 
 
 def main() -> int:
@@ -119,7 +120,17 @@ def measure_all(plan: Plan, cores: Cores) -> Results:
                 samples[scenario.name].append(run(scenario, targets[scenario.target], cores, plan.run_s))
         profiles = [profile(name, targets["gateway"], cores, plan, samples) for name in PROFILED]
         slow = slow_streams(plan, targets["gateway"], cores)
-    return Results(description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles)
+    paid = measure_money(plan, cores)
+    return Results(description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles, paid)
+
+
+def measure_money(plan: Plan, cores: Cores) -> money.Money:
+    """With gateways of its own: an idle one beside them costs next to nothing, but a little."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aistats-bench-")))
+        stand_in = stack.enter_context(upstream(cores))
+        gateways = stack.enter_context(money.gateways(cores, directory, stand_in.port))
+        return money.measure(cores, gateways, plan.money_rounds, plan.run_s)
 
 
 def profile(name: str, target: Target, cores: Cores, plan: Plan, samples: dict[str, list[Sample]]) -> Profile:

@@ -30,7 +30,7 @@ class Scenario(msgspec.Struct, frozen=True):
     name: str
     target: str
     kind: Kind = "chat"
-    model: str = "instant"
+    model: str = "instant:free"
     stream: bool = False
     connections: int = 32
     ramp_s: float = 0.0
@@ -79,7 +79,7 @@ def run(scenario: Scenario, target: Target, cores: Cores, duration_s: float) -> 
 
 
 def body(kind: Kind, model: str, *, stream: bool) -> str:
-    value: dict[str, object] = {"model": f"bench/{model}:free"}
+    value: dict[str, object] = {"model": f"bench/{model}"}
     if kind == "chat":
         value["messages"] = [
             {"role": "system", "content": "You are terse."},
@@ -120,7 +120,7 @@ def _direct_body(scenario: Scenario) -> str:
 def _grpc_spec(scenario: Scenario, target: Target, duration_s: float) -> GrpcLoadSpec:
     return GrpcLoadSpec(
         port=target.grpc_port if scenario.kind == "grpc-direct" else target.port,
-        model=f"bench/{scenario.model}:free",
+        model=f"bench/{scenario.model}",
         authorization=target.headers["authorization"],
         stream=scenario.stream,
         connections=scenario.connections,
@@ -188,7 +188,7 @@ def run_slow(target: Target, cores: Cores, streams: int, events: int, ramp_s: fl
     spec = LoadSpec(
         port=target.port,
         path=CHAT,
-        body=body("chat", "slow", stream=True),
+        body=body("chat", "slow:free", stream=True),
         headers=target.headers,
         connections=streams,
         duration_s=0,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
 import msgspec
 
+from bench import money
 from bench.measure import Sample, Samples, Scenario, Slow, middle
 
 UNARY_TARGET = 0.45
@@ -42,6 +44,7 @@ class Results(msgspec.Struct, frozen=True):
     samples: dict[str, list[Sample]]
     slow: list[Slow]
     profiles: list[Profile]
+    money: money.Money
 
 
 _INTRODUCTION = (
@@ -58,6 +61,7 @@ def page(results: Results) -> str:
         " medians; the gateway (Envoy and one worker) on one core, load and stand-in on another.",
         "## Targets\n\n" + _targets(results),
         "## Requests\n\n" + _requests(results) + _REQUESTS_NOTE,
+        "## Keys, credit and the record\n\n" + table(money.HEADER, money.rows(results.money)) + _MONEY_NOTE,
         "## Stream events\n\n" + _events(results) + _EVENTS_NOTE,
         "## Slow streams, one event a second each\n\n" + _slow(results.slow) + _SLOW_NOTE,
     ]
@@ -73,6 +77,12 @@ _REQUESTS_NOTE = (
     " with nothing else on it would do. `added`: against the stand-in called directly with as many connections; with a"
     " core that is busy all the time this is the queue of the other connections. The grpc rows have grpcio's own client"
     " on the other core, often the slower side: their processor time counts, their latency is mostly the client's."
+)
+_MONEY_NOTE = (
+    "\n\n`on`: keys looked up, credit reserved before the provider is called, settled and recorded before the last byte"
+    " leaves, each commit flushed to disk; `off`: none of it (`bench/unmetered.py`). `of off`: requests a second over"
+    " those without in the same round, the median and the extremes of the rounds. `a core, of off`: the same by"
+    " processor time of the gateway's processes; PostgreSQL's own is not in it, and runs on the load's core."
 )
 _EVENTS_NOTE = (
     "\n\n`at once`: the provider sends all events in one write. `paced`: one every 10 ms, each on its own way through."
@@ -115,10 +125,31 @@ def _targets(results: Results) -> str:
             added <= FIRST_EVENT_TARGET_MS if timed else None,
         )
     )
+    rows += _money_targets(results.money)
     for slow in results.slow:
         rows += _slow_targets(slow, timed)
-    table = _table(("what", "target", "measured", ""), rows)
-    return table if timed else f"{_BUSY}\n\n{table}"
+    targets = table(("what", "target", "measured", ""), rows)
+    return targets if timed else f"{_BUSY}\n\n{targets}"
+
+
+def _money_targets(found: money.Money) -> list[tuple[str, ...]]:
+    """Both sides of a ratio had the same core in turns, so that they are judged however busy it was."""
+    ratio = median(money.ratios(found, money.UNARY, money.ON))
+    added_ms = median(money.added_ms(found, money.LONE, money.ON))
+    return [
+        _row(
+            "unary REST chat with keys, credit and record, requests a second over those without",
+            f"≥ {money.RATIO_TARGET}",
+            f"{ratio:.2f}",
+            ratio >= money.RATIO_TARGET,
+        ),
+        _row(
+            "the same on one connection: added p50",
+            f"≤ {money.ADDED_TARGET_MS:g} ms",
+            f"{added_ms:.1f} ms",
+            added_ms <= money.ADDED_TARGET_MS,
+        ),
+    ]
 
 
 def _slow_targets(slow: Slow, timed: bool) -> list[tuple[str, ...]]:
@@ -151,7 +182,7 @@ def _requests(results: Results) -> str:
     rows = []
     for scenario in results.scenarios:
         found = results.samples[scenario.name]
-        if scenario.target == "upstream" or scenario.model == "paced":
+        if scenario.target == "upstream" or scenario.model == "paced:free":
             continue
 
         def of(figure: Callable[[Sample], float], found: list[Sample] = found) -> float:
@@ -181,7 +212,7 @@ def _requests(results: Results) -> str:
         "added p50 ms",
         "added p99 ms",
     )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _events(results: Results) -> str:
@@ -198,7 +229,7 @@ def _events(results: Results) -> str:
                 f"{_added(results, name, lambda sample: sample.load.first_event.p50):.1f}",
             )
         )
-    return _table(("", "worker µs an event", "Envoy µs an event", "first text added ms"), rows)
+    return table(("", "worker µs an event", "Envoy µs an event", "first text added ms"), rows)
 
 
 def _slow(runs: Sequence[Slow]) -> str:
@@ -223,7 +254,7 @@ def _slow(runs: Sequence[Slow]) -> str:
         *("streams", "events", "KB a stream", "delay p50 ms", "p99 ms", "max ms", "p99 with the start ms"),
         *("worker µs an event", "Envoy µs an event"),
     )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _profile(profile: Profile) -> str:
@@ -231,9 +262,9 @@ def _profile(profile: Profile) -> str:
         (part, f"{share:.0%}", f"{share * profile.worker_us:.0f}") for part, share in profile.parts if share >= 0.005
     ]
     functions = "\n".join(f"    {share:5.1%}  {frame}" for frame, share in profile.functions)
-    table = _table(("part, by innermost frame", "share", "µs a request"), rows)
+    parts = table(("part, by innermost frame", "share", "µs a request"), rows)
     return (
-        f"{table}\n\nOf the time with Python's lock held; native code (grpc's core, uvloop) counts for the Python frame"
+        f"{parts}\n\nOf the time with Python's lock held; native code (grpc's core, uvloop) counts for the Python frame"
         f" that called it. The functions seen most:\n\n{functions}"
     )
 
@@ -257,7 +288,7 @@ def _added(results: Results, name: str, figure: Callable[[Sample], float]) -> fl
     return middle((figure(sample) - figure(base)) * 1000 for sample, base in pairs)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)

@@ -27,6 +27,9 @@ MODULE = (sys.executable, "-m")
 START_TIMEOUT_S = 30.0
 STREAM_EVENTS = 100
 PACED_MS = 10
+SHORT_EVENTS = 10
+PRICED = {"price": {"input_text_tokens": "0.15", "output_text_tokens": "0.60"}}
+CREDIT_USD = "1000000"
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -102,9 +105,15 @@ def floor(cores: Cores, directory: Path) -> Iterator[Target]:
 
 @contextmanager
 def gateway(
-    cores: Cores, directory: Path, upstream_port: int, slow_model: str, environ: Mapping[str, str] | None = None
+    cores: Cores,
+    directory: Path,
+    upstream_port: int,
+    slow_model: str = "instant",
+    *,
+    environ: Mapping[str, str] | None = None,
+    module: str = "server",
 ) -> Iterator[Target]:
-    """The gateway itself, one worker, with the stand-in as its provider."""
+    """The gateway itself, one worker, with the stand-in as its provider and a team that has credit."""
     directory.mkdir()
     settings = _settings(directory)
     grpc_port = unused_port()
@@ -121,12 +130,13 @@ def gateway(
         **(environ or {}),
     }
     with (directory / "log").open("w+b") as log:
-        argv = (*MODULE, "server", "up")
+        argv = (*MODULE, module, "up")
         with _running(argv, cores.gateway, stdout=log, environ=variables) as supervisor:
             _wait(lambda: _answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
+            _top_up(variables)
             key = (directory / "data" / "bootstrap-key").read_text().strip()
             yield Target(
-                "gateway",
+                directory.name,
                 settings.http_port,
                 _children(supervisor.pid),
                 headers={"authorization": f"Bearer {key}"},
@@ -140,9 +150,21 @@ def _settings(directory: Path) -> Settings:
     )
 
 
+def _top_up(variables: Mapping[str, str]) -> None:
+    argv = (*MODULE, "server", "wallet", "top-up", "--team", "default", "--usd", CREDIT_USD)
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"no credit: {done.stderr}")
+
+
 def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
-    """Three models of one provider: instant, paced, and slow; a stand-in's model says how it answers."""
-    names = {"instant": "instant", "paced": f"slow-{STREAM_EVENTS}-{PACED_MS}", "slow": slow_model}
+    """Models of one provider; a stand-in's model says how it answers. Those that cost something are for the ledger."""
+    free = {"instant": "instant", "paced": f"slow-{STREAM_EVENTS}-{PACED_MS}", "slow": slow_model}
+    paid = {"paid": "instant", "paid-short": f"slow-{SHORT_EVENTS}-0"}
+    models = [
+        *((f"{name}:free", model, {}) for name, model in free.items()),
+        *((*item, PRICED) for item in paid.items()),
+    ]
     return {
         "replace_catalog": True,
         "providers": [
@@ -150,10 +172,10 @@ def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
         ],
         "models": [
             {
-                "id": f"bench/{name}:free",
-                "offers": [{"provider": "bench", "provider_model": model, "endpoints": ["chat", "responses"]}],
+                "id": f"bench/{name}",
+                "offers": [{"provider": "bench", "provider_model": model, "endpoints": ["chat", "responses"], **price}],
             }
-            for name, model in names.items()
+            for name, model, price in models
         ],
     }
 

@@ -45,7 +45,10 @@ class ManualClock:
 
 
 class PostgresServer:
-    """A PostgreSQL server of our own, on a Unix socket in its own directory: no port, no password, no durability."""
+    """A PostgreSQL server of our own, on a Unix socket in its own directory: no port and no password.
+
+    Nor durability, unless it is started with it.
+    """
 
     def __init__(self) -> None:
         self._bin = _postgres_programs()
@@ -66,12 +69,10 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql+asyncpg://test@/{database}?host={self.directory}"
 
-    def start(self) -> None:
+    def start(self, *, durable: bool = False) -> None:
         log = (self.directory / "log").open("ab")
         options = {
-            "fsync": "off",
-            "full_page_writes": "off",
-            "synchronous_commit": "off",
+            **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
             "listen_addresses": "",
             "unix_socket_directories": str(self.directory),
             "max_connections": "60",
