@@ -35,7 +35,6 @@ from tests.integration.ledger_world import (
     wallet,
 )
 
-
 ANSWERED: Fate = "answered"
 
 
@@ -124,7 +123,7 @@ async def test_b5_a_settlement_whose_transaction_failed_counts_once(
 
 
 @pytest.mark.parametrize("fate", ["lost before", "lost after"])
-async def test_a_hold_whose_answer_was_lost_is_held_once(forgetful: Forgetful, clock: ManualClock, fate: str) -> None:
+async def test_a_hold_whose_answer_was_lost_is_held_once(forgetful: Forgetful, clock: ManualClock, fate: Fate) -> None:
     async with opened(forgetful, clock) as ledger:
         fates = iter([fate, fate])
         forgetful.fate = lambda: next(fates, ANSWERED)
