@@ -50,6 +50,16 @@ def test_check_names_the_offer_without_a_price(tmp_path: Path) -> None:
     assert 'the offer of "a/b" by "openai" has no price' in result.stderr
 
 
+@pytest.mark.parametrize("price", ["10000.01", "0.00009"])
+def test_u15_check_names_the_offer_with_a_price_of_the_wrong_unit(tmp_path: Path, price: str) -> None:
+    config = tmp_path / "c.yaml"
+    prices = f'{{input_text_tokens: "{price}", output_text_tokens: "1"}}'
+    config.write_text(f"models: [{{id: a/b, offers: [{{provider: openai, provider_model: b, price: {prices}}}]}}]")
+    result = run("check", str(config))
+    assert result.exit_code == 1
+    assert f'the offer of "a/b" by "openai": {price} is ' in result.stderr
+
+
 def test_list_shows_what_is_missing() -> None:
     result = run("list", GEMINI_API_KEY="k-1")
     assert result.exit_code == 0
@@ -70,7 +80,11 @@ def test_list_json_is_for_scripts() -> None:
     models = {model["id"]: model for model in shown["models"]}
     gemma = models["google/gemma-3-27b:free"]
     assert (gemma["configured"], gemma["endpoints"]) == (True, ["chat", "responses"])
-    assert models["openai/gpt-5.4-nano"]["offers"][0]["price"]["output_text_tokens"] == "1.25"
+    nano = models["openai/gpt-5.4-nano"]["offers"][0]
+    assert (nano["price"]["output_text_tokens"], nano["price_source"]) == ("1.25", "default")
+    assert nano["price_tiers"][0]["when"] == {"service_tier": "flex"}
+    assert nano["price_tiers"][0]["price"]["output_text_tokens"] == "0.625"
+    assert (gemma["offers"][0]["price"], gemma["offers"][0]["price_source"]) == ({}, None)
     assert shown["routing"]["max_attempts"] == 3
 
 

@@ -20,6 +20,7 @@ from aistats.gateway.v1 import (
     generations_pb2,
     health_pb2,
     models_pb2,
+    pricing_pb2,
     responses_pb2,
 )
 from server.clock import SystemClock, UuidV7
@@ -92,7 +93,7 @@ def unary(
 
 
 def declared_methods() -> dict[str, Any]:
-    files = (chat_pb2, credits_pb2, generations_pb2, responses_pb2, models_pb2, health_pb2)
+    files = (chat_pb2, credits_pb2, generations_pb2, responses_pb2, models_pb2, health_pb2, pricing_pb2)
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     return {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
 
