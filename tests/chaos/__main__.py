@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=2000, help="for each database")
     parser.add_argument("--clients", type=int, default=64, help="at the same time")
     parser.add_argument("--seed", type=int, default=1, help="what the plans are derived from")
-    parser.add_argument("--kill-every", type=float, default=4.0, help="seconds between two kills of a worker")
+    parser.add_argument("--kill-every", type=float, default=3.0, help="seconds between two kills of a worker")
     parser.add_argument("--gateway-kills", type=int, default=2, help="how often a whole gateway is killed")
     parser.add_argument("--keep", help="a directory to leave everything in")
     return parser.parse_args()

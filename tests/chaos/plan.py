@@ -186,8 +186,8 @@ def _serving(rng: random.Random, stream: bool) -> Script:
     pieces = tuple(f"{word} " for word in rng.choices(_WORDS, k=rng.randrange(3, 40)))
     fate = rng.random()
     return Script(
-        first_s=rng.uniform(0.0, 0.6) if stream else rng.uniform(0.05, 2.4),
-        every_s=rng.uniform(0.005, 0.1),
+        first_s=rng.uniform(0.0, 0.8) if stream else rng.uniform(0.05, 3.5),
+        every_s=rng.uniform(0.005, 0.18),
         pieces=pieces,
         usage=None if fate < NO_USAGE_SHARE else _usage(rng),
         running=NO_USAGE_SHARE <= fate < NO_USAGE_SHARE + RUNNING_USAGE_SHARE,
