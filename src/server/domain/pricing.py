@@ -5,7 +5,9 @@ The one rounding rule: each line is rounded up to a whole nano-dollar, and the t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import msgspec
@@ -72,13 +74,13 @@ class PriceTier(msgspec.Struct, frozen=True):
     service_tier: str | None = None
 
 
-class PriceList(msgspec.Struct, frozen=True):
-    """All prices of one offer: base rates, and tiers with conditions."""
+class PriceList(msgspec.Struct, frozen=True, dict=True):
+    """All prices of one offer: base rates, and tiers with conditions. What follows from them is worked out once."""
 
     rates: Rates = {}
     tiers: tuple[PriceTier, ...] = ()
 
-    @property
+    @cached_property
     def service_tiers(self) -> frozenset[str]:
         """The tiers beside the standard one that have a price."""
         return frozenset(tier.service_tier for tier in self.tiers if tier.service_tier is not None)
@@ -87,19 +89,51 @@ class PriceList(msgspec.Struct, frozen=True):
         """The rates of a request: base, then length (the greatest exceeded wins), then service tier over both."""
         if not self.tiers:
             return self.rates
-        wanted = None if service_tier is None or service_tier in STANDARD_TIERS else service_tier
-        if wanted not in self.service_tiers:
-            wanted = None
-        rates = dict(self.rates)
-        holding = [
-            tier
-            for tier in self.tiers
-            if tier.service_tier in (None, wanted)
-            and (not tier.input_tokens_above or input_tokens > tier.input_tokens_above)
-        ]
-        for tier in sorted(holding, key=lambda tier: (tier.service_tier is not None, tier.input_tokens_above)):
-            rates.update(tier.rates)
-        return rates
+        wanted = service_tier if service_tier in self.service_tiers else None
+        stretch = bisect_left(self._lengths, input_tokens) - 1
+        return self._stretches[max(stretch, 0)].rates[wanted]
+
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        """Lengths of the input beyond which other rates hold, ascending from 0."""
+        return tuple(sorted({0, *(tier.input_tokens_above for tier in self.tiers)}))
+
+    @cached_property
+    def _stretches(self) -> tuple[_Stretch, ...]:
+        """What holds beyond each of the lengths."""
+        ordered = sorted(self.tiers, key=lambda tier: (tier.service_tier is not None, tier.input_tokens_above))
+        stretches: list[_Stretch] = []
+        for length in self._lengths:
+            by_tier: dict[str | None, Rates] = {}
+            for service_tier in (None, *self.service_tiers):
+                rates = dict(self.rates)
+                for tier in ordered:
+                    if tier.input_tokens_above <= length and tier.service_tier in (None, service_tier):
+                        rates.update(tier.rates)
+                by_tier[service_tier] = rates
+            stretches.append(_Stretch(by_tier, tuple(map(_ceiling, by_tier.values()))))
+        return tuple(stretches)
+
+
+class _Ceiling(msgspec.Struct, frozen=True):
+    """The dearest rate of a side, and how many rates it has; `request` is nano-dollars for one request."""
+
+    of_input: int
+    input_rates: int
+    of_output: int
+    output_rates: int
+    request: int
+
+    def bound(self, input_tokens: int, output_tokens: int) -> int:
+        input_nanos = _side(self.of_input, self.input_rates, input_tokens)
+        return self.request + input_nanos + _side(self.of_output, self.output_rates, output_tokens)
+
+
+class _Stretch(msgspec.Struct, frozen=True):
+    """Rates by service tier, None for the standard one, and the ceiling of each."""
+
+    rates: Mapping[str | None, Rates]
+    ceilings: tuple[_Ceiling, ...]
 
 
 def price(usage: Usage, prices: PriceList, service_tier: str | None = None) -> Pricing:
@@ -110,32 +144,75 @@ def price(usage: Usage, prices: PriceList, service_tier: str | None = None) -> P
 
 def price_quantities(used: Mapping[str, int], rates: Rates) -> Pricing:
     """Lines for the dimensions that were used and have a rate."""
-    lines = tuple(
-        PricingLine(dimension, quantity, rates[dimension], -(-quantity * rates[dimension] // UNIT_SIZE))
-        for dimension, quantity in used.items()
-        if quantity and dimension in rates
-    )
-    return Pricing(lines, sum(line.line_nanos for line in lines))
+    lines: list[PricingLine] = []
+    total = 0
+    for dimension, quantity in used.items():
+        if quantity and (rate := rates.get(dimension)) is not None:
+            cost = -(-quantity * rate // UNIT_SIZE)
+            lines.append(PricingLine(dimension, quantity, rate, cost))
+            total += cost
+    return Pricing(tuple(lines), total)
 
 
 def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
-    """Usage split over dimensions: each token is in exactly one of them, the dearest kind that it is known to be."""
-    input_audio = min(usage.input_audio_tokens, usage.input_tokens)
-    cached = min(usage.cached_input_tokens, usage.input_tokens - input_audio)
-    written = min(usage.cache_write_tokens, usage.input_tokens - input_audio - cached)
-    output_audio = min(usage.output_audio_tokens, usage.output_tokens)
-    reasoning = min(usage.reasoning_tokens, usage.output_tokens - output_audio)
-    split = {
-        "input_text_tokens": usage.input_tokens - input_audio - cached - written,
-        "cached_read_text_tokens": cached,
-        "cached_write_text_tokens": written,
-        "input_audio_tokens": input_audio,
-        "output_text_tokens": usage.output_tokens - output_audio - reasoning,
-        "reasoning_text_tokens": reasoning,
-        "output_audio_tokens": output_audio,
-        "requests": 1 if usage.input_tokens or usage.output_tokens else 0,
-    }
-    return with_fallbacks(split, rates)
+    """Usage split over dimensions that have a rate: each token is in exactly one of them.
+
+    Tokens are plain text unless they are known as a kind with a rate of its own. What is of two such kinds counts as the
+    first of them: audio, cached, written; audio, reasoning. Parts beyond their whole do not count.
+    """
+    split: dict[str, int] = {"input_text_tokens": 0}
+    rest = usage.input_tokens
+    for dimension, part in (
+        ("input_audio_tokens", usage.input_audio_tokens),
+        ("cached_read_text_tokens", usage.cached_input_tokens),
+        ("cached_write_text_tokens", usage.cache_write_tokens),
+    ):
+        if part and dimension in rates:
+            split[dimension] = part = min(part, rest)
+            rest -= part
+    split["input_text_tokens"] = rest
+    split["output_text_tokens"] = 0
+    rest = usage.output_tokens
+    for dimension, part in (
+        ("output_audio_tokens", usage.output_audio_tokens),
+        ("reasoning_text_tokens", usage.reasoning_tokens),
+    ):
+        if part and dimension in rates:
+            split[dimension] = part = min(part, rest)
+            rest -= part
+    split["output_text_tokens"] = rest
+    if usage.input_tokens or usage.output_tokens:
+        split["requests"] = 1
+    return split
+
+
+def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
+    """The most that so many tokens, or fewer, can cost in nano-dollars, of whatever kind and in whatever tier.
+
+    Each is taken at the dearest rate that may apply to it. Where a side has one rate the bound is its exact price.
+    """
+    bound = 0
+    lengths = prices._lengths
+    for index, stretch in enumerate(prices._stretches):
+        if index and lengths[index] >= input_tokens:
+            break
+        # Within a stretch the longest input is the dearest; only then do the next rates hold.
+        longest = min(input_tokens, lengths[index + 1]) if index + 1 < len(lengths) else input_tokens
+        for ceiling in stretch.ceilings:
+            bound = max(bound, ceiling.bound(longest, output_tokens))
+    return bound
+
+
+def _ceiling(rates: Rates) -> _Ceiling:
+    of_input = [rates[dimension] for dimension in _INPUT if dimension in rates]
+    of_output = [rates[dimension] for dimension in _OUTPUT if dimension in rates]
+    request = -(-rates.get("requests", 0) // UNIT_SIZE)
+    return _Ceiling(max(of_input, default=0), len(of_input), max(of_output, default=0), len(of_output), request)
+
+
+def _side(dearest: int, rates: int, tokens: int) -> int:
+    """Each line of the side may be rounded up, so every line beyond the first adds one."""
+    return -(-tokens * dearest // UNIT_SIZE) + min(rates, tokens) - 1 if rates and tokens else 0
 
 
 def is_input(dimension: str) -> bool:
@@ -150,32 +227,3 @@ def with_fallbacks(used: Mapping[str, int], rates: Rates) -> dict[str, int]:
         if dimension in counted and dimension not in rates:
             counted[instead] = counted.get(instead, 0) + counted.pop(dimension)
     return counted
-
-
-def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
-    """The most that so many tokens, or fewer, can cost in nano-dollars, of whatever kind and in whatever tier.
-
-    Each is taken at the dearest rate that may apply to it. Where a side has one rate the bound is its exact price.
-    """
-    if not prices.tiers:
-        return _bound(prices.rates, input_tokens, output_tokens)
-    # Rates change only beyond a tier's length: the dearest input of each stretch is the longest one.
-    lengths = {tier.input_tokens_above for tier in prices.tiers if 0 < tier.input_tokens_above < input_tokens}
-    return max(
-        _bound(prices.rates_for(length, tier), length, output_tokens)
-        for length in (*lengths, input_tokens)
-        for tier in (None, *prices.service_tiers)
-    )
-
-
-def _bound(rates: Rates, input_tokens: int, output_tokens: int) -> int:
-    request = -(-rates.get("requests", 0) // UNIT_SIZE)
-    return request + _side(rates, _INPUT, input_tokens) + _side(rates, _OUTPUT, output_tokens)
-
-
-def _side(rates: Rates, dimensions: tuple[str, ...], tokens: int) -> int:
-    """Each line of the side may be rounded up, so every line beyond the first adds one."""
-    priced = [rates[dimension] for dimension in dimensions if dimension in rates]
-    if not priced or not tokens:
-        return 0
-    return -(-tokens * max(priced) // UNIT_SIZE) + min(len(priced), tokens) - 1
