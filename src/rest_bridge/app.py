@@ -7,6 +7,7 @@ routes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from rest_bridge.errors import error_response
 from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
 from rest_bridge.idempotency import HEADER, IdempotentRunner
 from server.domain.errors import GatewayError, Reason, internal_error
-from server.domain.identity import Arrival, Call
+from server.domain.identity import Arrival, Call, Scope
 from server.domain.ports import Reception, Refusals
 
 T = TypeVar("T")
@@ -57,7 +58,13 @@ class RestApp:
 
     async def _answer(self, request: RestRequest) -> RestResponse:
         route, path_params = self._table.find(request.method, request.path)
-        call = await self._authenticate(request, route)
+        try:
+            call = await self._authenticate(request, route.scopes)
+        except GatewayError as error:
+            if error.reason is Reason.MISSING_SCOPE and route.endpoint is not None:
+                with suppress(GatewayError):  # of a key without any scope
+                    await self._record(await self._authenticate(request, tuple(Scope)), route, b"", error)
+            raise
         body = b""
         try:
             body = await _read(request.body)
@@ -81,10 +88,10 @@ class RestApp:
             await self._record(exchange.call, route, exchange.body, error)
             raise
 
-    async def _authenticate(self, request: RestRequest, route: Route) -> Call:
-        """The call, with the first of the route's scopes that the key has."""
+    async def _authenticate(self, request: RestRequest, scopes: Sequence[Scope]) -> Call:
+        """The call, with the first of the scopes that the key has."""
         authorization = request.headers.get("authorization")
-        *others, last = route.scopes
+        *others, last = scopes
         for scope in others:
             try:
                 return await self._reception.authenticate(request.arrival, authorization, scope)

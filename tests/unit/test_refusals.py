@@ -17,9 +17,9 @@ from server.clock import SystemClock
 from server.domain.errors import HTTP_STATUS, GatewayError, Reason
 from server.domain.identity import Arrival, Call, Principal, Scope, TeamPolicy
 from server.domain.ledger import Hold, Settlement
-from server.domain.record import GenerationRecord
+from server.domain.record import MAX_TEXT_BYTES, GenerationRecord
 from server.domain.request import Endpoint
-from server.pipeline.refusals import MAX_MESSAGE_BYTES, PATIENCE_S, RecordRefusals
+from server.pipeline.refusals import PATIENCE_S, RecordRefusals
 from server.rpc.interceptors import Guard, Method
 from server.rpc.registry import ENDPOINTS, SCOPES
 from server.rpc.status import RpcFailure
@@ -171,7 +171,7 @@ async def test_whatever_was_sent_a_record_is_bounded(ledger: MemoryLedger) -> No
     long = GatewayError(Reason.UNKNOWN_MODEL, "漢\ud800" * 20_000)
     await app(ScriptedGenerate(long), ledger)(rest_request(BODY | {"model": "m" * 100_000}))
     assert ledger.record.model_id == ""
-    assert MAX_MESSAGE_BYTES - 3 <= len((ledger.record.error_message or "").encode()) <= MAX_MESSAGE_BYTES
+    assert MAX_TEXT_BYTES - 3 <= len((ledger.record.error_message or "").encode()) <= MAX_TEXT_BYTES
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -198,20 +198,46 @@ async def test_a_route_that_generates_nothing_keeps_and_records_nothing(ledger: 
 
 
 async def test_any_key_will_do_where_the_route_says_so() -> None:
-    class ManagementOnly(OpenDoor):
-        async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
-            if scope is not Scope.MANAGEMENT:
-                raise GatewayError(Reason.MISSING_SCOPE, "no")
-            return await super().authenticate(arrival, authorization, scope)
-
     async def handle(exchange: Exchange) -> RestResponse:
         return json_response(b"{}")
 
     scopes = (Scope.INFERENCE, Scope.MANAGEMENT)
-    answer = RestApp(ManagementOnly(), (Route("GET", "/v1/x", handle, scopes), Route("GET", "/v1/y", handle)))
+    answer = RestApp(ManagementKey(), (Route("GET", "/v1/x", handle, scopes), Route("GET", "/v1/y", handle)))
     assert (await answer(rest_request(method="GET", path="/v1/x"))).status == 200
     assert (await answer(rest_request(method="GET", path="/v1/y"))).status == 403
     assert (await answer(rest_request(method="GET", path="/v1/x", headers={}))).status == 401
+
+
+class ManagementKey(OpenDoor):
+    """A reception whose one key has not the scope to generate."""
+
+    async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
+        if authorization == KEY and scope is not Scope.MANAGEMENT:
+            raise GatewayError(Reason.MISSING_SCOPE, "This API key lacks the scope 'inference'.")
+        return await super().authenticate(arrival, authorization, scope)
+
+
+async def test_a_key_without_the_scope_is_known_and_recorded(ledger: MemoryLedger) -> None:
+    generate = ScriptedGenerate()
+    reply = await read(await app(generate, ledger, ManagementKey())(rest_request(BODY)))
+    assert reply.status == 403
+    assert (ledger.record.status_code, ledger.record.error_code) == (403, "missing_scope")
+    assert (ledger.record.key_id, ledger.record.model_id) == ("key-1", "")
+    assert generate.requests == []
+    assert (await app(generate, ledger, ManagementKey())(rest_request(BODY, headers={}))).status == 401
+    assert len(ledger.settled) == 1
+
+
+async def test_a_typed_call_without_the_scope_is_recorded(ledger: MemoryLedger) -> None:
+    async def never(request: Any, context: Any) -> Any:
+        raise AssertionError("without the scope it goes no further")
+
+    its_guard = guard(ledger)
+    its_guard.reception = ManagementKey()
+    decode = chat_pb2.CreateChatCompletionRequest.FromString
+    with pytest.raises(RpcFailure):
+        await its_guard.unary(method("ChatService/CreateChatCompletion"), never, decode)(b"", Host())
+    assert (ledger.record.status_code, ledger.record.error_code) == (403, "missing_scope")
 
 
 # Typed calls.

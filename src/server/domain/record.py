@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from server.domain.usage import Usage
 
 Disconnect = Literal["cancelled", "drained"]
+
+MAX_TEXT_BYTES: Final = 16 * 1024
+"""Of an error's description; whoever it came from."""
+MAX_ID_BYTES: Final = 256
+"""Of an id that a provider gave."""
+
+
+def bounded(text: str, at_most: int = MAX_TEXT_BYTES) -> str:
+    """`text` within `at_most` bytes of UTF-8, cut between code points; what UTF-8 cannot say becomes `?`."""
+    return text.encode(errors="replace")[:at_most].decode(errors="ignore")
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):

@@ -11,12 +11,11 @@ import structlog
 from server.domain.errors import HTTP_STATUS, GatewayError, Reason
 from server.domain.identity import Call
 from server.domain.ledger import Ledger, Settlement
-from server.domain.record import GenerationRecord
+from server.domain.record import GenerationRecord, bounded
 from server.domain.request import Endpoint
 
-__all__ = ["MAX_MESSAGE_BYTES", "RecordRefusals", "refusal"]
+__all__ = ["RecordRefusals", "refusal"]
 
-MAX_MESSAGE_BYTES: Final = 16 * 1024
 MAX_MODEL_CHARS: Final = 256
 PATIENCE_S: Final = 1.0
 """How long an error waits for its record."""
@@ -76,14 +75,10 @@ def refusal(
         status_code=HTTP_STATUS[error.code],
         success=False,
         error_code=error.reason.value,
-        error_message=_bounded(error.description),
+        error_message=bounded(error.description),
     )
 
 
 def _model_id(text: str) -> str:
     """What may be the id of a model, else nothing: a database does not take every character."""
     return text if len(text) <= MAX_MODEL_CHARS and text.isprintable() else ""
-
-
-def _bounded(text: str) -> str:
-    return text.encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")

@@ -20,7 +20,7 @@ from server.domain.identity import Call
 from server.domain.ledger import Settlement
 from server.domain.money import Pricing
 from server.domain.pricing import STANDARD_TIERS, price
-from server.domain.record import AttemptRecord, GenerationRecord, StoredContent
+from server.domain.record import MAX_ID_BYTES, AttemptRecord, GenerationRecord, StoredContent, bounded
 from server.domain.request import GenerationRequest
 from server.domain.routing import Route
 from server.domain.usage import Meta, RoutingRow, Usage
@@ -115,11 +115,12 @@ class Account:
         if self._served is None:
             return record
         served, generation_s = self._served, _ended(self._served) - self._served.dispatched_s
+        native_id = served.started.native_response_id
         usage = self.usage if ending is None or any(self._bills) else None
         return replace(
             record,
             provider=served.candidate.offer.provider.id,
-            native_response_id=served.started.native_response_id,
+            native_response_id=None if native_id is None else bounded(native_id, MAX_ID_BYTES),
             finish_reason=None if served.finish_reason is None else served.finish_reason.value,
             latency_ms=_latency(served),
             generation_ms=_ms(generation_s),
@@ -141,7 +142,7 @@ class Account:
                 success=False,
                 status_code=HTTP_STATUS[ending.code],
                 error_code=ending.reason.value,
-                error_message=ending.description,
+                error_message=bounded(ending.description),
             )
         if isinstance(ending, Exception):
             return replace(record, success=False, status_code=500, error_code=Reason.INTERNAL.value)

@@ -208,12 +208,18 @@ class _Passage:
         guard.under_way += 1
         self._counted = True
         if self._method.scopes:
-            self._call = await self._authenticate()
+            try:
+                self._call = await self._authenticate(self._method.scopes)
+            except GatewayError as error:
+                if error.reason is Reason.MISSING_SCOPE:
+                    with suppress(GatewayError):  # of a key without any scope; else the record and the log name it
+                        self._call = await self._authenticate(tuple(Scope))
+                raise
 
-    async def _authenticate(self) -> Call:
-        """The call, with the first of the method's scopes that the key has."""
+    async def _authenticate(self, scopes: Sequence[Scope]) -> Call:
+        """The call, with the first of the scopes that the key has."""
         authorization = self.metadata.get("authorization")
-        *others, last = self._method.scopes
+        *others, last = scopes
         for scope in others:
             try:
                 return await self._guard.reception.authenticate(self.arrival, authorization, scope)
