@@ -7,6 +7,7 @@ import http.client
 import json
 import random
 import re
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -249,6 +250,7 @@ def test_a_clients_headers_go_to_no_provider(
         ("acme/two:free", "/v1/responses", RESPONSE),
         ("acme/native:free", "/v1/responses", RESPONSE),
     ):
+        headers["idempotency-key"] = f"canary-{secrets.token_hex(8)}"
         reply = gateway.post(path, {**body, "model": model}, headers=headers)
         assert reply.status_code == 200, reply.text
     metadata = tuple((name, value) for name, value in headers.items() if name != "user-agent")
