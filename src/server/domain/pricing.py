@@ -157,8 +157,8 @@ def price_quantities(used: Mapping[str, int], rates: Rates) -> Pricing:
 def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
     """Usage split over dimensions that have a rate: each token is in exactly one of them.
 
-    Tokens are plain text unless they are known as a kind with a rate of its own. What is of two such kinds counts as the
-    first of them: audio, cached, written; audio, reasoning. Parts beyond their whole do not count.
+    Tokens are plain text unless they are known as a kind with a rate of its own. What is of two such kinds counts as
+    the first of them: audio, cached, written; audio, reasoning. Parts beyond their whole do not count.
     """
     split: dict[str, int] = {"input_text_tokens": 0}
     rest = usage.input_tokens
