@@ -178,9 +178,18 @@ class LedgerQueue:
         )
 
     def _finish(self, pending: Pending, refusal: GatewayError | None) -> None:
-        if pending.is_forsaken and refusal is None:
+        if pending.is_forsaken and refusal is None and not self._is_being_settled(suffix_of(pending.operation)):
             self._pending.appendleft(self._release(pending.operation))
         pending.finish(refusal)
+
+    def _is_being_settled(self, suffix: str) -> bool:
+        """Whether a settlement waits that ends the hold itself, and has the record of it in the same transaction."""
+        return any(
+            isinstance(pending.operation, Settlement)
+            and pending.operation.held
+            and suffix_of(pending.operation) == suffix
+            for pending in self._pending
+        )
 
     def _release(self, operation: Operation) -> Pending:
         assert isinstance(operation, Hold)
