@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import sys
 import time
@@ -112,7 +113,7 @@ class _Storm:
         self._plans = plans
         self._left = iter(plans.values())
         self._rng = random.Random(f"kills:{options.seed}")
-        self._away: set[int] = set()
+        self._serving = [_Serving(gateway.log_file) for gateway in gateways]
 
     async def rage(self) -> float:
         """Seconds that it took."""
@@ -182,8 +183,10 @@ class _Storm:
         return self._options.kill_every_s * self._rng.uniform(0.6, 1.4)
 
     def _kill_worker(self, number: int) -> bool:
-        workers = self._gateways[number].workers()
-        if not workers:
+        """Kill one of those that serve, but never the last: with none, requests are only refused."""
+        serving = self._serving[number].pids()
+        workers = [worker for worker in self._gateways[number].workers() if worker.pid in serving]
+        if len(workers) < 2:
             return False
         victim = self._rng.choice(workers)
         self.kills.append(Kill(time.monotonic(), number, "worker"))
@@ -205,6 +208,23 @@ class _Storm:
                 f" requests, {sum(seen.complete for seen in self.seen)} complete,"
                 f" {len(self.kills) - whole} workers and {whole} gateways killed"
             )
+
+
+class _Serving:
+    """Which workers have said in a gateway's log that they serve."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._at = log, 0
+        self._pids: set[int] = set()
+
+    def pids(self) -> set[int]:
+        with self._log.open("rb") as log:
+            log.seek(self._at)
+            while (line := log.readline()).endswith(b"\n"):
+                self._at = log.tell()
+                if b'"event":"serving"' in line:
+                    self._pids.add(json.loads(line)["pid"])
+        return self._pids
 
 
 def _gateways(options: Options) -> int:
