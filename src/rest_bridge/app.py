@@ -19,7 +19,7 @@ from rest_bridge.errors import error_response
 from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
 from rest_bridge.idempotency import HEADER, IdempotentRunner
 from server.domain.errors import GatewayError, Reason, internal_error
-from server.domain.identity import Arrival, Call, Scope
+from server.domain.identity import Arrival, Call, Progress, Scope
 from server.domain.ports import Reception, Refusals
 
 T = TypeVar("T")
@@ -76,8 +76,9 @@ class RestApp:
                 return await handler(exchange)
             return await self._idempotency.run(key, exchange, handler)
         except Exception as error:
-            call.progress.defers = False  # whoever deferred the settlement has raised without one
-            await self._record(call, route, body, error)
+            if call.progress.settlement is None:
+                # Whoever deferred its settlement may go on without this caller: that progress stays theirs.
+                await self._record(msgspec.structs.replace(call, progress=Progress()), route, body, error)
             raise
 
     async def _handle(self, route: Route, exchange: Exchange) -> RestResponse:

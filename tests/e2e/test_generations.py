@@ -140,6 +140,21 @@ def test_what_is_not_json_is_recorded_and_what_has_no_key_is_not(team: Team) -> 
     assert_contract(team.get(f"/v1/generation/{stranger.headers['x-generation-id']}"), 404, "not_found_error")
 
 
+def test_a_refusal_with_an_idempotency_key_is_recorded_once(team: Team) -> None:
+    headers = team.headers | {"idempotency-key": "refused-once"}
+    replies = [
+        team.gateway.post("/v1/chat/completions", CHAT | {"model": "nobody/nothing"}, headers=headers) for _ in range(2)
+    ]
+    assert [reply.status_code for reply in replies] == [404, 404]
+    assert replies[0].content == replies[1].content
+    first = replies[0].json()["generation_id"]
+    told = team.get(f"/v1/generation/{first}").json()
+    assert (told["error_code"], told["model_id"]) == ("unknown_model", "nobody/nothing")
+    reused = team.gateway.post("/v1/chat/completions", CHAT, headers=headers)
+    told = team.record(reused)
+    assert (told["status_code"], told["error_code"]) == (409, "idempotency_key_reused")
+
+
 def test_a_providers_failure_is_on_the_record(team: Team, acme: UpstreamThread) -> None:
     acme.script(error(429, "Slow down."))
     told = team.record(team.post("/v1/chat/completions", CHAT))
@@ -248,6 +263,20 @@ def test_what_is_kept_can_be_replayed(keeper: Team, acme: UpstreamThread, stream
     refused = run(*arguments[:-1], "aistats_v1_sk_nobody_secret", "--url", f"{keeper.gateway.base_url}/")
     assert refused.returncode == 1
     assert json.loads(refused.stdout)["error"] == "authentication_error"
+
+
+def test_responses_and_typed_calls_keep_content_too(keeper: Team, acme: UpstreamThread) -> None:
+    sent = {"model": FREE, "input": "你好", "store": False}
+    told = keeper.record(keeper.post("/v1/responses", sent))
+    assert told["replay_request"] == sent
+    assert told["reply"]
+    with grpc.insecure_channel(f"127.0.0.1:{keeper.gateway.http_port}") as channel:
+        chat = chat_pb2_grpc.ChatServiceStub(channel)
+        metadata = (("authorization", f"Bearer {keeper.key}"),)
+        reply = chat.CreateChatCompletion(chat_request(), metadata=metadata, timeout=30)
+    told = keeper.get(f"/v1/generation/{reply.id}").json()
+    assert (told["replay_supported"], told["replay_request"]) == (False, None)
+    assert "Hello" in json.dumps(told["reply"])
 
 
 def test_nothing_is_kept_once_a_team_says_so(gateway: Gateway, acme: UpstreamThread) -> None:
