@@ -114,6 +114,11 @@ class IdempotentRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
+    @property
+    def under_way(self) -> int:
+        """Requests with a key that this worker has begun and not ended."""
+        return len(self._runs)
+
     async def run(self, key: str, exchange: Exchange, handler: Handler) -> RestResponse:
         """What `handler` answers, or what was answered to the same request before.
 
@@ -154,7 +159,7 @@ class IdempotentRunner:
     def _start(self, exchange: Exchange, claim: Claim, handler: Handler) -> _Run:
         if self._is_closed:
             raise _shutting_down()
-        if len(self._runs) >= self._max_runs:
+        if self.under_way >= self._max_runs:
             raise GatewayError(
                 Reason.OVERLOADED,
                 "This gateway is handling as many requests as it can: retry shortly.",

@@ -128,3 +128,22 @@ def test_an_error_is_told_again_under_its_first_id(payer: Payer) -> None:
     assert again.headers["x-generation-id"] == again.json()["generation_id"] == first.headers["x-generation-id"]
     assert again.headers["idempotent-replayed"] == "true"
     assert again.headers.get_list("x-generation-id") == [first.headers["x-generation-id"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": PAID, "input": "Hi", "max_output_tokens": 100, "stream": True}),
+        ("/v1/responses", {"model": PAID, "input": "Hi", "max_output_tokens": 100}),
+        ("/v1/pricing/calculate", {"model": PAID, "usage": {"input_text_tokens": 5}}),
+    ],
+)
+def test_every_post_takes_a_key(payer: Payer, path: str, body: Any) -> None:
+    headers = {**payer.headers, "idempotency-key": "any"}
+    first, again = (payer.gateway.post(path, body, headers=headers) for _ in range(2))
+    assert first.status_code == again.status_code == 200, first.text
+    assert first.content == again.content
+    assert first.headers["content-type"] == again.headers["content-type"]
+    assert again.headers["x-generation-id"] == first.headers["x-generation-id"]
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    assert payer.spent_nanos() == (REPLY_NANOS if path == "/v1/responses" else 0)

@@ -307,3 +307,35 @@ async def test_what_is_cut_off_after_it_cost_something_is_not_done_again(counter
     assert (reply.status, reply.json["reason"]) == (409, "outcome_not_kept")
     assert await counter.spent() == spent
     gate.open()
+
+
+async def test_who_waited_for_a_failure_elsewhere_tries_it_himself(counter: Counter) -> None:
+    busy, other, gate = await counter.worker(), await counter.worker(), Gate()
+    counter.upstream.script([Do(gate.wait), *error(500)])
+    counter.till.second.script(error(500))
+    first = asyncio.create_task(busy.post(BODY))
+    await gate.reached.wait()
+    second = asyncio.create_task(other.post(BODY))
+    gate.open()
+    assert (await first).status == 502
+    reply = await second
+    assert (reply.status, "idempotent-replayed" in reply.headers) == (200, False)
+    assert await counter.spent() == UNARY_COST
+
+
+async def test_who_leaves_while_another_worker_is_at_it_leaves_nothing_behind(
+    counter: Counter, clock: ManualClock
+) -> None:
+    dead, living = await counter.worker(), await counter.worker()
+    claim = Claim(counter.team_id, "key-1", dead.fingerprint(BODY), "0" * 32)
+    await dead.store.begin(claim)
+    waiting = asyncio.create_task(living.post(BODY))
+    while living.runner.under_way == 0:  # noqa: ASYNC110 - it begins in the next turn of the loop
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    clock.advance(LEASE_S)
+    await living.stop()
+    assert living.runner.under_way == 0
+    assert counter.upstream.requests == []
+    assert await (await counter.worker()).store.look(claim) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from server.domain.ledger import Outcome
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.idempotency import LEASE_S, RETENTION_S, OutcomeRow, SqlIdempotencyStore, write_outcomes
+from server.storage.sweeper import Sweeper
 from server.storage.tables import idempotency_keys, teams, workers
 from tests.integration.databases import ManualClock
 
@@ -26,11 +28,11 @@ OUTCOME = Outcome("key-1", 200, (("content-type", "text/event-stream"),), b"data
 
 @asynccontextmanager
 async def store_of(
-    database: Database, clock: ManualClock, worker_id: str = "worker-1"
+    database: Database, clock: ManualClock, worker_id: str = "worker-1", **options: Any
 ) -> AsyncIterator[SqlIdempotencyStore]:
     commits = GroupCommit(database)
     try:
-        yield SqlIdempotencyStore(database, commits, clock, worker_id)
+        yield SqlIdempotencyStore(database, commits, clock, worker_id, **options)
     finally:
         await commits.close()
 
@@ -161,6 +163,23 @@ async def test_the_work_of_a_dead_worker_is_taken_over_once(
         await store.finish(CLAIM, replace(OUTCOME, body=b"of the dead"))
         await others[0].finish(winners[0], OUTCOME)
         assert await others[1].begin(again()) == Earlier(CLAIM.fingerprint, winners[0].suffix, OUTCOME)
+
+
+async def test_who_could_not_see_others_does_not_take_them_for_dead(
+    store: SqlIdempotencyStore, database: Database, clock: ManualClock
+) -> None:
+    """An outage keeps all workers from showing that they live."""
+    await store.begin(CLAIM)
+    sweeper = Sweeper(database, clock, "worker-2", lease_s=LEASE_S)
+    async with store_of(database, clock, "worker-2", can_judge=lambda: sweeper.can_judge) as elsewhere:
+        clock.advance(LEASE_S)
+        assert await elsewhere.begin(again()) is not None
+        await sweeper.beat()
+        assert await elsewhere.begin(again()) is not None
+        for _ in range(3):
+            clock.advance(LEASE_S / 3)
+            await sweeper.beat()
+        assert await elsewhere.begin(again()) is None
 
 
 async def test_what_this_worker_has_left_behind_is_free(store: SqlIdempotencyStore) -> None:
