@@ -13,6 +13,7 @@ from aistats.gateway.v1 import chat_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.http import Exchange, RestResponse, Route, json_response
+from rest_bridge.responses import ResponsesRest
 from server.clock import SystemClock
 from server.domain.errors import HTTP_STATUS, GatewayError, Reason
 from server.domain.identity import Arrival, Call, Principal, Scope, TeamPolicy
@@ -20,9 +21,11 @@ from server.domain.ledger import Hold, Settlement
 from server.domain.record import MAX_TEXT_BYTES, GenerationRecord
 from server.domain.request import Endpoint
 from server.pipeline.refusals import PATIENCE_S, RecordRefusals
+from server.pipeline.respond import Respond
 from server.rpc.interceptors import Guard, Method
 from server.rpc.registry import ENDPOINTS, SCOPES
 from server.rpc.status import RpcFailure
+from tests.fakes.responses_rest import FixedClock, MemoryStore
 from tests.fakes.rest import ARRIVAL, KEY, OpenDoor, ScriptedGenerate, read, rest_request, text_events, whole
 from tests.fakes.rpc_host import LogBook, rest_error
 
@@ -326,3 +329,19 @@ async def test_reading_is_no_generation(ledger: MemoryLedger) -> None:
     with pytest.raises(RpcFailure):
         await guard(ledger).unary(method("ResponsesService/GetResponse"), refuse, decode)(b"", Host())
     assert ledger.settled == []
+
+
+def test_every_typed_method_that_generates_says_so() -> None:
+    generating = {
+        name
+        for name, scopes in SCOPES.items()
+        if scopes == (Scope.INFERENCE,) and name.rpartition("/")[2].startswith(("Create", "Stream"))
+    }
+    assert set(ENDPOINTS) == generating
+
+
+def test_every_rest_route_that_generates_says_so() -> None:
+    generate = ScriptedGenerate()
+    respond = Respond(generate, MemoryStore(), FixedClock())
+    routes = (*ChatRest(generate).routes(), *ResponsesRest(respond).routes())
+    assert all((route.endpoint is not None) == (route.method == "POST") for route in routes)
