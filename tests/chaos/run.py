@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+import psutil
 
 from tests.chaos import books, prices
 from tests.chaos.books import Database, PostgresDatabase, SqliteFile
@@ -28,7 +29,7 @@ TOP_UPS: Final = {DEFAULT: "500.00", POOR: "1.02"}
 QUIET_WITHIN_S: Final = 60.0
 """How long the gateways may take to end every reservation once all clients have gone."""
 _RETRY_S: Final = 0.1
-_AFTER_REFUSAL_S: Final = (0.5, 1.0, 2.0, 4.0)
+_AFTER_REFUSAL_S: Final = (1.0, 2.0, 4.0, 8.0)
 """How long a client waits after the first, second ... 503 in a row."""
 
 
@@ -183,15 +184,18 @@ class _Storm:
         return self._options.kill_every_s * self._rng.uniform(0.6, 1.4)
 
     def _kill_worker(self, number: int) -> bool:
-        """Kill one of those that serve, but never the last: with none, requests are only refused."""
-        serving = self._serving[number].pids()
-        workers = [worker for worker in self._gateways[number].workers() if worker.pid in serving]
-        if len(workers) < 2:
+        """Kill one of those that serve, but never the last of all: with none, requests are only refused."""
+        serving = [self._serving_workers(one) for one in range(len(self._gateways))]
+        if not serving[number] or sum(map(len, serving)) < 2:
             return False
-        victim = self._rng.choice(workers)
+        victim = self._rng.choice(serving[number])
         self.kills.append(Kill(time.monotonic(), number, "worker"))
         victim.kill()
         return True
+
+    def _serving_workers(self, number: int) -> list[psutil.Process]:
+        pids = self._serving[number].pids()
+        return [worker for worker in self._gateways[number].workers() if worker.pid in pids]
 
     async def _kill_gateway(self, number: int) -> None:
         gateway = self._gateways[number]

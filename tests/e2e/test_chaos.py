@@ -21,14 +21,15 @@ def test_whatever_is_killed_the_books_are_right(kind: Kind, tmp_path: Path) -> N
         database=kind,
         directory=tmp_path / kind,
         requests=250,
-        clients=48,
+        clients=32,
         seed=SEED,
-        kill_every_s=1.5,
+        kill_every_s=1.0,
         worker_kills=1,
         gateway_kills=1,
-        lease_s=3.0,
+        workers=2 if kind == "sqlite" else 1,
+        lease_s=2.0,
     )
     outcome = asyncio.run(run(options, silent))
     assert outcome.is_clean, f"\n{table(outcome)}"
-    assert sum(seen.complete for seen in outcome.evidence.seen) > options.requests // 3, f"\n{table(outcome)}"
+    assert sum(seen.complete for seen in outcome.evidence.seen) > options.requests // 5, f"\n{table(outcome)}"
     assert {kill.what for kill in outcome.kills} == {"worker", "gateway"}
