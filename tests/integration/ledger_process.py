@@ -75,7 +75,8 @@ async def spend_until_killed(url: str, team: str) -> None:
     await asyncio.gather(*(lane() for _ in range(LANES)))
 
 
-JOBS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+Job = Callable[..., Coroutine[Any, Any, None]]
+JOBS: dict[str, Job] = {
     "reserve": reserve,
     "spend": spend,
     "spend_until_killed": spend_until_killed,
