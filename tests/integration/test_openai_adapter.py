@@ -17,7 +17,8 @@ from server.domain.events import Completed, FinishReason, ProviderEvent, Started
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, FunctionTool, GenerationRequest, Role
 from server.domain.usage import Usage
-from server.providers.openai import DRAIN_TIMEOUT_S, MAX_ERROR_BYTES, OpenAIAdapter
+from server.providers.exchange import DRAIN_TIMEOUT_S, MAX_ERROR_BYTES
+from server.providers.openai import OpenAIAdapter
 from server.transport import Transport
 from tests.fakes.chat_wire import DONE, delta_chunk, finish_chunk, frame, role_chunk, text_chunk, text_chunks, tool_call
 from tests.fakes.openai_upstream import (
