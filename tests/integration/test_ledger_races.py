@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 
 from server.domain.errors import GatewayError, Reason
 from server.storage import sqlite_writer
@@ -93,9 +93,9 @@ async def test_l2_every_transaction_says_from_the_start_that_it_writes(
     def traced(*arguments: Any, **options: Any) -> Any:
         engine = real(*arguments, **options)
 
-        @event.listens_for(engine, "before_cursor_execute")
-        def note(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-            statements.append(statement)
+        @event.listens_for(engine, "connect")
+        def trace(connection: Any, _: object) -> None:
+            connection.set_trace_callback(statements.append)
 
         return engine
 

@@ -53,7 +53,7 @@ def entry_kinds(connection: Connection, suffixes: Sequence[str]) -> dict[str, se
 
 def recorded(connection: Connection, suffixes: Sequence[str]) -> set[str]:
     """Those that have a record already."""
-    return set(_RECORDED.execute(connection, suffixes).scalars())
+    return {suffix for (suffix,) in _RECORDED.execute(connection, suffixes)}
 
 
 def spent_by_keys(connection: Connection, limits: Mapping[str, SpendLimit], now: float) -> dict[str, int]:
