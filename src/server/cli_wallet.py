@@ -136,7 +136,7 @@ def verify(as_json: bool) -> None:
         click.echo(
             f"{found.wallets} wallets, {found.entries} entries, {found.reservations} reservations"
             f" ({found.open} open), {found.generations} generations: "
-            + ("no problem" if not found.problems else f"{found.problems} problems")
+            + ("no problem" if not found.problems else f"problems: {found.problems}")
         )
     sys.exit(1 if found.problems else 0)
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import SystemClock, UuidV7
@@ -59,7 +59,11 @@ async def threads_left(url: str) -> None:
     async def work(connection: AsyncConnection) -> None:
         await connection.execute(select(teams.c.id))
 
-    await asyncio.gather(*(database.read(work) for _ in range(50)), *(database.write(work) for _ in range(50)))
+    def transaction(connection: Connection) -> None:
+        connection.execute(select(teams.c.id))
+
+    works = [(database.read(work), database.write(work), database.transact(transaction)) for _ in range(50)]
+    await asyncio.gather(*(call for calls in works for call in calls))
     await database.close()
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     for thread in others:

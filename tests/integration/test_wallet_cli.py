@@ -149,7 +149,7 @@ def test_verify_tells_each_problem_and_fails(shell: Shell, database_url: str) ->
     problem, summary = done.stdout.splitlines()
     assert problem.startswith("wallet_differs: ")
     assert "0.000000003 USD reserved" in problem
-    assert summary.endswith("1 problems")
+    assert summary.endswith(": problems: 1")
     done = shell.run(ledger, "verify", "--json")
     assert done.exit_code == 1
     first, last = map(json.loads, done.stdout.splitlines())
