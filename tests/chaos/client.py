@@ -23,13 +23,15 @@ _READ_BYTES: Final = 65536
 class Seen:
     """What a client saw of its request; times are `time.monotonic()` seconds.
 
-    `suffix` is that of x-generation-id. `complete`: the whole reply came, a stream up to its [DONE], without an error
-    in it. `left`: the client went. `broken`: the connection ended before the reply did. `refusals` counts connections
-    that were refused before one was accepted; nothing had been sent then.
+    `turn` is 1 for who asks again with the same idempotency key. `suffix` is that of x-generation-id. `complete`: the
+    whole reply came, a stream up to its [DONE], without an error in it. `left`: the client went. `broken`: the
+    connection ended before the reply did. `refusals` counts connections that were refused before one was accepted;
+    nothing had been sent then.
     """
 
     index: int
     gateway: int = -1
+    turn: int = 0
     started_at: float = 0.0
     ended_at: float = 0.0
     refusals: int = 0
@@ -250,5 +252,6 @@ def _request(plan: Plan, key: str) -> bytes:
         "content-type: application/json",
         f"content-length: {len(body)}",
         "connection: close",
+        *([] if plan.key is None else [f"idempotency-key: {plan.key}"]),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -26,6 +26,8 @@ NO_USAGE_SHARE: Final = 0.08
 RUNNING_USAGE_SHARE: Final = 0.04
 OVERRUN_SHARE: Final = 0.04
 POOR_SHARE: Final = 0.05
+KEYED_SHARE: Final = 0.15
+"""Requests with an idempotency key: who left, was cut off or refused asks once more."""
 DRAINED_SHARE: Final = 0.30
 FREE_SHARE: Final = 0.04
 STREAM_SHARE: Final = 0.60
@@ -92,6 +94,17 @@ class Plan(msgspec.Struct, frozen=True):
     tells_usage: bool
     scripts: dict[str, Script]
     leave: Leave | None = None
+    key: str | None = None
+
+    @property
+    def is_read_on(self) -> bool:
+        """Whether the gateway reads the provider to its end when the client has left."""
+        return self.model == DRAINED or self.key is not None
+
+    @property
+    def lasts_s(self) -> float:
+        """All that its providers may take together."""
+        return sum(script.lasts_s for script in self.scripts.values())
 
     @property
     def is_paid(self) -> bool:
@@ -159,6 +172,7 @@ def plan_of(seed: int, index: int) -> Plan:
         tells_usage=rng.random() < 0.9,
         scripts=scripts,
         leave=_leave(rng, stream, scripts[first]) if rng.random() < LEAVE_SHARE else None,
+        key=f"order-{index:06d}" if rng.random() < KEYED_SHARE else None,
     )
 
 

@@ -57,8 +57,8 @@ class Evidence:
     def was_killed(self, seen: Seen) -> bool:
         """Whether something of its gateway was killed while it was under way, or read on for a client that had left."""
         until = seen.ended_at + _KILL_SLACK_S
-        if seen.left and (plan := self.plans[seen.index]).model == prices.DRAINED:
-            until += sum(script.lasts_s for script in plan.scripts.values())
+        if (seen.left or seen.broken) and (plan := self.plans[seen.index]).is_read_on:
+            until += plan.lasts_s
         return any(
             gateway == seen.gateway and seen.started_at - _KILL_SLACK_S <= at <= until for at, gateway in self._kills
         )
@@ -86,9 +86,15 @@ class Evidence:
                 found.setdefault(record.suffix, served[native])
         return found
 
-    @cached_property
-    def seen_by_index(self) -> dict[int, Seen]:
-        return {seen.index: seen for seen in self.seen}
+    def attempt(self, index: int, provider: str | None, record: Record) -> Attempt | None:
+        """The provider's attempt that a record tells of; there are two where a request was asked again."""
+        made = [one for one in self.attempts(index) if one.provider == provider]
+        native = record.told.get("native_response_id")
+        return next((one for one in made if one.id == native), made[-1] if made else None)
+
+    def asked_for(self, seen: Seen) -> list[Attempt]:
+        """The attempts that were made while a client waited."""
+        return [one for one in self.attempts(seen.index) if seen.started_at <= one.arrived_at <= seen.ended_at]
 
     def charged(self, suffix: str) -> int:
         return -sum(entry.balance for entry in self.entries.get(suffix, ()))
@@ -182,6 +188,16 @@ def reservations_end_once(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(rule, _named(evidence, record.suffix), f"its record costs {record.cost}, nothing is booked")
 
 
+def held_before_asked(evidence: Evidence) -> Iterator[Violation]:
+    """No provider is asked for what costs something before credit is held for it, durably."""
+    for seen in evidence.seen:
+        if seen.suffix is None or seen.turn or not evidence.plans[seen.index].is_paid:
+            continue
+        made = evidence.asked_for(seen)
+        if made and not evidence.kinds(seen.suffix)["reserve"]:
+            yield Violation("a call", _where(seen), f"{made[0].provider} was asked, and nothing was reserved")
+
+
 def nothing_unserved(evidence: Evidence) -> Iterator[Violation]:
     """What was charged is what a provider reported, or at most the prompt and the text that a provider sent."""
     rule = "a charge"
@@ -199,12 +215,11 @@ def nothing_unserved(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(rule, where, f"charged {charged}, its attempts cost {parts}")
         if record.pricing.get("total_nanos") != charged:
             yield Violation(rule, where, f"charged {charged}, its lines add up to {record.pricing.get('total_nanos')}")
-        plan, served = evidence.plans[index], {one.provider: one for one in evidence.attempts(index)}
         for one in record.attempts:
             if told := one.get("cost_nanos", 0):
                 is_counted = one["provider"] == record.provider and record.usage.get("source") == "counted"
-                attempt = served.get(one["provider"])
-                for how in _unjustified(plan, attempt, told, is_counted):
+                attempt = evidence.attempt(index, one["provider"], record)
+                for how in _unjustified(evidence.plans[index], attempt, told, is_counted):
                     yield Violation(rule, where, how)
 
 
@@ -249,7 +264,7 @@ def nothing_for_free(evidence: Evidence) -> Iterator[Violation]:
             if not evidence.was_killed(seen):
                 yield Violation(rule, where, f"it was seen, and charged {charged}; nothing was killed")
             continue
-        attempt = next((one for one in evidence.attempts(seen.index) if one.provider == record.provider), None)
+        attempt = evidence.attempt(seen.index, record.provider, record)
         if attempt is None:
             yield Violation(rule, where, f"its record names {record.provider}, which was not asked")
             continue
@@ -270,9 +285,9 @@ def failures_cost_nothing(evidence: Evidence) -> Iterator[Violation]:
     for seen in evidence.seen:
         if seen.status is None or seen.status == 200:
             continue
-        made, where = evidence.attempts(seen.index), _where(seen)
+        made, where = evidence.asked_for(seen), _where(seen)
         charged = evidence.charged(seen.suffix) if seen.suffix else 0
-        if charged and not any(one.served for one in made):
+        if charged and not any(one.served for one in evidence.attempts(seen.index)):
             yield Violation(rule, where, f"nothing was served, and {charged} was charged")
         if seen.status == 402 and made:
             yield Violation(rule, where, f"refused with 402, and {len(made)} attempts were made")
@@ -295,7 +310,7 @@ def replies_are_recorded(evidence: Evidence) -> Iterator[Violation]:
             continue
         has_reserved = evidence.kinds(seen.suffix)["reserve"]
         was_lost = not has_reserved and not seen.complete and evidence.was_killed(seen)
-        reached_nobody = _ENVOYS_OWN in seen.body and not has_reserved and not evidence.attempts(seen.index)
+        reached_nobody = _ENVOYS_OWN in seen.body and not has_reserved and not evidence.asked_for(seen)
         if not was_lost and not reached_nobody:
             yield Violation(rule, _where(seen), f"status {seen.status}, and there is no record of it")
 
@@ -305,7 +320,7 @@ def all_were_answered(evidence: Evidence) -> Iterator[Violation]:
     rule = "a reply"
     asked = Counter(seen.index for seen in evidence.seen)
     for index in evidence.plans:
-        if asked[index] != 1:
+        if asked[index] != 1 and not (asked[index] == 2 and evidence.plans[index].key):
             yield Violation(rule, f"plan {index:06d}", f"it was asked {asked[index]} times")
     for seen in evidence.seen:
         if seen.hung:
@@ -327,16 +342,31 @@ def suffixes_agree(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("an id", _named(evidence, record.suffix), f"its record names {native}")
 
 
+def keys_charge_once(evidence: Evidence) -> Iterator[Violation]:
+    """Who asks again with the same idempotency key is charged for one of the two, and told the first if it ended."""
+    rule = "an idempotency key"
+    suffixes: dict[int, set[str]] = defaultdict(set)
+    for suffix, index in evidence.indexes.items():
+        suffixes[index].add(suffix)
+    for index, plan in evidence.plans.items():
+        charged = {suffix: evidence.charged(suffix) for suffix in suffixes[index] if evidence.charged(suffix)}
+        if len(charged) > 1:
+            kind = "with" if plan.key else "without"
+            yield Violation(rule, f"plan {index:06d}", f"asked {kind} a key, and charged for {charged}")
+
+
 Rule = Callable[[Evidence], Iterator[Violation]]
 RULES: Final[Mapping[str, Rule]] = {
     "completed replies are settled once and cost what they say": completed_replies,
     "entries, wallets, records and days add up": books_balance,
     "each reservation ends once, and is recorded": reservations_end_once,
+    "no provider is asked before credit is held": held_before_asked,
     "nothing is charged that no provider served": nothing_unserved,
     "nothing that a client read is for free": nothing_for_free,
     "failures cost nothing, refusals reach nobody": failures_cost_nothing,
     "every reply with an id is recorded": replies_are_recorded,
     "every request is answered": all_were_answered,
+    "who asks again with the same key is charged once": keys_charge_once,
     "ids lead to one request": suffixes_agree,
 }
 

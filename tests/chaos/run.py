@@ -29,6 +29,7 @@ TOP_UPS: Final = {DEFAULT: "500.00", POOR: "1.02"}
 QUIET_WITHIN_S: Final = 60.0
 """How long the gateways may take to end every reservation once all clients have gone."""
 _RETRY_S: Final = 0.1
+_AGAIN_S: Final = 0.3
 _AFTER_REFUSAL_S: Final = (1.0, 2.0, 4.0, 8.0)
 """How long a client waits after the first, second ... 503 in a row."""
 
@@ -137,29 +138,32 @@ class _Storm:
         await asyncio.sleep(number / self._options.clients)
         refused = 0
         for plan in self._left:
-            seen = Seen(plan.index)
-            await self._ask(plan, seen)
-            self.seen.append(seen)
+            seen = await self._ask(plan, 0)
+            if plan.key is not None and (seen.left or seen.broken or seen.status == 503):
+                await asyncio.sleep(_AGAIN_S)
+                seen = await self._ask(msgspec.structs.replace(plan, leave=None), 1)
             if seen.status == 503:
                 await asyncio.sleep(_AFTER_REFUSAL_S[min(refused, len(_AFTER_REFUSAL_S) - 1)])
                 refused += 1
             else:
                 refused = 0
 
-    async def _ask(self, plan: Plan, seen: Seen) -> None:
-        """At the plan's gateway, or at the next one that takes the connection."""
-        turn = plan.index
+    async def _ask(self, plan: Plan, turn: int) -> Seen:
+        """At the plan's gateway, who asks again at the next; or at whichever takes the connection."""
+        seen = Seen(plan.index, turn=turn)
+        number = plan.index + turn
         while True:
-            seen.gateway = turn % len(self._gateways)
+            seen.gateway = number % len(self._gateways)
             gateway = self._gateways[seen.gateway]
             try:
                 await ask(plan, seen, gateway.http_port, self._keys[plan.team])
             except ConnectionError:
                 seen.refusals += 1
-                turn += 1
+                number += 1
                 await asyncio.sleep(_RETRY_S)
             else:
-                return
+                self.seen.append(seen)
+                return seen
 
     async def _kill_on(self) -> None:
         """Workers at random times, each gateway in turn; whole gateways at even parts of the plans."""

@@ -20,7 +20,7 @@ def table(outcome: Outcome) -> str:
     options, evidence = outcome.options, outcome.evidence
     whole = sum(kill.what == "gateway" for kill in outcome.kills)
     title = (
-        f"{options.database}, seed {options.seed}: {len(evidence.seen)} requests from {options.clients} clients in"
+        f"{options.database}, seed {options.seed}: {len(evidence.plans)} requests from {options.clients} clients in"
         f" {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
         f" {len(outcome.kills) - whole} workers and {whole} whole gateways killed"
     )
@@ -65,6 +65,7 @@ def _seen(evidence: Evidence) -> list[tuple[str, object]]:
         ("error in the stream", sum(one.status == 200 and one.error is not None for one in seen)),
         *((f"status {status}", count) for status, count in sorted(statuses.items(), key=str)),
         ("broken off", sum(one.broken for one in seen)),
+        ("asked again with their key", sum(one.turn for one in seen)),
         ("connections refused and tried again", sum(one.refusals for one in seen)),
     ]
 
