@@ -93,7 +93,8 @@ async def _verify(connection: AsyncConnection, tell: Callable[[Problem], None]) 
 
 
 def _wallet_problem(row: Row[Any]) -> Problem:
-    balance, reserved, real_balance, real_reserved = (usd(int(value)) for value in row[1:])
+    sums: tuple[int, ...] = tuple(map(int, row[1:]))
+    balance, reserved, real_balance, real_reserved = map(usd, sums)
     return Problem(
         "wallet_differs",
         row.team_id,
