@@ -7,6 +7,7 @@ nothing and of which nothing was relayed costs nothing, and neither does a reque
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -69,15 +70,17 @@ class Account:
         ended_s = call.arrival.received_s if self._served is None else _ended(self._served)
         self._gateway_ms = _ms(max(0.0, ended_s - call.arrival.received_s - waited_s - idle_s))
 
-    @property
+    @cached_property
     def pricing(self) -> Pricing:
         """What all attempts cost that a provider bills."""
         bills = [bill.pricing for bill in self._bills if bill is not None]
+        if len(bills) == 1:
+            return bills[0]
         return Pricing(
             tuple(line for pricing in bills for line in pricing.lines), sum(pricing.total_nanos for pricing in bills)
         )
 
-    @property
+    @cached_property
     def usage(self) -> Usage:
         """What the last attempt used, and what all of them cost."""
         last = self._bills[-1] if self._bills else None

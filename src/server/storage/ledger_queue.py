@@ -29,7 +29,7 @@ MAX_PAUSE_S: Final = 1.0
 CROWD: Final = 5
 """After a group of so many operations the next one waits for more, for as long as they keep coming."""
 GATHER_S: Final = 0.002
-MAX_GATHERS: Final = 4
+MAX_GATHERS: Final = 2
 
 log = structlog.get_logger("server.storage")
 
