@@ -101,11 +101,15 @@ class OpaqueItem(msgspec.Struct, frozen=True):
 
 
 class ChoiceEnded(msgspec.Struct, frozen=True, gc=False):
-    """A choice is complete. `native_reason` is the provider's own word."""
+    """A choice is complete. `native_reason` is the provider's own word.
+
+    `stop_sequence` is the one of the request's that ended it, where the provider says so.
+    """
 
     choice: int
     reason: FinishReason
     native_reason: str = ""
+    stop_sequence: str | None = None
 
 
 class UsageReported(msgspec.Struct, frozen=True, gc=False):

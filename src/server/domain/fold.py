@@ -50,6 +50,7 @@ class WholeChoice(msgspec.Struct, frozen=True):
     parts: tuple[WholePart, ...]
     reason: FinishReason
     native_reason: str = ""
+    stop_sequence: str | None = None
 
 
 Output: TypeAlias = WholePart | OpaqueItem
@@ -161,6 +162,7 @@ class Fold:
             parts=tuple(self._parts[end.choice, number].whole() for number in numbers),
             reason=end.reason,
             native_reason=end.native_reason,
+            stop_sequence=end.stop_sequence,
         )
 
 

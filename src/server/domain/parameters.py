@@ -13,7 +13,7 @@ import msgspec
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """`chat` and `responses` are the spellings on those surfaces; empty where the surface does not have it.
+    """`chat`, `responses` and `messages` are the spellings on those surfaces; empty where a surface does not have it.
 
     `passthrough`: the gateway gives it no meaning of its own and carries its JSON as it is.
     """
@@ -22,10 +22,16 @@ class Parameter(msgspec.Struct, frozen=True):
     chat: tuple[str, ...] = ()
     responses: tuple[str, ...] = ()
     passthrough: bool = False
+    messages: tuple[str, ...] = ()
 
 
-def _both(name: str, *, passthrough: bool = False) -> Parameter:
-    return Parameter(name, (name,), (name,), passthrough)
+def _all(name: str, *, passthrough: bool = False) -> Parameter:
+    return Parameter(name, (name,), (name,), passthrough, (name,))
+
+
+def _both(name: str, *, passthrough: bool = False, messages: tuple[str, ...] = ()) -> Parameter:
+    """Of OpenAI's two surfaces."""
+    return Parameter(name, (name,), (name,), passthrough, messages)
 
 
 def _chat(name: str, *, passthrough: bool = False) -> Parameter:
@@ -37,31 +43,47 @@ def _responses(name: str, *, passthrough: bool = False) -> Parameter:
 
 
 _ALL: Final = (
-    _both("temperature"),
-    _both("top_p"),
+    _all("temperature"),
+    _all("top_p"),
+    Parameter("top_k", passthrough=True, messages=("top_k",)),
     _chat("frequency_penalty"),
     _chat("presence_penalty"),
     _chat("seed"),
-    _chat("stop"),
-    Parameter("max_output_tokens", ("max_completion_tokens", "max_tokens"), ("max_output_tokens",)),
+    Parameter("stop", ("stop",), messages=("stop_sequences",)),
+    Parameter(
+        "max_output_tokens",
+        ("max_completion_tokens", "max_tokens"),
+        ("max_output_tokens",),
+        messages=("max_tokens",),
+    ),
     _chat("n"),
     Parameter("logprobs", ("logprobs",), ("include",)),
     _both("top_logprobs"),
     _chat("logit_bias"),
-    _both("tools"),
-    _both("tool_choice"),
-    _both("parallel_tool_calls"),
-    Parameter("response_format", ("response_format",), ("text.format",)),
+    _all("tools"),
+    _all("tool_choice"),
+    _both("parallel_tool_calls", messages=("tool_choice.disable_parallel_tool_use",)),
+    Parameter(
+        "response_format",
+        ("response_format",),
+        ("text.format",),
+        messages=("output_config.format", "output_format"),
+    ),
     Parameter("verbosity", ("verbosity",), ("text.verbosity",), passthrough=True),
-    Parameter("reasoning_effort", ("reasoning_effort",), ("reasoning.effort",)),
+    Parameter(
+        "reasoning_effort",
+        ("reasoning_effort",),
+        ("reasoning.effort",),
+        messages=("output_config.effort", "thinking"),
+    ),
     Parameter("reasoning_summary", (), ("reasoning.summary",)),
     Parameter("reasoning_encrypted_content", (), ("include",)),
-    _both("service_tier", passthrough=True),
+    _all("service_tier", passthrough=True),
     _both("prompt_cache_key", passthrough=True),
     _both("prompt_cache_options", passthrough=True),
     _both("prompt_cache_retention", passthrough=True),
     _both("safety_identifier", passthrough=True),
-    _both("user", passthrough=True),
+    _both("user", passthrough=True, messages=("metadata.user_id",)),
     _both("moderation", passthrough=True),
     _chat("metadata", passthrough=True),
     _chat("store", passthrough=True),
@@ -88,7 +110,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {parameter.name: parameter for paramet
 CANONICAL: Final[dict[str, str]] = {
     spelling: parameter.name
     for parameter in _ALL
-    for spelling in (parameter.name, *parameter.chat, *parameter.responses)
+    for spelling in (parameter.name, *parameter.chat, *parameter.responses, *parameter.messages)
     if spelling != "include" or parameter.name == "include"
 }
 """Every spelling, on any surface or in the catalogue, to its canonical name."""

@@ -37,8 +37,18 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+class CacheMark(msgspec.Struct, frozen=True):
+    """A client's mark: what goes before and up to here may be kept in the provider's prompt cache, for `ttl`.
+
+    It is a hint. It changes what the prompt costs and never the reply, so a dialect without such marks leaves it out.
+    """
+
+    ttl: str | None = None
+
+
 class Text(msgspec.Struct, frozen=True, tag="text", tag_field="part"):
     text: str
+    cache: CacheMark | None = None
 
 
 class Image(msgspec.Struct, frozen=True, tag="image", tag_field="part"):
@@ -49,6 +59,7 @@ class Image(msgspec.Struct, frozen=True, tag="image", tag_field="part"):
     media_type: str | None = None
     file_id: str | None = None
     detail: str | None = None
+    cache: CacheMark | None = None
 
 
 class Audio(msgspec.Struct, frozen=True, tag="audio", tag_field="part"):
@@ -66,6 +77,7 @@ class File(msgspec.Struct, frozen=True, tag="file", tag_field="part"):
     media_type: str | None = None
     file_id: str | None = None
     filename: str | None = None
+    cache: CacheMark | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refusal", tag_field="part"):
@@ -90,14 +102,17 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call", tag_field="part"):
     arguments: str
     custom: bool = False
     item_id: str | None = None
+    cache: CacheMark | None = None
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result", tag_field="part"):
-    """What a tool answered to `call_id`."""
+    """What a tool answered to `call_id`. `is_error`: the tool failed, and this says how."""
 
     call_id: str
     content: tuple[Text | Image | File, ...]
     custom: bool = False
+    is_error: bool = False
+    cache: CacheMark | None = None
 
 
 class Opaque(msgspec.Struct, frozen=True, tag="opaque", tag_field="part"):
@@ -129,6 +144,7 @@ class FunctionTool(msgspec.Struct, frozen=True):
     description: str | None = None
     parameters: RawJson | None = None
     strict: bool | None = None
+    cache: CacheMark | None = None
 
 
 class CustomTool(msgspec.Struct, frozen=True):
@@ -185,9 +201,20 @@ class Sampling(msgspec.Struct, frozen=True):
     logit_bias: RawJson | None = None
 
 
+Thinking: TypeAlias = Literal["enabled", "adaptive", "disabled"]
+
+
 class ReasoningOptions(msgspec.Struct, frozen=True):
+    """`effort` is what every dialect with reasoning can say. `thinking` and `budget_tokens` are Anthropic's own words:
+
+    `enabled` comes with a budget, and the effort that is nearest to it; `adaptive` leaves it to the model; `disabled`
+    asks for none, where the model can be asked at all.
+    """
+
     effort: str | None = None
     summary: str | None = None
+    thinking: Thinking | None = None
+    budget_tokens: int | None = None
 
 
 class MaxPrice(msgspec.Struct, frozen=True):
@@ -216,7 +243,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     `parameters` maps the canonical name (`server.domain.parameters`) of every parameter that the client set, and that a
     provider must honour, to the client's own spelling of it, so that an error can name the field.
-    `passthrough` holds, by canonical name, the JSON of those that mean nothing to the gateway itself.
+    `passthrough` holds, by canonical name, the JSON of those that mean nothing to the gateway itself. `hints` are like
+    it, but change nothing in the reply: a provider gets those that its offer lists, and goes without the others.
     `provider_options` holds, by provider id, JSON objects merged into that provider's request as they are.
     """
 
@@ -232,6 +260,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     reasoning: ReasoningOptions | None = None
     parameters: Mapping[str, str] = {}
     passthrough: Mapping[str, RawJson] = {}
+    hints: Mapping[str, RawJson] = {}
+    cache: CacheMark | None = None
     provider_options: Mapping[str, Mapping[str, RawJson]] = {}
     routing: RoutingPreferences = RoutingPreferences()
     trace: bool = False

@@ -7,22 +7,30 @@ each other's caches, and would tell the provider who the end user is.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 
 from server.domain.parameters import PSEUDONYMISED
-from server.domain.request import GenerationRequest
+from server.domain.request import GenerationRequest, RawJson
 
 _DIGEST_BYTES = 16
 
 
 def pseudonymised(request: GenerationRequest, team_id: str) -> GenerationRequest:
     """`request` with every such identifier replaced; the same team and value give the same replacement."""
-    present = PSEUDONYMISED & request.passthrough.keys()
-    if not present:
+    if not PSEUDONYMISED & (request.passthrough.keys() | request.hints.keys()):
         return request
-    replaced = {name: msgspec.Raw(_pseudonym(team_id, name, bytes(request.passthrough[name]))) for name in present}
-    return msgspec.structs.replace(request, passthrough={**request.passthrough, **replaced})
+    return msgspec.structs.replace(
+        request, passthrough=_replaced(request.passthrough, team_id), hints=_replaced(request.hints, team_id)
+    )
+
+
+def _replaced(values: Mapping[str, RawJson], team_id: str) -> dict[str, RawJson]:
+    return {
+        name: msgspec.Raw(_pseudonym(team_id, name, bytes(value))) if name in PSEUDONYMISED else value
+        for name, value in values.items()
+    }
 
 
 def _pseudonym(team_id: str, name: str, value: bytes) -> bytes:

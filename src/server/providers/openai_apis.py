@@ -59,7 +59,7 @@ def _problems(request: GenerationRequest, api: Api) -> Iterator[str]:
     for name, spelling in request.parameters.items():
         if name not in _KNOWN[api] or _is_unanswerable(name, request):
             yield spelling
-    if api == "chat":
+    if api == "chat" or request.endpoint is Endpoint.MESSAGES:  # there a built-in tool is one of Anthropic's
         yield from (tool.param for tool in request.tools if isinstance(tool, BuiltInTool))
         if request.tool_choice is not None and request.tool_choice.mode == "built_in":
             yield request.parameters.get("tool_choice", "tool_choice")

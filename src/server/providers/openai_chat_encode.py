@@ -29,6 +29,7 @@ from server.domain.request import (
 from server.providers.media import image_data_url, relabelled
 from server.providers.openai_shapes import chat_tool_choice, nested_grammar
 from server.providers.provider_options import options_for
+from server.providers.soft import effort_for, hints_for, told_failure
 from server.providers.tool_call_start import in_one_word
 
 
@@ -42,8 +43,9 @@ def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
         "messages": [_message(turn, profile) for turn in _turns(request)],
         **_sampling(request, profile),
         **_tools(request),
-        **_output(request),
+        **_output(offer, request),
         **request.passthrough,
+        **hints_for(offer, request),
     }
     if request.stream:
         body["stream"] = True
@@ -83,12 +85,12 @@ def _tools(request: GenerationRequest) -> Mapping[str, Any]:
     )
 
 
-def _output(request: GenerationRequest) -> Mapping[str, Any]:
+def _output(offer: Offer, request: GenerationRequest) -> Mapping[str, Any]:
     wanted = request.output_format
     return _set(
         {
             "response_format": None if wanted is None else _response_format(wanted),
-            "reasoning_effort": None if request.reasoning is None else request.reasoning.effort,
+            "reasoning_effort": effort_for(offer, request),
         }
     )
 
@@ -163,7 +165,7 @@ def _message(turn: Turn, profile: ProviderProfile) -> dict[str, Any]:
             result = turn.parts[0]
             if not isinstance(result, ToolResult):
                 raise ValueError("a tool turn holds a tool result")
-            return {"role": "tool", "tool_call_id": result.call_id, "content": _content(result.content)}
+            return {"role": "tool", "tool_call_id": result.call_id, "content": _content(told_failure(result).content)}
         case Role.USER:
             role = "user"
         case _:

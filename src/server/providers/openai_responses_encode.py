@@ -32,6 +32,7 @@ from server.providers.media import image_data_url, relabelled
 from server.providers.openai_chat_encode import file_data
 from server.providers.openai_shapes import flat_grammar, responses_tool_choice
 from server.providers.provider_options import options_for
+from server.providers.soft import effort_for, hints_for, told_failure
 
 LOGPROBS_INCLUDE: Final = "message.output_text.logprobs"
 ENCRYPTED_INCLUDE: Final = "reasoning.encrypted_content"
@@ -61,12 +62,13 @@ def encode_responses(offer: Offer, request: GenerationRequest) -> bytes:
                 "tool_choice": None if choice is None else responses_tool_choice(choice),
                 "parallel_tool_calls": request.parallel_tool_calls,
                 "text": _text_options(request.output_format, verbosity),
-                "reasoning": _reasoning_options(request),
+                "reasoning": _reasoning_options(offer, request),
                 "include": include,
             }
         ),
         **_storage(passthrough),
         **passthrough,
+        **hints_for(offer, request),
     }
     if request.stream:
         body["stream"] = True
@@ -88,11 +90,11 @@ def _include(request: GenerationRequest, raw: msgspec.Raw | None) -> list[str] |
     return list(dict.fromkeys(wanted)) if wanted or raw is not None else None
 
 
-def _reasoning_options(request: GenerationRequest) -> Mapping[str, Any] | None:
+def _reasoning_options(offer: Offer, request: GenerationRequest) -> Mapping[str, Any] | None:
     wanted = request.reasoning
     if wanted is None:
         return None
-    return _set({"effort": wanted.effort, "summary": wanted.summary}) or None
+    return _set({"effort": effort_for(offer, request), "summary": wanted.summary}) or None
 
 
 def _text_options(wanted: OutputFormat | None, verbosity: msgspec.Raw | None) -> Mapping[str, Any] | None:
@@ -183,7 +185,7 @@ def _item(part: Part) -> Any:
             }
         case ToolResult():
             kind = "custom_tool_call_output" if part.custom else "function_call_output"
-            return {"type": kind, "call_id": part.call_id, "output": _tool_output(part)}
+            return {"type": kind, "call_id": part.call_id, "output": _tool_output(told_failure(part))}
         case Opaque():
             return part.item
         case _:

@@ -196,7 +196,9 @@ def _parameters(offer: Offer) -> Iterable[str]:
 
 def _belongs_to(parameter: Parameter, endpoints: frozenset[Endpoint]) -> bool:
     return bool(
-        (parameter.chat and Endpoint.CHAT in endpoints) or (parameter.responses and Endpoint.RESPONSES in endpoints)
+        (parameter.chat and Endpoint.CHAT in endpoints)
+        or (parameter.responses and Endpoint.RESPONSES in endpoints)
+        or (parameter.messages and Endpoint.MESSAGES in endpoints)
     )
 
 
