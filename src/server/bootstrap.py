@@ -55,6 +55,8 @@ from server.pipeline.generations import Generations
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
+from server.providers.anthropic import AnthropicAdapter
+from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
@@ -143,7 +145,8 @@ async def worker(
 
         connect_timeout_s = catalog.current.routing.connect_timeout_s
         adapters: dict[Dialect, ProviderAdapter] = {
-            "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s)
+            "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
+            "anthropic": AnthropicAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
         }
         ledger = SqlLedger(database, clock, ids.new())
         sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)

@@ -1,0 +1,204 @@
+"""The adapter of the `gemini` dialect: any upstream with Google's `generateContent`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, Self
+from urllib.parse import quote
+
+from server.domain.catalog import Offer, Provider
+from server.domain.errors import FailureCategory, ProviderFailure
+from server.domain.events import ProviderEvent, ProviderStream
+from server.domain.ports import Clock, IdSource
+from server.domain.request import GenerationRequest
+from server.providers.gemini_decode import GeminiDecoder
+from server.providers.gemini_encode import encode
+from server.providers.gemini_errors import bare_error, failure_in_band, failure_of_reply
+from server.providers.gemini_options import gemini_options
+from server.providers.gemini_supports import unsupported
+from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SseEvent
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+"""The largest whole answer."""
+MAX_ERROR_BYTES: Final = 64 * 1024
+"""How much of an error is read."""
+ERROR_BODY_TIMEOUT_S: Final = 10.0
+LINGER_S: Final = 1.0
+"""How long a stream may stay open after all of its candidates have finished: nothing else marks its end."""
+
+USER_AGENT: Final = "aistats-gateway"
+
+
+class GeminiAdapter:
+    """See `server.domain.ports.ProviderAdapter`."""
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        connect_timeout_s: float = 5.0,
+        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        linger_s: float = LINGER_S,
+    ) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._ids = ids
+        self._connect_timeout_s = connect_timeout_s
+        self._error_body_timeout_s = error_body_timeout_s
+        self._linger_s = linger_s
+
+    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+        """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
+        gemini_options(request, offer.provider.id)
+        return unsupported(request, offer.provider_model)
+
+    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+        provider = offer.provider
+        decoder = GeminiDecoder(provider, self._ids)
+        response = await self._transport.post(
+            url(offer, stream=request.stream),
+            headers=_headers(provider, request),
+            body=encode(offer, request),
+            connect_timeout_s=self._connect_timeout_s,
+        )
+        async with response:
+            if not 200 <= response.status < 300:
+                body = await _error_body(response, self._error_body_timeout_s)
+                raise failure_of_reply(response.status, response.headers, body, provider, self._clock.now())
+            if not _is_event_stream(response, request):
+                whole: list[ProviderEvent] = []
+                decoder.whole(await response.read(MAX_BODY_BYTES), whole)
+                yield whole
+                return
+            async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
+                if request.stream:
+                    async for batch in batches:
+                        yield batch
+                else:
+                    yield [event async for batch in batches for event in batch]
+
+    async def _events(
+        self, response: _Overheard, decoder: GeminiDecoder, provider: Provider
+    ) -> AsyncGenerator[list[ProviderEvent], None]:
+        """A batch a network read; the last ends with `Completed`."""
+        async with aclosing(self._transport.sse_batches(response)) as reads:
+            while not decoder.done:
+                events: list[ProviderEvent] = []
+                try:
+                    if not await self._read(reads, decoder, events):
+                        self._finish(response, decoder, provider, events)
+                except ProviderFailure:
+                    if events:
+                        yield events
+                    raise
+                yield events
+
+    async def _read(
+        self, reads: AsyncGenerator[Sequence[SseEvent], None], decoder: GeminiDecoder, events: list[ProviderEvent]
+    ) -> bool:
+        """Decode the next network read into `events`; False where the stream has ended. Raises ProviderFailure."""
+        try:
+            async with asyncio.timeout(self._linger_s if decoder.complete else None):
+                read = await anext(reads)
+        except (StopAsyncIteration, TimeoutError):
+            return False
+        except ProviderFailure as failure:
+            if failure.category is not FailureCategory.CONNECTION:
+                raise
+            return False  # whether it had said all it had to say before is for the decoder to tell
+        for event in read:
+            decoder.feed(event.event, event.data, events)
+        return True
+
+    def _finish(
+        self, response: _Overheard, decoder: GeminiDecoder, provider: Provider, events: list[ProviderEvent]
+    ) -> None:
+        """Close the answer, or fail where it was cut; the reason may stand in the stream as plain JSON."""
+        if not decoder.complete and (error := bare_error(response.tail())) is not None:
+            raise failure_in_band(error, provider)
+        decoder.finish(events)
+
+
+def url(offer: Offer, *, stream: bool) -> str:
+    """Where a request goes; the model may be given with its collection (`tunedModels/x`)."""
+    model = offer.provider_model
+    name = quote(model if "/" in model else f"models/{model}", safe="/-._~")
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return f"{offer.provider.base_url}/{name}:{method}"
+
+
+class _Overheard:
+    """A response that remembers the end of what it said, as far as an error needs."""
+
+    def __init__(self, response: HttpResponse) -> None:
+        self._response = response
+        self._last: deque[bytes] = deque()
+        self._size = 0
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> ResponseHeaders:
+        return self._response.headers
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._response.chunks()) as chunks:
+            async for chunk in chunks:
+                self._last.append(chunk)
+                self._size += len(chunk)
+                while len(self._last) > 1 and self._size - len(self._last[0]) >= MAX_ERROR_BYTES:
+                    self._size -= len(self._last.popleft())
+                yield chunk
+
+    def tail(self) -> bytes:
+        return b"".join(self._last)[-MAX_ERROR_BYTES:]
+
+    async def read(self, limit: int) -> bytes:
+        return await self._response.read(limit)
+
+    async def __aenter__(self) -> Self:
+        await self._response.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._response.__aexit__(*exc_info)
+
+
+def _headers(provider: Provider, request: GenerationRequest) -> Mapping[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream, application/json" if request.stream else "application/json",
+        "user-agent": USER_AGENT,
+    }
+    if provider.api_key:
+        headers["x-goog-api-key"] = provider.api_key
+    return headers
+
+
+def _is_event_stream(response: HttpResponse, request: GenerationRequest) -> bool:
+    """Whether the body is events: as it declares, whatever was asked for."""
+    declared = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
+    if declared in ("application/json", "text/html"):
+        return False
+    return request.stream or declared == "text/event-stream"
+
+
+async def _error_body(response: HttpResponse, timeout_s: float) -> bytes:
+    """The beginning of an error's body, or what came of it before it broke off."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s), aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) >= MAX_ERROR_BYTES:
+                    break
+    except (TimeoutError, ProviderFailure):
+        pass
+    return bytes(body[:MAX_ERROR_BYTES])

@@ -1,0 +1,58 @@
+"""Token counts of Gemini, in the gateway's one convention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.domain.usage import Usage
+from server.providers.gemini_wire import counted, objects
+
+
+class UsageCount:
+    """Collects `usageMetadata` over a stream: each is a snapshot of the whole, and may leave out what another told."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+
+    def add(self, metadata: Any) -> Usage | None:
+        """The usage so far; None where this tells nothing. The last value of a field holds."""
+        if not isinstance(metadata, dict):
+            return None
+        told = {name: value for name, value in metadata.items() if name.endswith(("Count", "Details"))}
+        if not told:
+            return None
+        self._fields.update(told)
+        return self._usage()
+
+    def _usage(self) -> Usage | None:
+        prompt, made = self._count("promptTokenCount"), self._count("candidatesTokenCount")
+        tools, thoughts = self._count("toolUsePromptTokenCount") or 0, self._count("thoughtsTokenCount") or 0
+        if prompt is None and made is None and not thoughts:
+            return None
+        input_tokens = (prompt or 0) + tools
+        output_tokens = made or 0
+        # Thoughts stand beside the candidates, unless the total says that they are among them.
+        if self._count("totalTokenCount") != input_tokens + output_tokens:
+            output_tokens += thoughts
+        return Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=min(self._count("cachedContentTokenCount") or 0, input_tokens),
+            reasoning_tokens=min(thoughts, output_tokens),
+            input_audio_tokens=min(
+                self._audio("promptTokensDetails") + self._audio("toolUsePromptTokensDetails"), input_tokens
+            ),
+            output_audio_tokens=min(self._audio("candidatesTokensDetails"), output_tokens),
+        )
+
+    def _count(self, name: str) -> int | None:
+        return counted(self._fields.get(name))
+
+    def _audio(self, name: str) -> int:
+        return sum(
+            counted(entry.get("tokenCount")) or 0
+            for entry in objects(self._fields.get(name))
+            if entry.get("modality") == "AUDIO"
+        )
