@@ -147,6 +147,7 @@ async def worker(
         adapters: dict[Dialect, ProviderAdapter] = {
             "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
             "anthropic": AnthropicAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
+            "gemini": GeminiAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
         }
         ledger = SqlLedger(database, clock, ids.new())
         sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)

@@ -19,8 +19,8 @@ from typing import Any
 from tests.fakes.gemini_wire import (
     BAD_KEY,
     candidate,
-    reply,
     refused,
+    reply,
     status,
     stream,
     text_chunks,
