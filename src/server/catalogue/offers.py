@@ -45,7 +45,8 @@ class Offers:
             seen.add(entry.provider)
             params = self._params(model, entry, path)
             prices, source = _Pricing(model, entry, path, self._priced_as[entry.provider], self._problems).prices()
-            yield Offer(provider, entry.provider_model, frozenset(entry.endpoints), params, prices, source)
+            limit = model.entry.max_output_tokens
+            yield Offer(provider, entry.provider_model, frozenset(entry.endpoints), params, prices, source, limit)
 
     def _params(self, model: Located[ModelEntry], entry: OfferEntry, path: YamlPath) -> frozenset[str] | None:
         """Canonical names; any spelling of any surface is understood."""

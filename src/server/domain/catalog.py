@@ -78,6 +78,7 @@ class Offer(msgspec.Struct, frozen=True):
     `params`: canonical names of the parameters it honours, None for every parameter of its endpoints.
     `prices` are empty on a `:free` model, and only there. `price_source` says where they were written: in the
     catalogue's files, or among the defaults that come with the gateway; None where there are none.
+    `max_output_tokens` is the model's, for a dialect that must always name a limit.
     """
 
     provider: Provider
@@ -86,6 +87,7 @@ class Offer(msgspec.Struct, frozen=True):
     params: frozenset[str] | None = None
     prices: PriceList = PriceList()
     price_source: PriceSource | None = None
+    max_output_tokens: int | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

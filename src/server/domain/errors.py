@@ -203,13 +203,17 @@ class UpstreamError(msgspec.Struct, frozen=True):
 
 
 class AttemptFailure(msgspec.Struct, frozen=True):
-    """One failed attempt. `status` is the provider's HTTP status, 0 where there was none."""
+    """One failed attempt. `status` is the provider's HTTP status, 0 where there was none.
+
+    `request_id` is the provider's own, where it gave one: what its support asks for.
+    """
 
     provider: str
     category: FailureCategory
     status: int = 0
     upstream: UpstreamError = UpstreamError()
     retry_after_s: float | None = None
+    request_id: str | None = None
 
 
 class ProviderFailure(Exception):
@@ -222,12 +226,14 @@ class ProviderFailure(Exception):
         status: int = 0,
         upstream: UpstreamError | None = None,
         retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(category.value)
         self.category = category
         self.status = status
         self.upstream = upstream or UpstreamError()
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
     @property
     def is_final(self) -> bool:

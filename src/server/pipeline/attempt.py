@@ -185,4 +185,5 @@ def _recorded(candidate: Candidate, failure: ProviderFailure) -> AttemptFailure:
         status=failure.status,
         upstream=failure.upstream,
         retry_after_s=failure.retry_after_s,
+        request_id=failure.request_id,
     )
