@@ -96,7 +96,14 @@ ledger_entries = Table(
         "kind IN ('reserve', 'settle', 'void', 'expire', 'top_up', 'adjust')", name="ck_ledger_entries_kind"
     ),
     Index("ix_ledger_entries_team_id", "team_id", "id"),
-    Index("uq_ledger_entries_reference", "team_id", "reference", unique=True),
+    Index(
+        "uq_ledger_entries_reference",
+        "team_id",
+        "reference",
+        unique=True,
+        sqlite_where=text("reference IS NOT NULL"),
+        postgresql_where=text("reference IS NOT NULL"),
+    ),
 )
 """Never changed and never deleted. A reservation begins once, ends once and is corrected at most once."""
 
@@ -127,7 +134,7 @@ reservations = Table(
     Column("id", Text, primary_key=True, comment="the suffix of the request"),
     Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
     Column("key_id", Text, nullable=False, index=True),
-    Column("worker_id", Text, nullable=False, index=True),
+    Column("worker_id", Text, nullable=False),
     Column("held_nanos", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("opening_json", LargeBinary, nullable=False, comment="server.domain.record.GenerationRecord"),

@@ -82,7 +82,14 @@ def _create_ledger() -> None:
         ),
     )
     op.create_index("ix_ledger_entries_team_id", "ledger_entries", ["team_id", "id"])
-    op.create_index("uq_ledger_entries_reference", "ledger_entries", ["team_id", "reference"], unique=True)
+    op.create_index(
+        "uq_ledger_entries_reference",
+        "ledger_entries",
+        ["team_id", "reference"],
+        unique=True,
+        sqlite_where=sa.text("reference IS NOT NULL"),
+        postgresql_where=sa.text("reference IS NOT NULL"),
+    )
     for name, kinds in _ONCE.items():
         op.create_index(
             f"uq_ledger_entries_{name}",
@@ -111,7 +118,6 @@ def _create_ledger() -> None:
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name="fk_reservations_team_id"),
     )
     op.create_index("ix_reservations_key_id", "reservations", ["key_id"])
-    op.create_index("ix_reservations_worker_id", "reservations", ["worker_id"])
 
 
 def _create_record() -> None:
