@@ -1,0 +1,231 @@
+"""The health of every offer that this worker routes to: what is observed goes in, standings come out.
+
+One entry for each offer and endpoint of the catalogue that was ever a candidate, and none for any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import structlog
+
+from server.domain.errors import FailureCategory
+from server.domain.ports import Clock
+from server.pipeline.health.breaker import Breaker, Draw, Transition
+from server.pipeline.health.figures import MINUTE, SHORT, WINDOWS_S, Figures, Reading
+from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing, health_score, lately
+
+REFRESH_S: Final = 0.25
+"""Scores are worked out anew this often, not for every request."""
+
+NEUTRAL: Final = frozenset(
+    {
+        FailureCategory.CALLER_ERROR,
+        FailureCategory.CONTEXT_LENGTH,
+        FailureCategory.CONTENT_POLICY,
+        FailureCategory.NO_CAPACITY,
+    }
+)
+"""Failures that tell nothing about a provider: the caller's, and the gateway's own."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Entry:
+    """One offer at one endpoint: own figures, what other workers report, the breaker."""
+
+    __slots__ = ("_cached", "_cached_s", "breaker", "changed_at", "figures", "in_flight", "key", "others", "others_s")
+
+    def __init__(self, key: RouteKey, now_s: float, draw: Draw) -> None:
+        self.key = key
+        self.figures = Figures(now_s)
+        self.breaker = Breaker(draw)
+        self.in_flight = 0
+        self.changed_at = 0.0
+        """When the breaker last opened or closed, wherever that was seen; seconds since 1970, 0 for never."""
+        self.others: Reading | None = None
+        self.others_s = now_s
+        self._cached = Standing()
+        self._cached_s = -math.inf
+
+    def reading(self, now_s: float) -> Reading:
+        own = self.figures.reading(now_s)
+        return own if self.others is None else own.plus(self.others.aged(now_s - self.others_s))
+
+    def together(self, now_s: float) -> tuple[float, float]:
+        """Failures and attempts of the shortest window, of all workers."""
+        failed, attempts = self.figures.counts(SHORT, now_s)
+        if self.others is None:
+            return failed, attempts
+        factor = math.exp(-max(0.0, now_s - self.others_s) / WINDOWS_S[SHORT])
+        others = self.others.windows[SHORT]
+        return failed + (others.failed + others.limited) * factor, attempts + others.attempts * factor
+
+    def per_second(self, now_s: float) -> float:
+        return self.figures.counts(MINUTE, now_s)[1] / WINDOWS_S[MINUTE]
+
+    def adopted(self) -> None:
+        """The breaker was set by what another worker reported."""
+        self.figures.forget_short()
+        self._cached_s = -math.inf
+
+    def standing(self, now_s: float) -> Standing:
+        breaker = self.breaker
+        if now_s - self._cached_s >= REFRESH_S:
+            self._refresh(now_s)
+        state, known = breaker.state(now_s), self._cached
+        score, probe = known.score, "free"
+        if state != "closed":
+            score = HALF_OPEN_SCORE if state == "half_open" else 0.0
+            is_due, is_free = breaker.is_probe_due(now_s), breaker.is_probe_free(now_s)
+            probe = "taken" if not is_free else "due" if is_due else "free"
+        return Standing(
+            score,
+            state,
+            breaker.reason,
+            breaker.retry_s,
+            probe,
+            known.first_token_ms,
+            known.answer_ms,
+            known.throughput_tps,
+            self.in_flight,
+        )
+
+    def _refresh(self, now_s: float) -> None:
+        reading = self.reading(now_s)
+        sums = lately(reading)
+        self._cached = Standing(
+            health_score(reading, now_s - self.breaker.closed_s),
+            first_token_ms=sums.first_token_ms,
+            answer_ms=sums.answer_ms,
+            throughput_tps=sums.throughput_tps,
+        )
+        self._cached_s = now_s
+
+
+class Watch:
+    """One attempt under observation. The first of `succeeded`, `failed` and `dropped` counts, later ones do nothing."""
+
+    __slots__ = ("_clock", "_entry", "_is_over", "_is_probe")
+
+    def __init__(self, entry: Entry, clock: Clock, is_probe: bool) -> None:
+        self._entry = entry
+        self._clock = clock
+        self._is_probe = is_probe
+        self._is_over = False
+        entry.in_flight += 1
+
+    def shown(self) -> None:
+        """A stream has begun to show output: as much as a probe is there to find out."""
+        if self._is_probe:
+            self._is_probe = False
+            self._changed(self._entry.breaker.passed(self._clock.monotonic()))
+
+    def succeeded(self, *, streamed: bool, latency_ms: float, tokens: int, took_s: float) -> None:
+        """As `Figures.succeeded` says."""
+        if self._end():
+            entry, now_s = self._entry, self._clock.monotonic()
+            entry.figures.succeeded(now_s, streamed=streamed, latency_ms=latency_ms, tokens=tokens, took_s=took_s)
+            if self._is_probe:
+                self._changed(entry.breaker.passed(now_s))
+            else:
+                entry.breaker.succeeded(now_s, entry.per_second(now_s))
+
+    def failed(self, category: FailureCategory, retry_after_s: float | None = None) -> None:
+        if category in NEUTRAL:
+            self.dropped()
+        elif self._end():
+            entry, now_s = self._entry, self._clock.monotonic()
+            entry.figures.failed(now_s, limited=category is FailureCategory.RATE_LIMITED)
+            change = entry.breaker.failed(
+                now_s,
+                category,
+                entry.per_second(now_s),
+                is_probe=self._is_probe,
+                retry_after_s=retry_after_s,
+                together=entry.together(now_s),
+            )
+            self._changed(change)
+
+    def dropped(self) -> None:
+        """It ended without telling anything about the provider: the caller went, or was wrong."""
+        if self._end() and self._is_probe:
+            self._entry.breaker.dropped()
+
+    def _end(self) -> bool:
+        if self._is_over:
+            return False
+        self._is_over = True
+        self._entry.in_flight -= 1
+        return True
+
+    def _changed(self, change: Transition | None) -> None:
+        if change is not None:
+            entry = self._entry
+            entry.adopted()
+            entry.changed_at = self._clock.now()
+            tell(entry.key, change)
+
+
+class Health:
+    """All entries of one worker. `draw` is a source of numbers from 0 up to 1."""
+
+    def __init__(self, clock: Clock, draw: Draw) -> None:
+        self.draw = draw
+        self._clock = clock
+        self._entries: dict[RouteKey, Entry] = {}
+
+    @property
+    def now_s(self) -> float:
+        return self._clock.monotonic()
+
+    def entries(self) -> Iterable[Entry]:
+        return self._entries.values()
+
+    def entry(self, key: RouteKey) -> Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = Entry(key, self.now_s, self.draw)
+        return entry
+
+    def find(self, key: RouteKey) -> Entry | None:
+        return self._entries.get(key)
+
+    def keep(self, keys: Collection[RouteKey]) -> None:
+        """Forget whatever is not among `keys`: the catalogue has changed."""
+        for key in [key for key in self._entries if key not in keys]:
+            del self._entries[key]
+
+    def standings(self, keys: Iterable[RouteKey]) -> list[Standing]:
+        now_s = self.now_s
+        return [self.entry(key).standing(now_s) for key in keys]
+
+    def start(self, key: RouteKey, *, last_resort: bool = False) -> Watch | None:
+        """Begin an attempt; None where its breaker lets none through now.
+
+        A `last_resort` may go where the breaker is open, as a probe before its time, but for a provider that has said
+        when it wants to be called again.
+        """
+        entry, now_s = self.entry(key), self.now_s
+        state = entry.breaker.state(now_s)
+        if state == "closed":
+            return Watch(entry, self._clock, is_probe=False)
+        if state == "open" and (not last_resort or entry.breaker.is_told_when):
+            return None
+        return Watch(entry, self._clock, is_probe=True) if entry.breaker.start_probe(now_s) else None
+
+
+def tell(key: RouteKey, change: Transition) -> None:
+    """Log a transition with what it rests on."""
+    _log.warning(
+        "breaker",
+        provider=key.provider,
+        model=key.model,
+        endpoint=key.endpoint.value,
+        to=change.to,
+        reason=change.reason,
+        waits_s=change.waits_s,
+        **change.evidence,
+    )
