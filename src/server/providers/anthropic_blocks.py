@@ -15,7 +15,7 @@ from server.domain.events import (
     ToolCallDelta,
 )
 from server.domain.ports import IdSource
-from server.providers.anthropic_thinking import BlockKind, sealed
+from server.domain.seals import SealKind, sealed
 from server.providers.anthropic_wire import NOTHING, WireBlock, WireDelta, words
 from server.providers.decoding import Parts
 from server.providers.openai_errors import protocol_failure
@@ -100,9 +100,9 @@ class ThinkingBlock:
 
     __slots__ = ("_chars", "_first", "_kind", "_parts", "_seal", "part")
 
-    def __init__(self, parts: Parts, kind: BlockKind, *, first: bool) -> None:
+    def __init__(self, parts: Parts, kind: SealKind, *, first: bool) -> None:
         self._parts = parts
-        self._kind: BlockKind = kind
+        self._kind: SealKind = kind
         self._first = first
         self._chars = 0
         self._seal = ""
@@ -111,7 +111,7 @@ class ThinkingBlock:
     def begin(self, block: WireBlock, out: list[ProviderEvent]) -> None:
         self.part = start_part(self._parts, PartKind.REASONING, out)
         self._think(words(block.thinking), out)
-        self._seal = words(block.data) if self._kind == "redacted_thinking" else words(block.signature)
+        self._seal = words(block.data) if self._kind == "redacted" else words(block.signature)
 
     def delta(self, delta: WireDelta, out: list[ProviderEvent]) -> None:
         self._think(words(delta.thinking), out)

@@ -72,6 +72,7 @@ class MessagesDecoder:
         self._counts = Counts()
         self._reported: tuple[Usage, str | None] | None = None
         self._reason = ""
+        self._stop_sequence: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -99,7 +100,7 @@ class MessagesDecoder:
             for index, block in enumerate(message.content):
                 self._begin(index, block, out)
                 self._end_block(index, out)
-            self._stop(message.stop_reason, message.stop_details, out)
+            self._stop(message, out)
             self._count(out)
         except UNREADABLE:
             raise self._unreadable(body) from None
@@ -114,7 +115,8 @@ class MessagesDecoder:
         for index in list(self._blocks):
             self._end_block(index, out)
         self._parts.end_all(out)
-        out.append(ChoiceEnded(0, STOP_REASONS.get(self._reason, FinishReason.OTHER), self._reason))
+        reason = STOP_REASONS.get(self._reason, FinishReason.OTHER)
+        out.append(ChoiceEnded(0, reason, self._reason, self._stop_sequence))
         out.append(Completed())
 
     def _unreadable(self, data: bytes) -> ProviderFailure:
@@ -178,7 +180,7 @@ class MessagesDecoder:
                 return TextBlock(self._text)
             case "thinking" | "redacted_thinking":
                 first, self._has_thought = not self._has_thought, True
-                return ThinkingBlock(self._parts, kind, first=first)
+                return ThinkingBlock(self._parts, "thinking" if kind == "thinking" else "redacted", first=first)
             case "tool_use":
                 return CallBlock(self._parts, self._ids)
             case _:
@@ -191,13 +193,15 @@ class MessagesDecoder:
 
     def _end_message(self, delta: WireDelta, usage: Any, out: list[ProviderEvent]) -> None:
         self._counts.take(usage)
-        self._stop(delta.stop_reason, delta.stop_details, out)
+        self._stop(delta, out)
         self._count(out)
 
-    def _stop(self, reason: Any, details: Any, out: list[ProviderEvent]) -> None:
-        if not words(reason) or self._reason:
+    def _stop(self, said: WireMessage | WireDelta, out: list[ProviderEvent]) -> None:
+        if not words(said.stop_reason) or self._reason:
             return
-        self._reason = words(reason)
+        self._reason = words(said.stop_reason)
+        self._stop_sequence = words(said.stop_sequence) or None
+        details = said.stop_details
         explanation = words(details.get("explanation")) if isinstance(details, dict) else ""
         if self._reason == "refusal" and explanation:
             self._text.end(out)

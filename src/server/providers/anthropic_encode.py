@@ -12,7 +12,7 @@ from server.domain.request import FunctionTool, GenerationRequest
 from server.providers.anthropic_models import DEFAULT_MAX_TOKENS, Abilities, abilities
 from server.providers.anthropic_schema import constrained
 from server.providers.anthropic_thinking import thinking_fields
-from server.providers.anthropic_turns import encode_turns
+from server.providers.anthropic_turns import cache_control, encode_turns
 from server.providers.openai_shapes import allowed_tools
 from server.providers.provider_options import options_for
 
@@ -34,7 +34,7 @@ def encode_messages(offer: Offer, request: GenerationRequest) -> tuple[bytes, bo
     """
     able = abilities(offer.provider_model)
     options = options_for(request, offer.provider.id)
-    system, messages = encode_turns(request.turns, able)
+    system, messages = encode_turns(request, able)
     limit = max_tokens(offer, request)
     thinking = dict(thinking_fields(request, able, limit))
     output_config = {**thinking.pop("output_config", {}), **_format(request)}
@@ -52,6 +52,7 @@ def encode_messages(offer: Offer, request: GenerationRequest) -> tuple[bytes, bo
                 "stop_sequences": request.sampling.stop or None,
                 "service_tier": _service_tier(request),
                 "metadata": _metadata(request),
+                "cache_control": None if request.cache is None else cache_control(request.cache),
             }
         ),
     }
@@ -70,7 +71,9 @@ def max_tokens(offer: Offer, request: GenerationRequest) -> int:
 
 def _sampling(request: GenerationRequest, able: Abilities) -> Mapping[str, Any]:
     """Defaults go unsaid to a model that takes only one of the two, or none."""
-    chosen = _set({"temperature": request.sampling.temperature, "top_p": request.sampling.top_p})
+    sampling = request.sampling
+    top_k = request.passthrough.get("top_k")
+    chosen = _set({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": top_k})
     if able.sampling and able.sampling_both:
         return chosen
     return {name: value for name, value in chosen.items() if value != 1.0}
@@ -119,6 +122,7 @@ def _tool(tool: FunctionTool) -> Mapping[str, Any]:
             "description": tool.description,
             "input_schema": _input_schema(tool.parameters),
             "strict": tool.strict or None,
+            "cache_control": None if tool.cache is None else cache_control(tool.cache),
         }
     )
 
@@ -140,7 +144,8 @@ def _service_tier(request: GenerationRequest) -> str | None:
 
 def _metadata(request: GenerationRequest) -> Mapping[str, Any] | None:
     """The end user, whom the gateway has given a pseudonym."""
-    user = request.passthrough.get("safety_identifier", request.passthrough.get("user"))
+    given = {**request.hints, **request.passthrough}
+    user = given.get("safety_identifier", given.get("user"))
     return None if user is None else {"user_id": user}
 
 

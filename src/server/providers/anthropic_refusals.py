@@ -42,6 +42,7 @@ PARAMETERS: Final = frozenset(
     {
         "temperature",
         "top_p",
+        "top_k",
         "stop",
         "max_output_tokens",
         "tools",
@@ -94,6 +95,8 @@ def _says(name: str, request: GenerationRequest, able: Abilities, limit: int) ->
     match name:
         case "temperature" | "top_p":
             return _samples(name, request, able)
+        case "top_k":
+            return able.sampling and not thinks_by_budget(request, able)
         case "response_format":
             return _formats(request, able)
         case "reasoning_effort":

@@ -1,17 +1,12 @@
-"""Thinking: how an effort is asked for, and how the blocks that must come back unchanged travel through a client.
-
-A client keeps one text and one opaque value for everything that a model thought, some surfaces for each block and some
-for all of a turn together. The first signed block travels as it is; any other is wrapped with its kind and the lengths
-of its text and its seal, so that values which a client joined can be told apart again.
-"""
+"""Thinking: how much of it is asked for, and the sealed blocks that must come back unchanged."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from server.domain.request import GenerationRequest, Reasoning
+from server.domain.request import Endpoint, GenerationRequest, Reasoning
+from server.domain.seals import SealedThought, is_wrapped, unsealed
 from server.providers.anthropic_models import Abilities
 
 MIN_BUDGET: Final = 1024
@@ -25,89 +20,77 @@ _BUDGETS: Final = {
     "xhigh": 32_768,
     "max": 65_536,
 }
-_EFFORTS: Final = {"minimal": "low", "xhigh": "max"}
+_NEAREST: Final = {"minimal": "low", "xhigh": "max"}
 """The nearest word, where a model does not have the client's."""
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_-]*")
-_WRAPPED: Final = re.compile(r"\.(t|r)(\d{1,9}),(\d{1,9})\.")
 _FOREIGN: Final = "gAAAA"
 """How the sealed reasoning of OpenAI's models begins; it means nothing here."""
-
-BlockKind = Literal["thinking", "redacted_thinking"]
 
 
 def thinking_fields(request: GenerationRequest, able: Abilities, max_tokens: int) -> Mapping[str, Any]:
     """`thinking`, and what belongs into `output_config` under that name."""
-    effort = None if request.reasoning is None else request.reasoning.effort
-    wants_summary = request.reasoning is not None and request.reasoning.summary is not None
-    if effort == "none":
-        return {} if able.thinking == "none" else {"thinking": {"type": "disabled"}}
-    if able.thinking == "adaptive" and (effort is not None or wants_summary):
+    wanted = request.reasoning
+    if wanted is None or able.thinking == "none":
+        return {}
+    if wanted.effort == "none" or wanted.thinking == "disabled":
+        return {} if able.thinks_always else {"thinking": {"type": "disabled"}}
+    if able.thinking == "adaptive":
+        if wanted.effort is None and wanted.summary is None and wanted.thinking is None:
+            return {}
         fields: dict[str, Any] = {"thinking": {"type": "adaptive", "display": "summarized"}}
-        if effort is not None:
-            word = effort if effort == "xhigh" and able.xhigh else _EFFORTS.get(effort, effort)
-            fields["output_config"] = {"effort": word}
+        if wanted.effort is not None:
+            is_known = wanted.effort == "xhigh" and able.xhigh
+            fields["output_config"] = {
+                "effort": wanted.effort if is_known else _NEAREST.get(wanted.effort, wanted.effort)
+            }
         return fields
-    if able.thinking == "budget" and effort is not None:
-        budget = min(_BUDGETS[effort], max_tokens - 1)
-        return {"thinking": {"type": "enabled", "budget_tokens": budget}}
-    return {}
+    budget = _budget(request)
+    return {} if budget is None else {"thinking": {"type": "enabled", "budget_tokens": min(budget, max_tokens - 1)}}
 
 
 def thinks_by_budget(request: GenerationRequest, able: Abilities) -> bool:
-    effort = None if request.reasoning is None else request.reasoning.effort
-    return able.thinking == "budget" and effort not in (None, "none")
+    return able.thinking == "budget" and _budget(request) is not None
 
 
 def cannot_think(request: GenerationRequest, able: Abilities, max_tokens: int) -> bool:
     """Whether the model has nothing like the effort that was asked for."""
     effort = None if request.reasoning is None else request.reasoning.effort
-    if effort is None:
-        return False
     if effort == "none":
         return able.thinks_always
-    return able.thinking == "none" or (able.thinking == "budget" and max_tokens <= MIN_BUDGET)
+    if able.thinking == "none":
+        return effort is not None
+    return thinks_by_budget(request, able) and max_tokens <= MIN_BUDGET
 
 
-def sealed(kind: BlockKind, text_chars: int, seal: str, *, first: bool) -> str:
-    """The opaque value that a block travels as; `text_chars` is the length of its text, `first`: of its turn."""
-    if first and kind == "thinking" and _PLAIN.fullmatch(seal):
-        return seal
-    return f".{'t' if kind == 'thinking' else 'r'}{text_chars},{len(seal)}.{seal}"
-
-
-def thinking_blocks(part: Reasoning) -> Iterator[dict[str, Any]]:
+def thinking_blocks(part: Reasoning, endpoint: Endpoint) -> Iterator[dict[str, Any]]:
     """The blocks that a client sends back, byte for byte. What no Claude model has sealed is left out.
 
     Unsealed thoughts, and those of another maker's model, cannot be said: the API takes its own alone, and no other
     place in a request would keep them from being read as something that was said.
     """
-    text = part.text or "\n\n".join(part.summary)
     value = part.signature or part.encrypted or ""
     if value.startswith(_FOREIGN):
         return
-    head, wrapped = _split(value)
-    spare = len(text) - sum(chars for _, chars, _ in wrapped)
-    if spare < 0:
+    if endpoint is Endpoint.MESSAGES and not part.signature and value and not is_wrapped(value):
+        yield _block(SealedThought("redacted", "", value))
         return
-    if head:
-        yield {"type": "thinking", "thinking": text[:spare], "signature": head}
-    for kind, chars, seal in wrapped:
-        text_from, spare = spare, spare + chars
-        if kind == "r":
-            yield {"type": "redacted_thinking", "data": seal}
-        else:
-            yield {"type": "thinking", "thinking": text[text_from:spare], "signature": seal}
+    for thought in unsealed(part.text or "\n\n".join(part.summary), value):
+        yield _block(thought)
 
 
-def _split(value: str) -> tuple[str, list[tuple[str, int, str]]]:
-    """A bare seal at the beginning, and every wrapped one: its kind, the length of its text, the seal."""
-    found = _WRAPPED.search(value)
-    if found is None:
-        return value, []
-    head, wrapped = value[: found.start()], []
-    while found is not None:
-        end = found.end() + int(found[3])
-        wrapped.append((found[1], int(found[2]), value[found.end() : end]))
-        found = _WRAPPED.match(value, end)
-    return head, wrapped
+def _block(thought: SealedThought) -> dict[str, Any]:
+    if thought.kind == "redacted":
+        return {"type": "redacted_thinking", "data": thought.seal}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.seal}
+
+
+def _budget(request: GenerationRequest) -> int | None:
+    """Tokens to think with; None where no thinking was asked for."""
+    wanted = request.reasoning
+    if wanted is None or wanted.effort == "none" or wanted.thinking == "disabled":
+        return None
+    if wanted.budget_tokens is not None:
+        return wanted.budget_tokens
+    if wanted.effort is None and wanted.thinking is None:
+        return None
+    return _BUDGETS[wanted.effort or "medium"]

@@ -6,13 +6,16 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from server.domain.request import (
+    CacheMark,
+    Endpoint,
     File,
+    GenerationRequest,
     Image,
     Part,
     Reasoning,
@@ -37,9 +40,10 @@ _TEXTS: Final = (".txt", ".md", ".csv", ".json", ".xml", ".html", ".log", ".yaml
 _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 Block = dict[str, Any]
+_Value = TypeVar("_Value")
 
 
-def encode_turns(turns: Iterable[Turn], able: Abilities) -> tuple[list[Block], list[dict[str, Any]]]:
+def encode_turns(request: GenerationRequest, able: Abilities) -> tuple[list[Block], list[dict[str, Any]]]:
     """The blocks of the system prompt, and the messages.
 
     System turns that come first are the prompt; later ones stay where they are, in a user's name where the model knows
@@ -47,12 +51,12 @@ def encode_turns(turns: Iterable[Turn], able: Abilities) -> tuple[list[Block], l
     """
     system: list[Block] = []
     messages: list[dict[str, Any]] = []
-    for turn in turns:
+    for turn in request.turns:
         if turn.role in _SYSTEM and not messages:
-            system += _blocks(turn)
+            system += _blocks(turn, request.endpoint)
             continue
         role = _role(turn.role, able)
-        blocks = _blocks(turn)
+        blocks = _blocks(turn, request.endpoint)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
@@ -82,40 +86,54 @@ def _is_blank(block: Block) -> bool:
     return block["type"] == "text" and not block["text"].strip()
 
 
-def _blocks(turn: Turn) -> list[Block]:
-    return [block for part in turn.parts for block in _part(part)]
+def _blocks(turn: Turn, endpoint: Endpoint) -> list[Block]:
+    return [block for part in turn.parts for block in _part(part, endpoint)]
 
 
-def _part(part: Part) -> Iterable[Block]:
+def _part(part: Part, endpoint: Endpoint) -> Iterator[Block]:
     match part:
-        case Text() | Refusal():
-            return ({"type": "text", "text": part.text},)
+        case Text():
+            yield _marked({"type": "text", "text": part.text}, part.cache)
+        case Refusal():
+            yield {"type": "text", "text": part.text}
         case Image():
-            return ({"type": "image", "source": _image_source(part)},)
+            yield _marked({"type": "image", "source": _image_source(part)}, part.cache)
         case File():
-            source = file_source(part)
-            if source is None:
-                raise ValueError("a file that is neither PDF nor text")
-            block = {"type": "document", "source": source}
-            return ({**block, "title": part.filename} if part.filename else block,)
+            block = {"type": "document", "source": _present(file_source(part))}
+            yield _marked({**block, "title": part.filename} if part.filename else block, part.cache)
         case Reasoning():
-            return thinking_blocks(part)
+            yield from thinking_blocks(part, endpoint)
         case ToolCall():
-            arguments = call_input(part)
-            if arguments is None:
-                raise ValueError("a tool call's arguments are one JSON object")
-            return ({"type": "tool_use", "id": call_id(part.call_id), "name": part.name, "input": arguments},)
+            name, arguments = part.name, _present(call_input(part))
+            call = {"type": "tool_use", "id": call_id(part.call_id), "name": name, "input": arguments}
+            yield _marked(call, part.cache)
         case ToolResult():
-            return ({"type": "tool_result", "tool_use_id": call_id(part.call_id), "content": _content(part)},)
+            content = _content(part, endpoint)
+            result = {"type": "tool_result", "tool_use_id": call_id(part.call_id), "content": content}
+            yield _marked({**result, "is_error": True} if part.is_error else result, part.cache)
         case _:
             raise ValueError(f"messages cannot carry {type(part).__name__}")
 
 
-def _content(result: ToolResult) -> str | list[Block]:
+def cache_control(mark: CacheMark) -> Block:
+    return {"type": "ephemeral"} if mark.ttl is None else {"type": "ephemeral", "ttl": mark.ttl}
+
+
+def _marked(block: Block, mark: CacheMark | None) -> Block:
+    return block if mark is None else {**block, "cache_control": cache_control(mark)}
+
+
+def _present(value: _Value | None) -> _Value:
+    if value is None:
+        raise ValueError("what cannot be said must be refused before")
+    return value
+
+
+def _content(result: ToolResult, endpoint: Endpoint) -> str | list[Block]:
     first = result.content[0] if len(result.content) == 1 else None
-    if isinstance(first, Text):
+    if isinstance(first, Text) and first.cache is None:
         return first.text
-    return [block for piece in result.content for block in _part(piece) if not _is_blank(block)]
+    return [block for piece in result.content for block in _part(piece, endpoint) if not _is_blank(block)]
 
 
 def _image_source(image: Image) -> Block:

@@ -31,6 +31,7 @@ class WireMessage(msgspec.Struct, gc=False):
     model: Any = None
     content: list[WireBlock] | None = None
     stop_reason: Any = None
+    stop_sequence: Any = None
     stop_details: Any = None
     usage: Any = None
 
@@ -45,6 +46,7 @@ class WireDelta(msgspec.Struct, gc=False):
     partial_json: Any = None
     citation: Any = None
     stop_reason: Any = None
+    stop_sequence: Any = None
     stop_details: Any = None
 
 
