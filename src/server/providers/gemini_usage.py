@@ -11,10 +11,11 @@ from server.providers.gemini_wire import counted, objects
 class UsageCount:
     """Collects `usageMetadata` over a stream: each is a snapshot of the whole, and may leave out what another told."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_thoughts_inside")
 
     def __init__(self) -> None:
         self._fields: dict[str, Any] = {}
+        self._thoughts_inside = False
 
     def add(self, metadata: Any) -> Usage | None:
         """The usage so far; None where this tells nothing. The last value of a field holds."""
@@ -24,6 +25,8 @@ class UsageCount:
         if not told:
             return None
         self._fields.update(told)
+        if counted(told.get("thoughtsTokenCount")):
+            self._thoughts_inside = _thoughts_inside(told)
         return self._usage()
 
     def _usage(self) -> Usage | None:
@@ -33,8 +36,7 @@ class UsageCount:
             return None
         input_tokens = (prompt or 0) + tools
         output_tokens = made or 0
-        # Thoughts stand beside the candidates, unless the total says that they are among them.
-        if self._count("totalTokenCount") != input_tokens + output_tokens:
+        if not self._thoughts_inside:
             output_tokens += thoughts
         return Usage(
             input_tokens=input_tokens,
@@ -56,3 +58,10 @@ class UsageCount:
             for entry in objects(self._fields.get(name))
             if entry.get("modality") == "AUDIO"
         )
+
+
+def _thoughts_inside(snapshot: dict[str, Any]) -> bool:
+    """Thoughts stand beside the candidates, unless the total of the same snapshot says that they are among them."""
+    others = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount")
+    total = counted(snapshot.get("totalTokenCount"))
+    return total is not None and total == sum(counted(snapshot.get(name)) or 0 for name in others)
