@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import msgspec
 
 from server.domain.catalog import Model, Offer
+from server.domain.health import BreakerState
+from server.domain.request import GenerationRequest
 from server.domain.usage import RoutingRow
 
 
@@ -15,8 +20,26 @@ class Candidate(msgspec.Struct, frozen=True):
     offer: Offer
 
 
+class Assessment(msgspec.Struct, frozen=True):
+    """Why a candidate stands where it does: its weight from 0 to 1, its breaker, and what weighed most, if anything."""
+
+    score: float = 1.0
+    breaker: BreakerState = "closed"
+    reason: str = ""
+
+
 class Route(msgspec.Struct, frozen=True):
-    """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there."""
+    """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there.
+
+    `assessments` are those of the candidates, one by one, or empty where nobody assessed them. A `last_resort` is the
+    least bad of candidates that all should not be called.
+    """
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RoutingRow, ...] = ()
+    assessments: tuple[Assessment, ...] = ()
+    last_resort: bool = False
+
+
+Ranker: TypeAlias = Callable[[Sequence[Candidate], GenerationRequest], Route]
+"""Puts candidates, of which there is at least one, in the order to try them; may reject some, but not all."""

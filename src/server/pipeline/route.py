@@ -1,4 +1,4 @@
-"""Which offers may serve a request, and in what order. Pure: one catalogue and one request in, one route out.
+"""Which offers may serve a request, and in what order. As pure as its ranker: a catalogue and a request in, a route out.
 
 Offers are sorted out step by step, and the first step that leaves none decides what the client is told.
 """
@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from msgspec.structs import replace
+
 from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider, split_pin
 from server.domain.errors import GatewayError, Reason
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
-from server.domain.routing import Candidate, Route
+from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
 from server.pipeline.service_tier import unpriced_tier
 
@@ -25,7 +27,17 @@ MAX_SHOWN_CHARS: Final = 100
 _Rejected = list[RoutingRow]
 
 
-def candidates(catalog: Catalog, request: GenerationRequest, adapters: Mapping[Dialect, ProviderAdapter]) -> Route:
+def in_catalogue_order(found: Sequence[Candidate], request: GenerationRequest) -> Route:
+    """The ranker that knows nothing but the catalogue and the request."""
+    return Route(tuple(_in_order(found, request.routing)))
+
+
+def candidates(
+    catalog: Catalog,
+    request: GenerationRequest,
+    adapters: Mapping[Dialect, ProviderAdapter],
+    rank: Ranker = in_catalogue_order,
+) -> Route:
     """The offers to try, in order, and why the others are not among them.
 
     Raises GatewayError: `unknown_model`, `unsupported_endpoint`, `provider_not_configured`,
@@ -61,11 +73,14 @@ def candidates(catalog: Catalog, request: GenerationRequest, adapters: Mapping[D
             param="provider.max_price",
         )
 
-    ordered = _in_order(affordable, wishes)
     if pinned or not wishes.allow_fallbacks:
-        rejected += [_row(candidate, "fallback_not_allowed") for candidate in ordered[1:]]
-        ordered = ordered[:1]
-    return Route(tuple(ordered), tuple(rejected))
+        named = [candidate for candidate in affordable if candidate.offer.provider.id in wishes.order]
+        route = rank(named or affordable, request)
+        kept = route.candidates[:1]
+        rejected += [_row(other, "fallback_not_allowed") for other in affordable if other is not kept[0]]
+        return replace(route, candidates=kept, rejected=tuple(rejected), assessments=route.assessments[:1])
+    route = rank(affordable, request)
+    return replace(route, rejected=(*route.rejected, *rejected))
 
 
 def _resolve(catalog: Catalog, name: str, param: str) -> tuple[Model, str | None]:

@@ -1,0 +1,122 @@
+"""What routing by health promises, in a world where every failure is scripted and hours pass in seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulator import __main__ as report
+from tests.simulator import scenarios
+from tests.simulator.scenarios import END_S, FROM_S, TO_S
+from tests.simulator.world import Mood, World, always
+
+STOP_S, STOP_CALLS = 2.0, 20
+FAILED_SHARE = 0.005
+CHI_SQUARED = 13.8
+"""Of two degrees of freedom: exceeded by chance once in a thousand."""
+
+
+def test_an_outage_of_one_of_three_is_noticed_at_once_and_hardly_felt() -> None:
+    world = scenarios.outage()
+    after_s, calls = world.time_to_stop("x", FROM_S)
+    assert after_s < STOP_S or calls <= STOP_CALLS
+    assert world.failed_share(FROM_S, TO_S) < FAILED_SHARE
+    assert world.sent("x", FROM_S + STOP_S, TO_S) <= 20, "probes only"
+
+
+@pytest.mark.parametrize("per_second", [1.0, 60.0])
+def test_an_outage_is_noticed_in_slow_and_fast_traffic(per_second: float) -> None:
+    world = World({"x": lambda now_s: Mood(errors=float(now_s >= 60.0)), "y": scenarios.WELL, "z": scenarios.WELL})
+    world.run(120.0, per_second)
+    after_s, calls = world.time_to_stop("x", 60.0)
+    assert after_s < STOP_S or calls <= STOP_CALLS
+    assert world.failed_share() < FAILED_SHARE
+
+
+def test_recovery_is_a_ramp_and_no_stampede() -> None:
+    world = scenarios.outage()
+    closed_s = world.changes("x", "closed")[-1]
+    assert TO_S <= closed_s <= TO_S + 2 * (TO_S - FROM_S), "found again within the last back-off"
+    assert world.share("x", closed_s, closed_s + 10.0) < 0.25
+    assert world.busiest_second("x", closed_s, END_S) <= 1.5 * world.busiest_second("x", 0.0, FROM_S)
+    end_s = max(closed_s + 120.0, END_S - 100.0)
+    if end_s < END_S:
+        assert world.share("x", end_s, END_S) == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_a_brown_out_is_left_although_some_of_it_works() -> None:
+    world = scenarios.brown_out()
+    after_s, calls = world.time_to_stop("x", FROM_S)
+    assert after_s < 10.0
+    assert calls < 60
+    assert world.failed_share(FROM_S, TO_S) < FAILED_SHARE
+    assert not [at for at in world.changes("x", "open") if at < FROM_S], "two per cent is no reason"
+
+
+def test_who_gets_slower_gets_less() -> None:
+    world = scenarios.latency_creep()
+    assert world.share("x", 0.0, FROM_S) == pytest.approx(1 / 3, abs=0.06)
+    assert 0.0 < world.share("x", END_S - 300.0, END_S) < 0.2
+    assert world.changes("x") == []
+
+
+def test_flapping_makes_few_transitions_and_fewer_in_time() -> None:
+    world = scenarios.flapping()
+    opened = world.changes("x", "open")
+    assert 2 <= len(opened) <= 30
+    assert len([at for at in opened if at >= 3600.0]) <= len([at for at in opened if at < 3600.0])
+    assert world.failed_share() < FAILED_SHARE
+
+
+def test_a_rate_limit_is_obeyed() -> None:
+    world = scenarios.rate_limit_storm()
+    assert world.failed_share() < FAILED_SHARE
+    opened = [at for at in world.changes("x", "open") if at < TO_S]
+    assert 1 <= len(opened) <= 60
+    for at_s in opened:
+        assert world.sent("x", at_s + 1e-6, at_s + 2.0) == 0, "it had said when to come back"
+    assert world.share("x", END_S - 100.0, END_S) == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_nothing_is_known_at_first_and_the_dead_one_is_found() -> None:
+    world = scenarios.cold_start()
+    after_s, calls = world.time_to_stop("x", 0.0)
+    assert after_s < STOP_S or calls <= STOP_CALLS
+    assert world.failed_share() < FAILED_SHARE
+
+
+def test_an_account_without_money_is_called_once() -> None:
+    _, calls = scenarios.no_money().time_to_stop("x", FROM_S)
+    assert calls <= 3, "those that were on their way"
+
+
+def test_with_all_down_the_way_back_is_found_at_once() -> None:
+    world = scenarios.all_down()
+    assert world.failed_share(FROM_S, TO_S) == 1.0
+    calls = sum(FROM_S + 10.0 <= one.at_s < TO_S for one in world.attempts) / (TO_S - FROM_S - 10.0)
+    assert calls < 8.0, "one at a time, not all that come"
+    first_s = next(one.at_s for one in world.outcomes if one.is_ok and one.at_s >= TO_S)
+    assert first_s - TO_S < 5.0
+    assert world.failed_share(TO_S + 60.0, END_S) < FAILED_SHARE
+
+
+def test_equals_share_fairly() -> None:
+    world = scenarios.equals()
+    counts = [world.sent(name) for name in ("x", "y", "z")]
+    expected = sum(counts) / 3
+    assert sum((count - expected) ** 2 / expected for count in counts) < CHI_SQUARED
+
+
+def test_one_seed_is_one_history() -> None:
+    def played() -> World:
+        world = World({"x": always(Mood(errors=0.3)), "y": scenarios.WELL}, seed=9)
+        world.run(30.0, 20.0)
+        return world
+
+    assert played().attempts == played().attempts
+
+
+def test_the_report_has_a_row_a_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = report.table().splitlines()
+    assert len(lines) == 1 + len(scenarios.ALL)
+    with capsys.disabled():
+        print("", *lines, sep="\n")
