@@ -57,7 +57,7 @@ def test_a_text_is_one_part_and_each_chunk_a_delta() -> None:
 # Finish reasons.
 
 
-@pytest.mark.parametrize(("native", "reason"), FINISH_REASONS.items())
+@pytest.mark.parametrize(("native", "reason"), list(FINISH_REASONS.items()))
 def test_p4_every_finish_reason_by_the_table(native: str, reason: FinishReason) -> None:
     answer = both("text", finish=native)
 
@@ -71,7 +71,7 @@ def test_p4_an_unknown_reason_is_never_a_silent_stop(native: str) -> None:
     assert (answer.only.reason, answer.only.native_reason) == (FinishReason.OTHER, native)
 
 
-@pytest.mark.parametrize(("native", "category"), FAILED_REASONS.items())
+@pytest.mark.parametrize(("native", "category"), list(FAILED_REASONS.items()))
 def test_p4_reasons_that_are_failures(native: str, category: FailureCategory) -> None:
     ended = reply(candidate(content=False, finish=native, finishMessage="Malformed function call: f("))
 

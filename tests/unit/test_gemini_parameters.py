@@ -74,7 +74,7 @@ def request(name: str, endpoint: Endpoint, spelling: str, raw: bytes = b'{"some"
     return ask(endpoint=endpoint, parameters={name: spelling}, passthrough=passthrough, **SET_HERE.get(name, {}))
 
 
-@pytest.mark.parametrize(("name", "endpoint", "spelling"), cases())
+@pytest.mark.parametrize(("name", "endpoint", "spelling"), list(cases()))
 def test_p10_a_parameter_is_sent_or_refused(name: str, endpoint: Endpoint, spelling: str) -> None:
     asked = request(name, endpoint, spelling)
 
@@ -90,7 +90,7 @@ def test_p10_nothing_is_passed_through_that_google_does_not_know() -> None:
     assert not SAID.keys() & {name for name, parameter in PARAMETERS.items() if parameter.passthrough}
 
 
-@pytest.mark.parametrize(("name", "raw"), ASKS_FOR_NOTHING.items())
+@pytest.mark.parametrize(("name", "raw"), list(ASKS_FOR_NOTHING.items()))
 def test_values_that_only_ask_for_what_it_does_anyway(name: str, raw: bytes) -> None:
     asked = request(name, Endpoint.CHAT, name, raw)
 
