@@ -132,6 +132,50 @@ class PostgresServer:
         assert done.returncode == 0, f"{program} failed:\n{done.stderr}"
 
 
+class Pooler:
+    """PgBouncer before a server of ours, on a Unix socket in the same directory.
+
+    `mode` is its pool_mode; it lends out so many `sessions` of each database.
+    """
+
+    PORT = 6432
+
+    def __init__(self, server: PostgresServer, mode: str, *, sessions: int = 20) -> None:
+        self._server = server
+        self._directory = server.directory
+        (self._directory / "users").write_text('"test" ""\n')
+        (self._directory / "pooler.ini").write_text(
+            f"[databases]\n* = host={self._directory} user=test\n[pgbouncer]\n"
+            f"unix_socket_dir = {self._directory}\nlisten_port = {self.PORT}\nauth_type = trust\n"
+            f"auth_file = {self._directory / 'users'}\npool_mode = {mode}\ndefault_pool_size = {sessions}\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Pooler:
+        program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+        if program is None:
+            raise AssertionError("PgBouncer is not installed: run scripts/install-test-deps.sh")
+        with (self._directory / "pooler.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, str(self._directory / "pooler.ini")], user=_unprivileged_user(), stdout=log, stderr=log
+            )
+        socket = self._directory / f".s.PGSQL.{self.PORT}"
+        give_up = time.monotonic() + START_LIMIT_S
+        while not socket.exists():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise AssertionError("PgBouncer did not start:\n" + (self._directory / "pooler.log").read_text())
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(START_LIMIT_S)
+
+    def url(self, database: str) -> str:
+        return f"{self._server.url(database)}&port={self.PORT}"
+
+
 def _postgres_programs() -> Path:
     """Where initdb and postgres are. Fails the test where they are nowhere."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)

@@ -24,7 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from server.domain.errors import GatewayError, Reason
-from server.storage import sqlite
+from server.storage import pooler, sqlite
 from server.storage.sqlite_writer import SqliteWriter
 
 __all__ = ["Database", "DatabaseUnusable", "Work", "parse_url", "translate"]
@@ -61,7 +61,8 @@ class Database:
     """An open database. Make it with `Database.open`; `close` it, or threads and sockets stay.
 
     `first` runs once, on the first connection that is had, before any other work: the check of the schema, which can
-    not be made while the database is down.
+    not be made while the database is down. So does the check that no pooler stands between that forgets statements:
+    with `first` either is `database_unavailable` and logged, for a worker; without, DatabaseUnusable, for a command.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Database:
             self._read_slots = asyncio.Semaphore(pool_size - pool_size // 2)
             self._writer = None
         self._first = first
+        self._is_proven = engine.dialect.name == "sqlite"
         self._first_lock = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._is_up = True
@@ -203,7 +205,7 @@ class Database:
 
     async def _carry_out(self, transaction: Callable[[], Awaitable[T]]) -> T:
         try:
-            if self._first is not None:
+            if self._first is not None or not self._is_proven:
                 await self._run_first()
             result = await transaction()
         except Exception as error:  # the boundary to the drivers: what is not theirs goes on unchanged
@@ -220,12 +222,18 @@ class Database:
 
     async def _run_first(self) -> None:
         async with self._first_lock:
-            if self._first is None:
-                return
+            first = self._first
             try:
-                async with self._reading.begin() as connection:
-                    await self._first(connection)
+                if not self._is_proven:
+                    if await pooler.forgets_statements(self._reading):
+                        raise DatabaseUnusable(pooler.REFUSAL)
+                    self._is_proven = True
+                if first is not None:
+                    async with self._reading.begin() as connection:
+                        await first(connection)
             except DatabaseUnusable as error:
+                if first is None:
+                    raise
                 self._note(error)
                 raise _unavailable() from error
             self._first = None
