@@ -143,8 +143,8 @@ async def open_reservations(database: Database) -> int:
 
 
 @asynccontextmanager
-async def stalled(database: Database) -> AsyncIterator[None]:
-    """Another program keeps every writer from the ledger; readers go on."""
+async def stalled(database: Database, table: str = "ledger_entries") -> AsyncIterator[None]:
+    """Another program keeps every writer from the table, or from all of SQLite; readers go on."""
     url = database.engine.url
     if url.get_backend_name() == "sqlite":
         async with aiosqlite.connect(str(url.database), isolation_level=None) as other:
@@ -155,7 +155,7 @@ async def stalled(database: Database) -> AsyncIterator[None]:
     session = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
     try:
         async with session.transaction():
-            await session.execute("LOCK TABLE ledger_entries IN EXCLUSIVE MODE")
+            await session.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
             yield
     finally:
         await session.close()
