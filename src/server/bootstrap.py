@@ -45,13 +45,14 @@ from server.catalogue.watch import ReloadingCatalog
 from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
-from server.domain.health import UnmeasuredHealth
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
+from server.pipeline.health.offers import Health
+from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
@@ -162,9 +163,10 @@ async def worker(
         )
         await stack.enter_async_context(_running(sweeper.run(), _purging(outcomes.purge)))
         stack.push_async_callback(ledger.close)
+        health = Health(clock, random.random)
         drains = Drains()
         stack.push_async_callback(drains.close)
-        generate = Generator(catalog, adapters, ledger, clock, shutdown, drains)
+        generate = Generator(catalog, adapters, ledger, clock, shutdown, drains, health)
         respond = Respond(generate, store, clock)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         credits = SqlCredits(database)
@@ -180,7 +182,7 @@ async def worker(
         runner = IdempotentRunner(outcomes, ledger, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals, runner)
-        health = HealthServicer(UnmeasuredHealth(catalog), clock, version("aistats-gateway"))
+        measured = MeasuredHealth(catalog, health, clock)
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
@@ -193,7 +195,10 @@ async def worker(
             (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),
             (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
-            (health_pb2_grpc.add_HealthServiceServicer_to_server, health),
+            (
+                health_pb2_grpc.add_HealthServiceServicer_to_server,
+                HealthServicer(measured, clock, version("aistats-gateway")),
+            ),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals)
         host = GrpcAioHost(

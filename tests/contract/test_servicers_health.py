@@ -11,13 +11,20 @@ import pytest
 from aistats.gateway.v1 import health_pb2, health_pb2_grpc
 from server.clock import SystemClock
 from server.domain.catalog import Catalog, Provider
-from server.domain.health import ProviderHealth, UnmeasuredHealth
+from server.domain.health import ProviderHealth
+from server.pipeline.health.view import MeasuredHealth
 from server.rpc.health import HealthServicer, overall_status
 from tests.fakes.catalogues import Source
+from tests.fakes.health import steady
 from tests.fakes.rpc_host import Metadata
 from tests.fakes.typed_client import refused
 
 Stub = Any
+
+
+def measured(source: Source) -> MeasuredHealth:
+    clock = SystemClock()
+    return MeasuredHealth(source, steady(clock), clock)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def grpc_add_to_server() -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def grpc_servicer() -> HealthServicer:
-    return HealthServicer(UnmeasuredHealth(Source()), SystemClock(), "1.2.3")
+    return HealthServicer(measured(Source()), SystemClock(), "1.2.3")
 
 
 @pytest.fixture(scope="module")
@@ -79,4 +86,4 @@ def test_the_overall_status(statuses: tuple[Any, ...], overall: str) -> None:
 def test_a_gateway_without_any_configured_provider_is_down() -> None:
     source = Source()
     source.current = Catalog({"a": Provider("a", "openai", "http://x", missing_key_env="A_KEY")}, {})
-    assert overall_status(UnmeasuredHealth(source).providers()) == "down"
+    assert overall_status(measured(source).providers()) == "down"

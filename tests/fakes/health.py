@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.domain.catalog import Model, Offer, Provider
 from server.domain.errors import FailureCategory
+from server.domain.ports import Clock
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 from server.domain.routing import Candidate
@@ -30,6 +31,11 @@ class HandClock:
 def middle() -> float:
     """A draw that prefers nobody."""
     return 0.5
+
+
+def steady(clock: Clock) -> Health:
+    """Health with such a draw: among equals the catalogue's order."""
+    return Health(clock, middle)
 
 
 def offers(count: int, *, prices: tuple[int, ...] = ()) -> list[Candidate]:

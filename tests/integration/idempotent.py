@@ -27,6 +27,7 @@ from server.storage.teams import Teams
 from server.transport import Transport
 from tests.fakes import wire
 from tests.fakes.chat_wire import frame, text_chunks
+from tests.fakes.health import steady
 from tests.fakes.openai_upstream import Call as Do
 from tests.fakes.replies import chunked
 from tests.fakes.rest import Reply, pieces_of, read
@@ -106,6 +107,7 @@ class Worker:
             counter.till.clock,
             counter.till.shutdown,
             counter.till.drains,
+            steady(counter.till.clock),
         )
         self._app = RestApp(counter, ChatRest(generate).routes(), RecordRefusals(ledger), self.runner)
 

@@ -27,6 +27,7 @@ from server.storage.ledger import SqlLedger
 from server.storage.tables import generation_contents, generations, ledger_entries, wallets
 from server.storage.teams import Teams
 from server.transport import Transport
+from tests.fakes.health import steady
 from tests.fakes.openai_upstream import Upstream
 
 PRICES = PriceList({"input_text_tokens": 150_000_000, "output_text_tokens": 600_000_000})
@@ -49,7 +50,9 @@ class Till:
         self.policy = TeamPolicy()
         self.current = self.catalog()
         adapter = OpenAIAdapter(transport, self.clock, self.ids)
-        self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, self.drains)
+        self.generate = Generator(
+            self, {"openai": adapter}, ledger, self.clock, self.shutdown, self.drains, steady(self.clock)
+        )
 
     def catalog(self, prices: PriceList = PRICES, **of_provider: Any) -> Catalog:
         providers = {

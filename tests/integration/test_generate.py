@@ -25,6 +25,7 @@ from server.storage.ledger import SqlLedger
 from server.storage.teams import Teams
 from server.transport import Transport
 from tests.fakes.chat_wire import chat_chunks, delta_chunk, finish_chunk, role_chunk
+from tests.fakes.health import steady
 from tests.fakes.openai_upstream import Upstream, chat_stream, chat_unary, error, silent
 from tests.integration.databases import migrated
 
@@ -43,7 +44,8 @@ class Bench:
         self.clock, self.ids = SystemClock(), UuidV7()
         self.current = self._catalog(ROUTING)
         adapter = OpenAIAdapter(transport, self.clock, self.ids)
-        self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, Drains())
+        self.health = steady(self.clock)
+        self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, Drains(), self.health)
 
     def _catalog(self, routing: Routing) -> Catalog:
         providers = {
@@ -68,7 +70,7 @@ class Bench:
             model="a/b:free",
             turns=(Turn(Role.USER, (Text("hi"),)),),
             stream=stream,
-            routing=RoutingPreferences(**wishes),
+            routing=RoutingPreferences(**{"order": ("first",), **wishes}),
         )
         self.seen: list[GenerationEvent] = []
         call = Call(arrival, Principal(self.team_id, "key", frozenset()))
@@ -259,6 +261,7 @@ async def test_nobody_can_use_another_teams_cache_key(bench: Bench) -> None:
             model="a/b:free",
             turns=(Turn(Role.USER, (Text("hi"),)),),
             passthrough={"prompt_cache_key": msgspec.Raw(b'"x"')},
+            routing=RoutingPreferences(order=("first",)),
             parameters={"prompt_cache_key": "prompt_cache_key"},
         )
         async with aclosing(bench.generate(Call(arrival, Principal(team, "k", frozenset())), request)) as batches:

@@ -33,6 +33,7 @@ from server.storage.teams import Teams
 from server.transport import Transport
 from tests.contract.test_openai_response_parameters import SAMPLES
 from tests.fakes.chat_wire import delta_chunk, finish_chunk, role_chunk, tool_call, usage_chunk
+from tests.fakes.health import steady
 from tests.fakes.openai_upstream import (
     Cut,
     Upstream,
@@ -107,7 +108,7 @@ async def stage(tmp_path: Path, empty_database: Path) -> AsyncIterator[Stage]:
         ledger = SqlLedger(database, clock, ids.new())
         stack.push_async_callback(ledger.close)
         adapters: dict[Dialect, ProviderAdapter] = {"openai": OpenAIAdapter(transport, clock, ids)}
-        generate = Generator(source, adapters, ledger, clock, Shutdown(), Drains())
+        generate = Generator(source, adapters, ledger, clock, Shutdown(), Drains(), steady(clock))
         respond = Respond(generate, SqlResponseStore(database, commits, FixedClock()), clock)
         headers = {"authorization": "Bearer real"}
         host = RestHost(respond, teams={**TEAMS, "Bearer real": team.id})

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from structlog.testing import capture_logs
@@ -86,7 +86,7 @@ class World:
         )
         self.attempts: list[Attempt] = []
         self.outcomes: list[Outcome] = []
-        self.transitions: list[tuple[float, dict[str, Any]]] = []
+        self.transitions: list[tuple[float, Mapping[str, Any]]] = []
         self._buckets = dict.fromkeys(scripts, (0.0, 1.0))
         self._events: list[tuple[float, int, Iterator[float]]] = []
         self._order = itertools.count()

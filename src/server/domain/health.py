@@ -6,7 +6,6 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from server.domain.ports import CatalogSource
 from server.domain.request import Endpoint
 
 ProviderStatus = Literal["ok", "degraded", "down", "not_configured"]
@@ -55,27 +54,3 @@ class HealthView(Protocol):
     def providers(self) -> tuple[ProviderHealth, ...]:
         """Every provider of the catalogue, in the order of their ids."""
         ...
-
-
-class UnmeasuredHealth:
-    """A `HealthView` that knows only what the catalogue says: whoever is configured counts as well."""
-
-    def __init__(self, catalogs: CatalogSource) -> None:
-        self._catalogs = catalogs
-
-    def providers(self) -> tuple[ProviderHealth, ...]:
-        catalog = self._catalogs.current
-        routes: dict[str, list[RouteHealth]] = {id_: [] for id_ in sorted(catalog.providers)}
-        for model in sorted(catalog.models.values(), key=lambda model: model.id):
-            for offer in model.offers:
-                score = 1.0 if offer.provider.is_configured else 0.0
-                routes[offer.provider.id] += [
-                    RouteHealth(model.id, endpoint, score) for endpoint in sorted(offer.endpoints)
-                ]
-        return tuple(_unmeasured(id_, catalog.providers[id_].is_configured, tuple(of)) for id_, of in routes.items())
-
-
-def _unmeasured(id_: str, is_configured: bool, routes: tuple[RouteHealth, ...]) -> ProviderHealth:
-    if is_configured:
-        return ProviderHealth(id_, "ok", routes=routes)
-    return ProviderHealth(id_, "not_configured", score=0.0, routes=routes)

@@ -31,13 +31,14 @@ class Assessment(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there.
 
-    `assessments` are those of the candidates, one by one, or empty where nobody assessed them. A `last_resort` is the
-    least bad of candidates that all should not be called.
+    `assessments` are those of the candidates, one by one, or empty where nobody assessed them. `avoided` have an open
+    breaker. A `last_resort` is the least bad of candidates that all should not be called.
     """
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RoutingRow, ...] = ()
     assessments: tuple[Assessment, ...] = ()
+    avoided: tuple[Candidate, ...] = ()
     last_resort: bool = False
 
 

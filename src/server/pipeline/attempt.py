@@ -31,12 +31,16 @@ from server.domain.request import GenerationRequest
 from server.domain.routing import Candidate, Route
 from server.domain.usage import Usage
 from server.pipeline.counting import TokenCounter
-from server.pipeline.failures import exhausted, interrupted
+from server.pipeline.failures import exhausted, interrupted, unavailable
+from server.pipeline.health.offers import Health, Watch
+from server.pipeline.health.router import route_key
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
 
 MAX_WORDLESS_S: Final = 600.0
 """A provider that only says that it is alive, in the middle of a stream, is believed for so long."""
+FAIR_SHARE: Final = 0.5
+"""A provider is to blame for a timeout if it had at least this much of the usual time: a caller's haste is its own."""
 
 
 class Attempt:
@@ -56,6 +60,7 @@ class Attempt:
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
         self.is_complete = False
+        self.is_rushed = False
         self._held: list[ProviderEvent] = []
 
     def take(self, batch: Sequence[ProviderEvent], now_s: float) -> Sequence[ProviderEvent]:
@@ -110,21 +115,33 @@ class Attempts:
     """All attempts of one request. `made` is their record, `waited_s` the time spent waiting for providers."""
 
     def __init__(
-        self, adapters: Mapping[Dialect, ProviderAdapter], routing: Routing, clock: Clock, shutdown: Shutdown
+        self,
+        adapters: Mapping[Dialect, ProviderAdapter],
+        routing: Routing,
+        clock: Clock,
+        shutdown: Shutdown,
+        health: Health,
     ) -> None:
         self._adapters = adapters
         self._routing = routing
         self._clock = clock
         self._shutdown = shutdown
+        self._health = health
         self.made: list[Attempt] = []
         self.waited_s = 0.0
 
     async def run(
         self, route: Route, request: GenerationRequest, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
-        """The events of the first candidate that shows output; raises GatewayError where none does or it breaks."""
+        """The events of the first candidate that shows output; raises GatewayError where none does or it breaks.
+
+        A candidate whose breaker lets nothing through by now is left out.
+        """
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
-        for candidate in route.candidates[:limit]:
+        for candidate in route.candidates:
+            watch = self._health.start(route_key(candidate, request.endpoint), last_resort=route.last_resort)
+            if watch is None:
+                continue
             offer = candidate.offer
             attempt = Attempt(candidate, self._clock.monotonic())
             self.made.append(attempt)
@@ -133,19 +150,27 @@ class Attempts:
                     with self._shutdown.watched(Patience()) as patience:
                         while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
                             if ready := attempt.take(batch, self._clock.monotonic()):
+                                watch.shown()
                                 yield ready
                 if not attempt.is_complete:
                     raise ProviderFailure(FailureCategory.CONNECTION)
             except ProviderFailure as failure:
                 attempt.failure = _recorded(candidate, failure)
+                if not attempt.is_rushed:
+                    watch.failed(failure.category, failure.retry_after_s)
                 if attempt.first_s is not None:
                     raise interrupted(self._failures()) from failure
-                if failure.is_final or self._clock.monotonic() >= limits.answer_by_s:
+                is_late = self._clock.monotonic() >= limits.answer_by_s
+                if failure.is_final or is_late or len(self.made) >= limit:
                     break
             else:
+                _succeeded(watch, attempt, request, self._clock.monotonic())
                 return
             finally:
                 attempt.ended_s = self._clock.monotonic()
+                watch.dropped()
+        if not self.made:
+            raise unavailable(self._retry_after_s(route, request))
         raise exhausted(self._failures())
 
     async def _next(
@@ -160,22 +185,40 @@ class Attempts:
         self._shutdown.check()
         asked_s = self._clock.monotonic()
         if attempt.first_s is not None:
-            due_s = min(asked_s + self._routing.idle_timeout_s, attempt.spoke_s + MAX_WORDLESS_S, limits.end_by_s)
+            since_s, usual_s = asked_s, self._routing.idle_timeout_s
+            due_s = min(since_s + usual_s, attempt.spoke_s + MAX_WORDLESS_S, limits.end_by_s)
         elif request.stream:
-            due_s = min(attempt.dispatched_s + self._routing.first_byte_timeout_s, limits.answer_by_s)
-        else:
-            due_s = limits.answer_by_s  # a whole answer's first byte comes when all of it has been generated
+            since_s, usual_s = attempt.dispatched_s, self._routing.first_byte_timeout_s
+            due_s = min(since_s + usual_s, limits.answer_by_s)
+        else:  # a whole answer's first byte comes when all of it has been generated
+            since_s, usual_s = attempt.dispatched_s, self._routing.timeout_s
+            due_s = limits.answer_by_s
         try:
             with patience.lasting(max(0.0, due_s - asked_s)):
                 return await anext(batches, None)
         except TimeoutError:
             self._shutdown.check()
+            attempt.is_rushed = due_s - since_s < FAIR_SHARE * usual_s
             raise ProviderFailure(FailureCategory.TIMEOUT) from None
         finally:
             self.waited_s += self._clock.monotonic() - asked_s
 
     def _failures(self) -> tuple[AttemptFailure, ...]:
         return tuple(attempt.failure for attempt in self.made if attempt.failure)
+
+    def _retry_after_s(self, route: Route, request: GenerationRequest) -> float:
+        candidates = (*route.candidates, *route.avoided)
+        return self._health.retry_after_s(route_key(candidate, request.endpoint) for candidate in candidates)
+
+
+def _succeeded(watch: Watch, attempt: Attempt, request: GenerationRequest, now_s: float) -> None:
+    shown_s = now_s if attempt.first_s is None else attempt.first_s
+    watch.succeeded(
+        streamed=request.stream,
+        latency_ms=(shown_s - attempt.dispatched_s) * 1000.0,
+        tokens=attempt.relayed.tokens if attempt.usage is None else attempt.usage.output_tokens,
+        took_s=now_s - attempt.dispatched_s,
+    )
 
 
 def _recorded(candidate: Candidate, failure: ProviderFailure) -> AttemptFailure:

@@ -44,6 +44,15 @@ def exhausted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
     )
 
 
+def unavailable(retry_after_s: float) -> GatewayError:
+    """The error of a request for which no provider was called: all of them are failing, or asked to be left alone."""
+    return GatewayError(
+        Reason.OVERLOADED,
+        "Every provider of this model has been failing or limiting requests, and is not called for now: retry later.",
+        retry_after_s=retry_after_s,
+    )
+
+
 def interrupted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
     """The error of a stream that broke after the client had seen output."""
     last = failures[-1]

@@ -22,6 +22,8 @@ from server.domain.routing import Route
 from server.pipeline.admit import admit, is_billable
 from server.pipeline.attempt import Attempts, TimeLimits
 from server.pipeline.drain import Drains, wants_drain
+from server.pipeline.health.offers import Health
+from server.pipeline.health.router import RankByHealth
 from server.pipeline.pseudonyms import pseudonymised
 from server.pipeline.route import candidates
 from server.pipeline.settle import Account
@@ -47,6 +49,7 @@ class Generator:
         clock: Clock,
         shutdown: Shutdown,
         drains: Drains,
+        health: Health,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
@@ -54,12 +57,14 @@ class Generator:
         self._clock = clock
         self._shutdown = shutdown
         self._drains = drains
+        self._health = health
+        self._rank = RankByHealth(health)
 
     def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
         """As the port says; a request that no provider can serve is refused here and now."""
         catalog = self._catalog.current
         refuse_shared_ids(request)
-        route = candidates(catalog, request, self._adapters)
+        route = candidates(catalog, request, self._adapters, self._rank)
         request = pseudonymised(request, call.principal.team_id)
         stream = self._generate(call, request, route, catalog.routing)
         if call.progress.defers or not wants_drain(call, route):  # who defers stays to the end
@@ -72,7 +77,7 @@ class Generator:
         """Admit, attempt, settle; whatever ends it is settled once."""
         limits = self._limits(call, routing.timeout_s)
         held = is_billable(route)
-        attempts = Attempts(self._adapters, routing, self._clock, self._shutdown)
+        attempts = Attempts(self._adapters, routing, self._clock, self._shutdown, self._health)
         transcript = Fold() if call.principal.policy.store_content else None
         admitted, idle_s = not held, 0.0
 

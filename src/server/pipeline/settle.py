@@ -23,7 +23,7 @@ from server.domain.money import Pricing
 from server.domain.pricing import STANDARD_TIERS, price
 from server.domain.record import MAX_ID_BYTES, AttemptRecord, GenerationRecord, StoredContent, bounded
 from server.domain.request import GenerationRequest
-from server.domain.routing import Route
+from server.domain.routing import Assessment, Route
 from server.domain.usage import Meta, RoutingRow, Usage
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
@@ -216,14 +216,16 @@ def _origin(error: Exception) -> Origin:
 
 
 def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
+    made = {id(attempt.candidate): attempt for attempt in attempts}
+    assessments = route.assessments or (Assessment(),) * len(route.candidates)
     rows = []
-    for position, candidate in enumerate(route.candidates):
-        if position >= len(attempts):
-            outcome = "not_needed"
+    for candidate, assessment in zip(route.candidates, assessments, strict=True):
+        attempt = made.get(id(candidate))
+        if attempt is None:
+            outcome = f"not_needed: {assessment.reason}" if assessment.reason else "not_needed"
         else:
-            failure = attempts[position].failure
-            outcome = f"failed: {failure.category.value}" if failure else "chosen"
-        rows.append(RoutingRow(candidate.offer.provider.id, outcome, score=1.0 - position / len(route.candidates)))
+            outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else "chosen"
+        rows.append(RoutingRow(candidate.offer.provider.id, outcome, assessment.score, assessment.breaker))
     return rows
 
 

@@ -151,4 +151,4 @@ class Figures:
 
 
 def _mean(total: float, count: float) -> float | None:
-    return total / count if count > 0.01 else None
+    return total / count if count > 0.001 else None

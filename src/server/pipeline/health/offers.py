@@ -20,6 +20,8 @@ from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing,
 REFRESH_S: Final = 0.25
 """Scores are worked out anew this often, not for every request."""
 
+MIN_RETRY_S: Final = 1.0
+
 NEUTRAL: Final = frozenset(
     {
         FailureCategory.CALLER_ERROR,
@@ -201,6 +203,12 @@ class Health:
     def standings(self, keys: Iterable[RouteKey]) -> list[Standing]:
         now_s = self.now_s
         return [self.entry(key).standing(now_s) for key in keys]
+
+    def retry_after_s(self, keys: Iterable[RouteKey]) -> float:
+        """How long until the first of these may be called again; a second at least."""
+        now_s = self.now_s
+        waits = (max(entry.breaker.retry_s - now_s, MIN_RETRY_S) for key in keys if (entry := self.find(key)))
+        return min(waits, default=MIN_RETRY_S)
 
     def start(self, key: RouteKey, *, last_resort: bool = False) -> Watch | None:
         """Begin an attempt; None where its breaker lets none through now.

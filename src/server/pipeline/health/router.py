@@ -37,6 +37,7 @@ class RankByHealth:
             tuple(ranked.candidate for ranked in order),
             tuple(_row(ranked) for ranked in avoided),
             tuple(_assessment(ranked) for ranked in order),
+            tuple(ranked.candidate for ranked in avoided),
             last_resort=not ranking.order,
         )
 
