@@ -138,7 +138,7 @@ def _input_schema(parameters: msgspec.Raw | None) -> Any:
 
 
 def _service_tier(request: GenerationRequest) -> str | None:
-    raw = request.passthrough.get("service_tier")
+    raw = request.passthrough.get("service_tier", request.hints.get("service_tier"))
     return None if raw is None else SERVICE_TIERS.get(msgspec.json.decode(raw))
 
 
