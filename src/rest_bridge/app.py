@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 
-from rest_bridge.errors import error_response
-from rest_bridge.http import Exchange, RestRequest, RestResponse, Route
+from rest_bridge.errors import written
+from rest_bridge.http import ErrorWriter, Exchange, RestRequest, RestResponse, Route
 from rest_bridge.idempotency import HEADER, IdempotentRunner
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Progress, Scope
@@ -47,30 +47,32 @@ class RestApp:
     async def __call__(self, request: RestRequest) -> RestResponse:
         """Never raises but for cancellation. The caller closes the response's body."""
         arrival = request.arrival
+        errors: ErrorWriter | None = None
         try:
-            response = await self._answer(request)
+            route, path_params = self._table.find(request.method, request.path)
+            errors = route.errors
+            response = await self._answer(request, route, path_params)
         except GatewayError as error:
-            response = error_response(error, arrival.generation_id)
+            response = written(error, arrival, errors)
         except Exception:
             _log.exception("request_failed", request_id=arrival.request_id, generation_id=arrival.generation_id)
-            response = error_response(internal_error(), arrival.generation_id)
+            response = written(internal_error(), arrival, errors)
         return _with_ids(response, arrival)
 
-    async def _answer(self, request: RestRequest) -> RestResponse:
-        route, path_params = self._table.find(request.method, request.path)
+    async def _answer(self, request: RestRequest, route: Route, path_params: Mapping[str, str]) -> RestResponse:
         try:
-            call = await self._authenticate(request, route.scopes)
+            call = await self._authenticate(request, route, route.scopes)
         except GatewayError as error:
             if error.reason is Reason.MISSING_SCOPE and route.endpoint is not None:
                 with suppress(GatewayError):  # of a key without any scope
-                    await self._record(await self._authenticate(request, tuple(Scope)), route, b"", error)
+                    await self._record(await self._authenticate(request, route, tuple(Scope)), route, b"", error)
             raise
         body = b""
         try:
             body = await _read(request.body)
             if route.endpoint is not None and call.principal.policy.store_content:
                 call.progress.path, call.progress.body = request.path, body
-            exchange, handler = Exchange(call, request, body, path_params), partial(self._handle, route)
+            exchange, handler = Exchange(call, request, body, path_params, route.errors), partial(self._handle, route)
             key = request.headers.get(HEADER)
             if key is None or request.method != "POST" or self._idempotency is None:
                 return await handler(exchange)
@@ -89,9 +91,9 @@ class RestApp:
             await self._record(exchange.call, route, exchange.body, error)
             raise
 
-    async def _authenticate(self, request: RestRequest, scopes: Sequence[Scope]) -> Call:
+    async def _authenticate(self, request: RestRequest, route: Route, scopes: Sequence[Scope]) -> Call:
         """The call, with the first of the scopes that the key has."""
-        authorization = request.headers.get("authorization")
+        authorization = _authorization(request, route)
         *others, last = scopes
         for scope in others:
             try:
@@ -108,6 +110,12 @@ class RestApp:
         told = error if isinstance(error, GatewayError) else internal_error()
         asked = _asked(body)
         await self._refusals(call, route.endpoint, told, model=asked.model, stream=asked.stream)
+
+
+def _authorization(request: RestRequest, route: Route) -> str | None:
+    """The `authorization` header, or what it would say of the key in the route's own header."""
+    key = None if route.key_header is None else request.headers.get(route.key_header)
+    return request.headers.get("authorization") if key is None else f"Bearer {key}"
 
 
 class RouteTable:

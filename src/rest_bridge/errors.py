@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from rest_bridge.http import JSON, Headers, RestResponse
+from rest_bridge.http import JSON, ErrorWriter, Headers, RestResponse
 from server.domain.errors import (
     HINTS,
     HTTP_STATUS,
@@ -76,8 +76,17 @@ def status_of(error: GatewayError) -> int:
 
 def error_response(error: GatewayError, generation_id: str) -> RestResponse:
     """The whole response that tells of `error`, except for the headers that every response has."""
-    body = msgspec.json.encode(error_body(error, generation_id))
+    return error_reply(error, msgspec.json.encode(error_body(error, generation_id)))
+
+
+def error_reply(error: GatewayError, body: bytes) -> RestResponse:
+    """`body` with the status and the headers that an error has, however it is told."""
     return RestResponse(status_of(error), (("content-type", JSON), *_headers(error)), body)
+
+
+def written(error: GatewayError, arrival: Arrival, writer: ErrorWriter | None) -> RestResponse:
+    """The response as the surface writes it; the contract's where it has no shape of its own."""
+    return error_response(error, arrival.generation_id) if writer is None else writer(error, arrival)
 
 
 def rest_error(error: GatewayError, arrival: Arrival) -> tuple[int, bytes]:

@@ -13,6 +13,7 @@ import msgspec
 from rest_bridge.chat_encode import ChatUsage, chat_usage
 from rest_bridge.http import ANY_KEY, Exchange, RestRequest, RestResponse, Route, json_response
 from rest_bridge.json import invalid
+from rest_bridge.messages_encode import MessagesUsage, messages_usage
 from rest_bridge.pricing_json import PricingLineJson, pricing_json
 from rest_bridge.query import check_query, single, whole_number
 from rest_bridge.responses_encode import response_usage
@@ -63,7 +64,7 @@ class GenerationJson(msgspec.Struct, frozen=True, kw_only=True):
     generation_ms: float | None
     gateway_ms: float | None
     throughput: float | None
-    usage: ChatUsage | Mapping[str, Any] | None
+    usage: ChatUsage | MessagesUsage | Mapping[str, Any] | None
     usage_source: UsageSource | None
     cost_nanos: int
     currency: str
@@ -173,9 +174,15 @@ def _generation(found: Found) -> GenerationJson:
     )
 
 
-def _usage(usage: Usage, endpoint: str) -> ChatUsage | Mapping[str, Any]:
+def _usage(usage: Usage, endpoint: str) -> ChatUsage | MessagesUsage | Mapping[str, Any]:
     """In the words of the surface that the request came by."""
-    return chat_usage(usage) if endpoint == Endpoint.CHAT else response_usage(usage)
+    match endpoint:
+        case Endpoint.CHAT:
+            return chat_usage(usage)
+        case Endpoint.MESSAGES:
+            return messages_usage(usage)
+        case _:
+            return response_usage(usage)
 
 
 def _iso(seconds: int) -> str:

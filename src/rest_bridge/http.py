@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from server.domain.errors import GatewayError
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.request import Endpoint
 
@@ -53,6 +54,10 @@ class RestResponse(msgspec.Struct, frozen=True):
     body: Body
 
 
+ErrorWriter: TypeAlias = Callable[[GatewayError, Arrival], RestResponse]
+"""How a surface tells of an error, where it has a shape of its own for that."""
+
+
 class Exchange(msgspec.Struct, frozen=True):
     """What a handler gets: an authenticated request with its whole body, and the decoded variables of its path."""
 
@@ -60,6 +65,7 @@ class Exchange(msgspec.Struct, frozen=True):
     request: RestRequest
     body: bytes
     path_params: Mapping[str, str]
+    errors: ErrorWriter | None = None
 
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[RestResponse]]
@@ -69,6 +75,7 @@ class Route(msgspec.Struct, frozen=True):
     """`path` is a pattern such as `/v1/responses/{response_id}`; a variable takes one whole segment.
 
     A key needs one of `scopes`. `endpoint` is set where the route generates: its requests are recorded, all of them.
+    A key may also come in the header `key_header` (lower-case), and that one counts then.
     """
 
     method: str
@@ -76,6 +83,8 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
     scopes: tuple[Scope, ...] = (Scope.INFERENCE,)
     endpoint: Endpoint | None = None
+    errors: ErrorWriter | None = None
+    key_header: str | None = None
 
 
 ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)

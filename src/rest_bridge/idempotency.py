@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import msgspec
 import structlog
 
-from rest_bridge.errors import error_response
+from rest_bridge.errors import written
 from rest_bridge.http import ByteStream, Exchange, Handler, RestRequest, RestResponse
 from rest_bridge.tape import Tape
 from server.domain.errors import GatewayError, Reason, internal_error
@@ -313,10 +313,10 @@ async def _respond(exchange: Exchange, handler: Handler) -> RestResponse:
     try:
         return await handler(exchange)
     except GatewayError as error:
-        return error_response(error, arrival.generation_id)
+        return written(error, arrival, exchange.errors)
     except Exception:
         _log.exception("request_failed", request_id=arrival.request_id, generation_id=arrival.generation_id)
-        return error_response(internal_error(), arrival.generation_id)
+        return written(internal_error(), arrival, exchange.errors)
 
 
 def _is_final(status: int, settlement: Settlement | None) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
 from google.protobuf.message import Message
 
-from aistats.gateway.v1 import credits_pb2, generations_pb2, pricing_pb2, responses_pb2
+from aistats.gateway.v1 import credits_pb2, generations_pb2, messages_pb2, pricing_pb2, responses_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
@@ -96,6 +96,20 @@ class ResponsesRestServicer(_Face):
         self, request: responses_pb2.DeleteResponseRequest, context: CallContext
     ) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "DELETE", _response_path(request.response_id))
+
+
+class MessagesRestServicer(_Face):
+    """`aistats.gateway.v1.MessagesRestService`."""
+
+    def CreateMessage(
+        self, request: messages_pb2.MessagesRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/messages", request.body)
+
+    def CountTokens(
+        self, request: messages_pb2.MessagesRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/messages/count_tokens", request.body)
 
 
 class CreditsRestServicer(_Face):

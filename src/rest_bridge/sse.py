@@ -52,7 +52,8 @@ class StreamEncoder(Protocol[E_contra]):
 class Mailbox:
     """Bytes on their way from one task to another, merged as they wait. One writer, one reader."""
 
-    def __init__(self, ping_interval_s: float) -> None:
+    def __init__(self, ping_interval_s: float, ping: bytes = PING) -> None:
+        self._ping_data = ping
         self._pending: list[bytes] = []
         self._size = 0
         self._closed = False
@@ -105,7 +106,7 @@ class Mailbox:
         if wait_s <= 0:
             wait_s = self._ping_interval_s
             if not self._pending:
-                self.put_last(PING)
+                self.put_last(self._ping_data)
         self._timer = self._loop.call_later(wait_s, self._ping)
 
 
@@ -141,9 +142,10 @@ class EventStream:
         encoder: StreamEncoder[E],
         *,
         ping_interval_s: float = PING_INTERVAL_S,
+        ping: bytes = PING,
     ) -> None:
         self._rest = rest
-        self._mailbox = Mailbox(ping_interval_s)
+        self._mailbox = Mailbox(ping_interval_s, ping)
         self._pump = asyncio.create_task(_pump(first, rest, encoder, self._mailbox))
 
     def __aiter__(self) -> EventStream:

@@ -20,6 +20,7 @@ from aistats.gateway.v1 import (
     credits_pb2_grpc,
     generations_pb2_grpc,
     health_pb2_grpc,
+    messages_pb2_grpc,
     models_pb2_grpc,
     pricing_pb2_grpc,
     responses_pb2_grpc,
@@ -30,12 +31,14 @@ from rest_bridge.credits import CreditsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
 from rest_bridge.idempotency import IdempotentRunner
+from rest_bridge.messages import MessagesRest
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
     ChatRestServicer,
     CreditsRestServicer,
     GenerationsRestServicer,
+    MessagesRestServicer,
     PricingRestServicer,
     ResponsesRestServicer,
 )
@@ -48,6 +51,7 @@ from server.domain.errors import GatewayError
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
+from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
@@ -65,6 +69,7 @@ from server.rpc.credits import CreditsServicer
 from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
+from server.rpc.messages import MessagesServicer
 from server.rpc.models import ModelsServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.registry import Registration, guarded_routes
@@ -168,12 +173,14 @@ async def worker(
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, ledger, clock, shutdown, drains, health)
         respond = Respond(generate, store, clock)
+        count_tokens = TokenEstimate(catalog, adapters)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         credits = SqlCredits(database)
         generations = Generations(records)
         faces = (
             ChatRest(generate),
             ResponsesRest(respond),
+            MessagesRest(generate, count_tokens),
             CreditsRest(credits, clock),
             PricingRest(catalog),
             GenerationsRest(generations),
@@ -188,6 +195,8 @@ async def worker(
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
+            (messages_pb2_grpc.add_MessagesServiceServicer_to_server, MessagesServicer(generate, count_tokens)),
+            (messages_pb2_grpc.add_MessagesRestServiceServicer_to_server, MessagesRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (pricing_pb2_grpc.add_PricingServiceServicer_to_server, PricingServicer(catalog)),

@@ -21,18 +21,18 @@ providers:
 models:
   - id: acme/test-1
     offers:
-      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses],
+      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages],
           price: {{input_text_tokens: "0.15", output_text_tokens: "0.60"}}}}
   - id: acme/test-1:free
-    offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses]}}]
+    offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/native:free
-    offers: [{{provider: native, provider_model: test-1, endpoints: [chat, responses]}}]
+    offers: [{{provider: native, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/two:free
     offers:
-      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses]}}
-      - {{provider: backup, provider_model: test-2, endpoints: [chat, responses]}}
+      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}
+      - {{provider: backup, provider_model: test-2, endpoints: [chat, responses, messages]}}
   - id: acme/dead:free
-    offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses]}}]
+    offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses, messages]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
 routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}

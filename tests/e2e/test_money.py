@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import grpc
 import httpx
 import openai
@@ -21,7 +22,7 @@ from google.protobuf import descriptor_pb2
 from phaseo import Phaseo
 
 import aistats.gateway.v1
-from aistats.gateway.v1 import chat_pb2_grpc, responses_pb2, responses_pb2_grpc
+from aistats.gateway.v1 import chat_pb2_grpc, messages_pb2, responses_pb2, responses_pb2_grpc
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
 from tests.e2e.purse import INPUT_NANOS, OUTPUT_NANOS, PAID, Purse
@@ -104,6 +105,28 @@ def test_openai_responses_stream_says_what_it_cost(purse: Purse, acme: UpstreamT
     assert last.response.usage is not None
     assert last.response.usage.model_extra is not None
     check(purse, before, last.response.id, last.response.usage.model_extra["pricing"])
+
+
+def anthropic_client(purse: Purse) -> anthropic.Anthropic:
+    root = purse.gateway.base_url.removesuffix("/v1")
+    return anthropic.Anthropic(api_key=purse.key, base_url=root, max_retries=0)
+
+
+def test_anthropic_messages_say_what_they_cost(purse: Purse, acme: UpstreamThread) -> None:
+    before = purse.balance()
+    message = anthropic_client(purse).messages.create(model=PAID, max_tokens=100, messages=MESSAGES)
+    assert message.usage.model_extra is not None
+    check(purse, before, message.id, message.usage.model_extra["pricing"])
+
+
+def test_an_anthropic_stream_says_what_it_cost(purse: Purse, acme: UpstreamThread) -> None:
+    before = purse.balance()
+    events = list(anthropic_client(purse).messages.create(model=PAID, max_tokens=100, messages=MESSAGES, stream=True))
+    opening, ending = events[0], events[-2]
+    assert opening.type == "message_start"
+    assert ending.type == "message_delta"
+    assert ending.usage.model_extra is not None
+    check(purse, before, opening.message.id, ending.usage.model_extra["pricing"])
 
 
 def test_phaseo_reads_the_record_and_the_credit(purse: Purse, acme: UpstreamThread) -> None:
@@ -307,12 +330,16 @@ def test_while_the_database_is_stalled_nothing_paid_is_served_and_nothing_is_los
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": PAID, "messages": MESSAGES},
     "/v1/responses": {"model": PAID, "input": "x"},
+    "/v1/messages": {"model": PAID, "max_tokens": 100, "messages": MESSAGES},
 }
 """A body for every route that costs something; a new route without one fails the test below."""
-COSTS_NOTHING = {"/v1/pricing/calculate"}
+COSTS_NOTHING = {"/v1/pricing/calculate", "/v1/messages/count_tokens"}
 REQUESTS: dict[str, Any] = {
     "CreateChatCompletionRequest": chat_request(PAID),
     "CreateResponseRequest": responses_pb2.CreateResponseRequest(model=PAID, input=chat_request(PAID).messages),
+    "CreateMessageRequest": messages_pb2.CreateMessageRequest(
+        model=PAID, max_tokens=100, messages=chat_request(PAID).messages
+    ),
 }
 
 

@@ -83,7 +83,7 @@ def test_the_list_of_prices(gateway: Gateway, manager: str) -> None:
                 "model": "acme/test-1",
                 "provider": "acme",
                 "provider_model": "test-1",
-                "endpoints": ["chat", "responses"],
+                "endpoints": ["chat", "messages", "responses"],
                 "currency": "USD",
                 "unit_size": 1_000_000,
                 "pricing": {"input_text_tokens": "0.15", "output_text_tokens": "0.60"},

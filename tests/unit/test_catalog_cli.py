@@ -79,7 +79,7 @@ def test_list_json_is_for_scripts() -> None:
     assert providers["openai"]["missing_key_env"] == "OPENAI_API_KEY"
     models = {model["id"]: model for model in shown["models"]}
     gemma = models["google/gemma-3-27b:free"]
-    assert (gemma["configured"], gemma["endpoints"]) == (True, ["chat", "responses"])
+    assert (gemma["configured"], gemma["endpoints"]) == (True, ["chat", "messages", "responses"])
     nano = models["openai/gpt-5.4-nano"]["offers"][0]
     assert (nano["price"]["output_text_tokens"], nano["price_source"]) == ("1.25", "default")
     assert nano["price_tiers"][0]["when"] == {"service_tier": "flex"}

@@ -52,10 +52,10 @@ def test_the_files_that_ship_are_right_and_need_no_variable() -> None:
     assert catalog.routing == Routing()
 
 
-def test_every_shipped_model_answers_chat_and_responses_and_lists_its_parameters() -> None:
+def test_every_shipped_model_answers_on_every_surface_and_lists_its_parameters() -> None:
     for model in load_catalog(None, {}).models.values():
         for offer in model.offers:
-            assert offer.endpoints == {Endpoint.CHAT, Endpoint.RESPONSES}
+            assert offer.endpoints == {Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES}
             assert offer.params
             assert offer.params <= PARAMETERS.keys()
             assert bool(offer.prices.rates) != model.is_free

@@ -19,6 +19,7 @@ from aistats.gateway.v1 import (
     credits_pb2,
     generations_pb2,
     health_pb2,
+    messages_pb2,
     models_pb2,
     pricing_pb2,
     responses_pb2,
@@ -93,7 +94,16 @@ def unary(
 
 
 def declared_methods() -> dict[str, Any]:
-    files = (chat_pb2, credits_pb2, generations_pb2, responses_pb2, models_pb2, health_pb2, pricing_pb2)
+    files = (
+        chat_pb2,
+        credits_pb2,
+        generations_pb2,
+        responses_pb2,
+        messages_pb2,
+        models_pb2,
+        health_pb2,
+        pricing_pb2,
+    )
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     return {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
 

@@ -81,7 +81,7 @@ class OfferEntry(_Entry):
 
     provider: _ProviderId
     provider_model: _Text
-    endpoints: list[_Endpoint] = Field(default=[Endpoint.CHAT, Endpoint.RESPONSES], min_length=1)
+    endpoints: list[_Endpoint] = Field(default=[Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES], min_length=1)
     params: list[str] | None = None
     price: dict[str, Any] | None = None
     price_tiers: list[PriceTierEntry] | None = None

@@ -111,3 +111,14 @@ class Generate(Protocol):
         tell that the upstream is alive. Close the generator (`contextlib.aclosing`) to cancel the upstream call.
         """
         ...
+
+
+class CountTokens(Protocol):
+    """Estimates the tokens of a prompt."""
+
+    def __call__(self, request: GenerationRequest) -> int:
+        """Of the text, the tools and the media. Nothing is called or charged, and only the prompt need be there.
+
+        Raises GatewayError where the model is not known, or nobody could answer such a request.
+        """
+        ...

@@ -51,6 +51,15 @@ def is_wrapped(value: str) -> bool:
     return _WRAPPED.match(value) is not None
 
 
+def unwrapped(value: str) -> tuple[SealKind, str]:
+    """The kind and the seal in a value that wraps one thought's; any other value is the seal of a thought itself."""
+    head, wrapped = _split(value)
+    if head or len(wrapped) != 1:
+        return "thinking", value
+    kind, _, seal = wrapped[0]
+    return kind, seal
+
+
 def _split(value: str) -> tuple[str, list[tuple[SealKind, int, str]]]:
     """A bare seal at the beginning, and every wrapped one: its kind, the length of its text, the seal."""
     found = _WRAPPED.search(value)

@@ -10,6 +10,8 @@ import base64
 from collections.abc import Iterable
 from typing import Final, assert_never
 
+import msgspec
+
 from aistats.gateway.v1 import content_pb2, usage_pb2
 from server.domain import limits
 from server.domain.events import FinishReason, PartKind
@@ -18,6 +20,7 @@ from server.domain.limits import invalid_value, missing_field
 from server.domain.money import CURRENCY, UNIT_SIZE, Pricing
 from server.domain.request import (
     Audio,
+    CacheMark,
     File,
     Image,
     Part,
@@ -85,6 +88,14 @@ def _decode_turn(message: content_pb2.Message, field: str) -> Turn:
 
 
 def decode_part(part: content_pb2.ContentPart, field: str) -> Part:
+    cache = CacheMark(part.cache_mark.ttl or None) if part.HasField("cache_mark") else None
+    decoded = _decode_kind(part, field)
+    if cache is None or not isinstance(decoded, Text | Image | File | ToolCall | ToolResult):
+        return decoded
+    return msgspec.structs.replace(decoded, cache=cache)
+
+
+def _decode_kind(part: content_pb2.ContentPart, field: str) -> Part:
     match part.WhichOneof("part"):
         case "text":
             return Text(part.text.text)
@@ -162,7 +173,7 @@ def _decode_tool_result(part: content_pb2.ToolResultPart, field: str) -> ToolRes
         if not isinstance(decoded, Text | Image | File):
             raise invalid_value(f"{field}.content[{index}]", "must be text, an image or a file")
         content.append(decoded)
-    return ToolResult(part.call_id, tuple(content), part.custom)
+    return ToolResult(part.call_id, tuple(content), part.custom, part.is_error)
 
 
 def encode_part(part: WholePart) -> content_pb2.ContentPart:

@@ -22,7 +22,7 @@ __all__ = ["ModelsServicer"]
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 250
 
-SURFACES: Final = ("chat", "responses", "moderations", "embeddings", "images", "video", "audio")
+SURFACES: Final = ("chat", "responses", "messages", "moderations", "embeddings", "images", "video", "audio")
 STATUSES: Final = ("active", "deprecated", "retired")
 INPUT_TYPES: Final = ("text", "image", "audio", "file", "video")
 OUTPUT_TYPES: Final = ("text", "image", "audio", "video", "embedding")

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from aistats.gateway.v1 import chat_pb2, content_pb2, responses_pb2
+from aistats.gateway.v1 import chat_pb2, content_pb2, messages_pb2, responses_pb2
 from server.domain import limits
 from server.domain.errors import GatewayError, Reason
 from server.domain.limits import invalid_value, missing_field
@@ -29,8 +29,10 @@ from server.domain.request import (
     ToolChoice,
 )
 
-Surface: TypeAlias = Literal["chat", "responses"]
-GenerationMessage: TypeAlias = chat_pb2.CreateChatCompletionRequest | responses_pb2.CreateResponseRequest
+Surface: TypeAlias = Literal["chat", "responses", "messages"]
+GenerationMessage: TypeAlias = (
+    chat_pb2.CreateChatCompletionRequest | responses_pb2.CreateResponseRequest | messages_pb2.CreateMessageRequest
+)
 
 _TOOL_CHOICE_MODES: Final[dict[int, Literal["none", "auto", "required"]]] = {
     content_pb2.TOOL_CHOICE_MODE_NONE: "none",
@@ -64,8 +66,19 @@ _TYPED_FIELDS: Final[dict[Surface, dict[str, str]]] = {
         "models": "routing.fallback_models",
         "session_id": "routing.session_id",
     },
+    "messages": {
+        "temperature": "sampling.temperature",
+        "top_p": "sampling.top_p",
+        "top_k": "sampling.top_k",
+        "stop_sequences": "sampling.stop_sequences",
+        "output_config": "output_format",
+        "thinking": "reasoning.effort",
+        "provider": "routing",
+        "models": "routing.fallback_models",
+        "session_id": "routing.session_id",
+    },
 }
-"""OpenAI's names of what has a field of its own, and that field's name where it is another."""
+"""The REST surface's names of what has a field of its own, and that field's name where it is another."""
 
 
 class SharedOptions(msgspec.Struct, frozen=True):
@@ -199,7 +212,7 @@ def decode_reasoning_options(options: content_pb2.ReasoningOptions, surface: Sur
     if effort is not None:
         limits.check_choice(effort, limits.REASONING_EFFORTS, "reasoning.effort")
     if summary is not None:
-        if surface == "chat":
+        if surface != "responses":
             raise GatewayError(
                 Reason.UNSUPPORTED_PARAMETER,
                 "reasoning.summary belongs to the Responses service.",
@@ -253,7 +266,7 @@ def _decode_parameters(request: GenerationMessage, surface: Surface) -> tuple[di
 
 def _canonical(name: str, surface: Surface, request: GenerationMessage) -> str:
     known = PARAMETERS.get(name)
-    if known is not None and known.passthrough and (known.chat if surface == "chat" else known.responses):
+    if known is not None and known.passthrough and name != "top_k" and getattr(known, surface):
         return name
     field = f"parameters_json.{name[: limits.MAX_SHOWN_CHARS]}"
     typed = name if name in request.DESCRIPTOR.fields_by_name else _TYPED_FIELDS[surface].get(name)

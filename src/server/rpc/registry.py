@@ -33,6 +33,9 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ResponsesService/StreamResponse": _INFERENCE,
         "ResponsesService/GetResponse": _INFERENCE,
         "ResponsesService/DeleteResponse": _INFERENCE,
+        "MessagesService/CreateMessage": _INFERENCE,
+        "MessagesService/StreamMessage": _INFERENCE,
+        "MessagesService/CountTokens": _INFERENCE,
         "GenerationsService/GetGeneration": _ANY_KEY,
         "GenerationsService/ListGenerations": _ANY_KEY,
         "ModelsService/ListModels": _ANY_KEY,
@@ -48,6 +51,8 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ResponsesRestService/CreateResponse": _NO_KEY,
         "ResponsesRestService/GetResponse": _NO_KEY,
         "ResponsesRestService/DeleteResponse": _NO_KEY,
+        "MessagesRestService/CreateMessage": _NO_KEY,
+        "MessagesRestService/CountTokens": _NO_KEY,
         "GenerationsRestService/GetGeneration": _NO_KEY,
         "GenerationsRestService/FindGeneration": _NO_KEY,
         "GenerationsRestService/ListGenerations": _NO_KEY,
@@ -66,6 +71,8 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         "ChatService/StreamChatCompletion": Endpoint.CHAT,
         "ResponsesService/CreateResponse": Endpoint.RESPONSES,
         "ResponsesService/StreamResponse": Endpoint.RESPONSES,
+        "MessagesService/CreateMessage": Endpoint.MESSAGES,
+        "MessagesService/StreamMessage": Endpoint.MESSAGES,
     }.items()
 }
 """The typed methods that generate."""

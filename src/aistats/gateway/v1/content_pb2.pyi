@@ -165,6 +165,7 @@ class ContentPart(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FIELD_NUMBER: _builtins.int
     TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    CACHE_MARK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text(self) -> Global___TextPart:
         """text: plain text."""
@@ -197,6 +198,10 @@ class ContentPart(_message.Message):
     def tool_result(self) -> Global___ToolResultPart:
         """tool_result: a tool's answer, in tool messages."""
 
+    @_builtins.property
+    def cache_mark(self) -> Global___CacheMark:
+        """cache_mark: what goes before and up to this part may be kept in the provider's prompt cache; Messages service only."""
+
     def __init__(
         self,
         *,
@@ -208,16 +213,39 @@ class ContentPart(_message.Message):
         reasoning: Global___ReasoningPart | None = ...,
         tool_call: Global___ToolCallPart | None = ...,
         tool_result: Global___ToolResultPart | None = ...,
+        cache_mark: Global___CacheMark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "file", b"file", "image", b"image", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cache_mark", b"cache_mark", "file", b"file", "image", b"image", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "file", b"file", "image", b"image", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cache_mark", b"cache_mark", "file", b"file", "image", b"image", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "audio", "file", "refusal", "reasoning", "tool_call", "tool_result"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
+
+@_typing.final
+class CacheMark(_message.Message):
+    """CacheMark is a hint to providers with marks of this kind; others go without. It never changes the reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTL_FIELD_NUMBER: _builtins.int
+    ttl: _builtins.str
+    """ttl: `5m` or `1h`; empty for the provider's default."""
+    def __init__(
+        self,
+        *,
+        ttl: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheMark: _TypeAlias = CacheMark  # noqa: Y015
 
 @_typing.final
 class TextPart(_message.Message):
@@ -468,10 +496,13 @@ class ToolResultPart(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
+    IS_ERROR_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """call_id: of the call that is answered; required."""
     custom: _builtins.bool
     """custom: whether a custom tool was called."""
+    is_error: _builtins.bool
+    """is_error: whether the tool failed, and content says how; Messages service only."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
         """content: the answer: text, image or file parts."""
@@ -482,10 +513,11 @@ class ToolResultPart(_message.Message):
         call_id: _builtins.str = ...,
         content: _abc.Iterable[Global___ContentPart] | None = ...,
         custom: _builtins.bool = ...,
+        is_error: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "content", b"content", "custom", b"custom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "content", b"content", "custom", b"custom", "is_error", b"is_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
