@@ -133,6 +133,7 @@ async def test_usage_that_was_read_before_the_client_went_is_what_is_charged(cou
     assert record.usage.source == "provider"
     assert 0 < record.usage.output_tokens < 20
     assert await counter.spent() == 9 * 150 + record.usage.output_tokens * 600
+    assert await counter.kinds(call) == ["reserve", "settle"]
 
 
 async def test_a_client_that_goes_after_the_last_token_but_before_usage(counter: Till) -> None:

@@ -1,4 +1,4 @@
-"""One answer is used and charged alike (U14), whether its provider sends it whole or in pieces, by either of two APIs."""
+"""One answer is used and charged alike (U14), whether its provider sends it whole or in pieces, by both OpenAI APIs."""
 
 from __future__ import annotations
 
