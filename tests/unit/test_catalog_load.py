@@ -328,7 +328,7 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated(tmp_path: Path) ->
         ("models: [{id: 'a/b:free', offers: [{provider: locl, provider_model: x}]}]",
          'my.yaml:1: models[0].offers[0].provider: there is no provider "locl"; did you mean "local"?'),
         ("models: [{id: 'a/b:free', offers: [{provider: nowhere, provider_model: x}]}]",
-         'there is no provider "nowhere"; known are google, groq, local, ollama, openai, openrouter'),
+         'there is no provider "nowhere"; known are anthropic, google, groq, local, ollama, openai, openrouter'),
         ("models: [{id: 'a/b:free', offers: [{provider: local, provider_model: x, params: [temprature]}]}]",
          'my.yaml:1: models[0].offers[0].params[0]: unknown parameter "temprature"; did you mean "temperature"?'),
         ("models: [{id: 'a/b:free', release_date: 2026-02-31, offers: [{provider: local, provider_model: x}]}]",
