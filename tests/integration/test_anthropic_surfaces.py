@@ -17,6 +17,7 @@ from tests.fakes.anthropic_wire import (
     events_of,
     message,
     message_reply,
+    message_start,
     message_stream,
     redacted,
     text,
@@ -315,6 +316,16 @@ async def test_u7_cut_streams_are_counted_by_what_they_said(at: Stage) -> None:
 
     # 1,000 fresh and 200 cached tokens as reported, 100 of output as counted (400 characters in three pieces).
     assert await at.counter.spent() == 1000 * 5000 + 200 * 500 + 100 * 25_000
+
+
+async def test_u2_an_overload_before_any_content_costs_nothing(at: Stage) -> None:
+    """The message has begun and its input is counted, but nothing was made of it."""
+    at.upstream.script(event_stream([message_start(U7), error_event()]))
+    with pytest.raises(openai.APIError):
+        await chat(at, model=PAID, stream=True)
+    await at.counter.drains.close()
+
+    assert await at.counter.spent() == 0
 
 
 @pytest.mark.parametrize(

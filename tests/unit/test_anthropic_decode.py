@@ -13,13 +13,15 @@ from server.domain.events import (
     FinishReason,
     PartKind,
     PartStarted,
+    ProviderEvent,
     ReasoningDelta,
     Started,
     TextDelta,
+    ToolCallDelta,
     UsageReported,
 )
 from server.domain.usage import Usage
-from server.providers.anthropic_decode import STOP_REASONS
+from server.providers.anthropic_decode import STOP_REASONS, MessagesDecoder
 from tests.fakes.anthropic_wire import (
     ID,
     MODEL,
@@ -40,8 +42,9 @@ from tests.fakes.anthropic_wire import (
     tool_use,
     usage,
 )
-from tests.unit.anthropic_cases import both, decoded, streamed, unary
-from tests.unit.openai_cases import Answer, Tool
+from tests.fakes.replies import compact
+from tests.unit.anthropic_cases import both, decoded, provider, streamed, unary
+from tests.unit.openai_cases import Answer, CountingIds, Tool
 
 WEATHER = tool_use("get_weather", {"city": "Paris"})
 
@@ -266,10 +269,20 @@ def test_iterations_beside_the_top_level_are_billed() -> None:
 
 def test_usage_follows_all_that_it_counts() -> None:
     """A count that came before some of the output would be taken for stale."""
-    events, _ = decoded(events_of(message(text(), WEATHER, stop_reason="tool_use")))
-    after = events[max(at for at, event in enumerate(events) if isinstance(event, UsageReported)) :]
+    said = message(text(), WEATHER, stop_reason="tool_use", usage_=usage(9, 0))
+    whole: list[ProviderEvent] = []
+    MessagesDecoder(provider(), CountingIds()).whole(compact(said), whole)
+    for events in (decoded(events_of(said))[0], whole):
+        after = events[max(at for at, event in enumerate(events) if isinstance(event, UsageReported)) :]
+        assert not [event for event in after if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta)]
 
-    assert not [event for event in after if isinstance(event, TextDelta | ReasoningDelta)]
+
+def test_u2_usage_is_not_told_before_there_is_content() -> None:
+    """An overload that comes first leaves nothing to be billed."""
+    out, failure = decoded([message_start(), ping(), error_event()])
+
+    assert failure is not None
+    assert not [event for event in out if isinstance(event, UsageReported)]
 
 
 def test_the_tier_that_served_is_told() -> None:

@@ -31,7 +31,7 @@ from server.domain.request import (
     ToolResult,
 )
 from server.providers.anthropic_models import abilities
-from server.providers.anthropic_refusals import PARAMETERS, unsupported
+from server.providers.anthropic_refusals import PARAMETERS, UNPRICED_OPTIONS, unsupported
 from tests.unit.anthropic_cases import ADAPTIVE, ALWAYS, BUDGET, OLD, offer
 from tests.unit.openai_cases import ask, turn
 
@@ -195,6 +195,13 @@ def test_forbidden_options_are_refused(option: str) -> None:
         refused(ask(provider_options={"anthropic": {option: RAW(b'"x"')}}))
     assert raised.value.reason is Reason.UNSUPPORTED_PARAMETER
     assert raised.value.param == f"provider_options.anthropic.{option}"
+
+
+@pytest.mark.parametrize("option", sorted(UNPRICED_OPTIONS))
+def test_options_that_cost_what_has_no_price_are_refused(option: str) -> None:
+    asked = ask(provider_options={"anthropic": {option: RAW(b"[]")}})
+
+    assert refused(asked) == f"provider_options.anthropic.{option}"
 
 
 def test_a_dearer_speed_needs_a_price() -> None:

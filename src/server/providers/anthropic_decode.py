@@ -20,7 +20,6 @@ from server.domain.events import (
     UsageReported,
 )
 from server.domain.ports import IdSource
-from server.domain.usage import Usage
 from server.providers.anthropic_blocks import (
     Block,
     CallBlock,
@@ -70,7 +69,7 @@ class MessagesDecoder:
         self._blocks: dict[int, Block] = {}
         self._has_thought = False
         self._counts = Counts()
-        self._reported: tuple[Usage, str | None] | None = None
+        self._reported = False
         self._reason = ""
         self._stop_sequence: str | None = None
 
@@ -137,12 +136,13 @@ class MessagesDecoder:
                     block.delta(wire.delta, out)
             case "content_block_start":
                 if wire.content_block is not None:
+                    if not self._reported:
+                        self._count(out)
                     self._begin(_index(wire), wire.content_block, out)
             case "content_block_stop":
                 self._end_block(_index(wire), out)
             case "message_start":
                 self._start(wire.message or WireMessage(), out, final=False)
-                self._count(out)
             case "message_delta":
                 self._end_message(wire.delta or WireDelta(), wire.usage, out)
             case "message_stop":
@@ -210,11 +210,13 @@ class MessagesDecoder:
             self._parts.end(part, out)
 
     def _count(self, out: list[ProviderEvent]) -> None:
-        """Report what is new. A count follows all that it counts, so that nothing is counted again from the text."""
-        usage, tier = self._counts.usage, self._counts.service_tier
-        if self._counts.known and (usage, tier) != self._reported:
-            self._reported = (usage, tier)
-            out.append(UsageReported(usage, tier))
+        """Report what is known, once when content begins, and after all content: a count before some of it is stale.
+
+        What is said to be used before anything was made of it may yet come to nothing.
+        """
+        if self._counts.known:
+            self._reported = True
+            out.append(UsageReported(self._counts.usage, self._counts.service_tier))
 
 
 def _index(wire: WireEvent) -> int:

@@ -59,6 +59,9 @@ PARAMETERS: Final = frozenset(
 )
 """What the dialect has words for."""
 
+UNPRICED_OPTIONS: Final = frozenset({"tools", "mcp_servers", "container", "fallbacks", "inference_geo"})
+"""Fields that raise the bill by what no price is for: searches, containers, other models, a region's surcharge."""
+
 _ROLES: Final[dict[Role, tuple[type[Part], ...]]] = {
     Role.SYSTEM: (Text,),
     Role.DEVELOPER: (Text,),
@@ -82,6 +85,7 @@ def _problems(offer: Offer, request: GenerationRequest) -> Iterator[str]:
     for name, spelling in request.parameters.items():
         if not _says(name, request, able, max_tokens(offer, request)):
             yield spelling
+    yield from (f"provider_options.{offer.provider.id}.{name}" for name in options if name in UNPRICED_OPTIONS)
     if "speed" in options and not _is_priced_speed(offer, options["speed"]):
         yield f"provider_options.{offer.provider.id}.speed"
     yield from (tool.param for tool in request.tools if isinstance(tool, BuiltInTool))
