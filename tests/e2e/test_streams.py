@@ -101,7 +101,7 @@ def test_who_leaves_is_noticed_at_once(
 
 @surfaces
 def test_who_goes_on_writing_finds_nobody(gateway: Gateway, acme: UpstreamThread, surface: Surface) -> None:
-    took_s = []
+    idle_sockets, took_s = acme.upstream.open_sockets, []
     for number in range(1, 4):
         acme.script(chat_stream(*["word "] * 1000, every_s=0.01))
         connection = open_raw(gateway, request_bytes(gateway, surface))
@@ -110,6 +110,7 @@ def test_who_goes_on_writing_finds_nobody(gateway: Gateway, acme: UpstreamThread
         connection.close()
         closed_at = time.monotonic()
         took_s.append(wait_left(acme, request).at - closed_at)
+        acme.wait_open_sockets(idle_sockets, timeout=1)
         sent = request.sent
         time.sleep(0.05)
         assert request.sent == sent
