@@ -91,11 +91,14 @@ class _Caller(msgspec.Struct, frozen=True):
 
 
 class ToolUseBlock(_Block, frozen=True, kw_only=True, tag="tool_use"):
+    """`partial_json` is what an answer holds of arguments that were cut, and says nothing when it comes back."""
+
     id: str
     name: str
     input: RawJson
     caller: _Caller | None = None
     toolset_name: str | None = None
+    partial_json: str | None = None
 
 
 class ThinkingBlock(Strict, frozen=True, kw_only=True, tag_field="type", tag="thinking"):

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import pytest
 from anthropic.types import MessageParam
 
@@ -15,7 +14,7 @@ from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.chat_wire import chat_chunks, chat_tool_calls, delta_chunk, finish_chunk, role_chunk, tool_call
-from tests.fakes.openai_upstream import chat_stream, chat_unary, error, json_reply
+from tests.fakes.openai_upstream import chat_stream, chat_unary, error
 
 FREE = "acme/test-1:free"
 HELLO: list[MessageParam] = [{"role": "user", "content": "Say hello."}]
