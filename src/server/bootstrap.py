@@ -56,6 +56,7 @@ from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
 from server.pipeline.health.offers import Health
+from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
@@ -79,6 +80,7 @@ from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
+from server.storage.health_reports import SqlHealthExchange
 from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
 from server.storage.ledger import SqlLedger
@@ -169,6 +171,10 @@ async def worker(
         await stack.enter_async_context(_running(sweeper.run(), _purging(outcomes.purge)))
         stack.push_async_callback(ledger.close)
         health = Health(clock, random.random)
+        exchange = SqlHealthExchange(database, commits, clock, ledger.worker_id)
+        sharing = Sharing(health, exchange, catalog, clock)
+        stack.push_async_callback(sharing.close)
+        await stack.enter_async_context(_running(sharing.run(), _purging(exchange.purge)))
         drains = Drains()
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, ledger, clock, shutdown, drains, health)

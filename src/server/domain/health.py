@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -53,4 +54,24 @@ class ProviderHealth(msgspec.Struct, frozen=True):
 class HealthView(Protocol):
     def providers(self) -> tuple[ProviderHealth, ...]:
         """Every provider of the catalogue, in the order of their ids."""
+        ...
+
+
+class SharedReport(msgspec.Struct, frozen=True):
+    """What another worker published last; `number` ascends with each of its reports."""
+
+    worker_id: str
+    number: int
+    report: bytes
+
+
+class HealthExchange(Protocol):
+    """Where workers tell each other how providers are. All raise GatewayError (`database_unavailable`)."""
+
+    async def publish(self, number: int, report: bytes) -> None:
+        """Replace this worker's report; durable when this returns."""
+        ...
+
+    async def others(self, known: Mapping[str, int]) -> list[SharedReport]:
+        """Reports of other workers, of those that ended not long ago as well, but for those whose number is known."""
         ...

@@ -203,3 +203,13 @@ idempotency_keys = Table(
     Column("body", LargeBinary),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
 )
+
+health_reports = Table(
+    "health_reports",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("reported_at", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False, comment="of this worker's reports, ascending"),
+    Column("report_json", LargeBinary, nullable=False, comment="server.pipeline.health.share.Report"),
+)
+"""The newest of each worker, kept for a while after the worker has ended."""

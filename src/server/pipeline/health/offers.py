@@ -110,10 +110,11 @@ class Entry:
 class Watch:
     """One attempt under observation. The first of `succeeded`, `failed` and `dropped` counts, later ones do nothing."""
 
-    __slots__ = ("_clock", "_entry", "_is_over", "_is_probe")
+    __slots__ = ("_clock", "_entry", "_health", "_is_over", "_is_probe")
 
-    def __init__(self, entry: Entry, clock: Clock, is_probe: bool) -> None:
+    def __init__(self, entry: Entry, health: Health, clock: Clock, is_probe: bool) -> None:
         self._entry = entry
+        self._health = health
         self._clock = clock
         self._is_probe = is_probe
         self._is_over = False
@@ -129,6 +130,7 @@ class Watch:
         """As `Figures.succeeded` says."""
         if self._end():
             entry, now_s = self._entry, self._clock.monotonic()
+            self._health.version += 1
             entry.figures.succeeded(now_s, streamed=streamed, latency_ms=latency_ms, tokens=tokens, took_s=took_s)
             if self._is_probe:
                 self._changed(entry.breaker.passed(now_s))
@@ -140,6 +142,8 @@ class Watch:
             self.dropped()
         elif self._end():
             entry, now_s = self._entry, self._clock.monotonic()
+            self._health.version += 1
+            retry_s = entry.breaker.retry_s
             entry.figures.failed(now_s, limited=category is FailureCategory.RATE_LIMITED)
             change = entry.breaker.failed(
                 now_s,
@@ -150,6 +154,8 @@ class Watch:
                 together=entry.together(now_s),
             )
             self._changed(change)
+            if change is None and entry.breaker.retry_s != retry_s:
+                self._stamp()
 
     def dropped(self) -> None:
         """It ended without telling anything about the provider: the caller went, or was wrong."""
@@ -167,8 +173,13 @@ class Watch:
         if change is not None:
             entry = self._entry
             entry.adopted()
-            entry.changed_at = self._clock.now()
+            self._stamp()
             tell(entry.key, change)
+
+    def _stamp(self) -> None:
+        """What happened to the breaker just now is the latest that did, also where another clock was ahead."""
+        self._entry.changed_at = max(self._clock.now(), self._entry.changed_at + 0.001)
+        self._health.version += 1
 
 
 class Health:
@@ -178,6 +189,8 @@ class Health:
         self.draw = draw
         self._clock = clock
         self._entries: dict[RouteKey, Entry] = {}
+        self.version = 0
+        """Ascends with whatever other workers should know."""
 
     @property
     def now_s(self) -> float:
@@ -219,10 +232,10 @@ class Health:
         entry, now_s = self.entry(key), self.now_s
         state = entry.breaker.state(now_s)
         if state == "closed":
-            return Watch(entry, self._clock, is_probe=False)
+            return Watch(entry, self, self._clock, is_probe=False)
         if state == "open" and (not last_resort or entry.breaker.is_told_when):
             return None
-        return Watch(entry, self._clock, is_probe=True) if entry.breaker.start_probe(now_s) else None
+        return Watch(entry, self, self._clock, is_probe=True) if entry.breaker.start_probe(now_s) else None
 
 
 def tell(key: RouteKey, change: Transition) -> None:

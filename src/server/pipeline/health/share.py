@@ -1,0 +1,215 @@
+"""Health among workers: each publishes what it sees about once a second, and merges what the others saw.
+
+Figures add up. Of a breaker the latest opening or closing counts, wherever it happened; being half-open is each
+worker's own affair. Without a database a worker goes on with what it knows itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from server.domain.catalog import Catalog
+from server.domain.errors import GatewayError
+from server.domain.health import HealthExchange, SharedReport
+from server.domain.ports import CatalogSource, Clock
+from server.domain.request import Endpoint
+from server.pipeline.health.breaker import MAX_BACK_OFF_S, Transition
+from server.pipeline.health.figures import LONG, Reading, Sums
+from server.pipeline.health.offers import Entry, Health, tell
+from server.pipeline.health.standing import RouteKey
+from server.pipeline.health.view import route_keys
+
+INTERVAL_S: Final = 0.75
+"""An opened breaker is published within one of these, and read within another."""
+GOODBYE_S: Final = 1.0
+FORGOTTEN_S: Final = 1500.0
+"""After so long without a new report a worker's figures have faded, and are dropped."""
+STALE_S: Final = 5.0
+"""A new report is not older than this, whatever the clock of the machine that made it says."""
+TELLING: Final = 0.05
+"""Fewer attempts than this, in the longest window, are not worth telling."""
+
+_DIGITS: Final = 3
+_log: Final = structlog.get_logger(__name__)
+
+
+class RouteReport(msgspec.Struct, frozen=True, array_like=True):
+    """One entry. Times are seconds since 1970; `opened_at` is 0 where the breaker is closed."""
+
+    provider: str
+    model: str
+    endpoint: str
+    reading: Reading
+    changed_at: float = 0.0
+    opened_at: float = 0.0
+    retry_at: float = 0.0
+    reason: str = ""
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    at: float
+    routes: tuple[RouteReport, ...] = ()
+
+
+_decoder: Final = msgspec.json.Decoder(Report)
+
+
+class Sharing:
+    """One in each worker."""
+
+    def __init__(self, health: Health, exchange: HealthExchange, catalogs: CatalogSource, clock: Clock) -> None:
+        self._health = health
+        self._exchange = exchange
+        self._catalogs = catalogs
+        self._clock = clock
+        self._catalog: Catalog | None = None
+        self._keys: set[RouteKey] = set()
+        self._published = health.version
+        self._number = 0
+        self._known: dict[str, int] = {}
+        self._readings: dict[str, tuple[float, dict[RouteKey, Reading]]] = {}
+        self._has_read = False
+
+    async def run(self) -> None:
+        """Exchange for ever; an outage of the database is waited for."""
+        while True:
+            try:
+                await self.exchange()
+            except GatewayError:
+                pass  # the database is away, which `Database` has logged
+            except Exception as error:  # the boundary: routing goes on with what this worker knows
+                _log.error("health_not_shared", cause=type(error).__name__)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def close(self) -> None:
+        """Publish what is new once more, if the database takes it soon."""
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self._publish()
+        except (GatewayError, TimeoutError):
+            _log.info("health_not_shared", cause="the database is away")
+
+    async def exchange(self) -> None:
+        """Publish what is new here, take in what is new elsewhere. Raises GatewayError (`database_unavailable`)."""
+        self._follow_catalogue()
+        await self._publish()
+        await self._take_in(await self._exchange.others(self._known))
+        self._has_read = True
+
+    async def _publish(self) -> None:
+        version = self._health.version
+        if version != self._published:
+            self._number += 1
+            await self._exchange.publish(self._number, msgspec.json.encode(self.report()))
+            self._published = version
+
+    def report(self) -> Report:
+        """All entries of this worker that have something to tell."""
+        now_s, now = self._clock.monotonic(), self._clock.now()
+        routes = []
+        for entry in self._health.entries():
+            reading = entry.figures.reading(now_s)
+            if reading.windows[LONG].attempts >= TELLING or entry.changed_at > now - FORGOTTEN_S:
+                routes.append(_route_report(entry, reading, now - now_s))
+        return Report(now, tuple(routes))
+
+    def _follow_catalogue(self) -> None:
+        if self._catalogs.current is not self._catalog:
+            self._catalog = self._catalogs.current
+            self._keys = route_keys(self._catalog)
+            self._health.keep(self._keys)
+
+    async def _take_in(self, shared: list[SharedReport]) -> None:
+        now_s = self._clock.monotonic()
+        changed: set[RouteKey] = set()
+        for one in shared:
+            self._known[one.worker_id] = one.number
+            try:
+                report = _decoder.decode(one.report)
+            except msgspec.MsgspecError:
+                continue  # of another release
+            changed |= self._note(one.worker_id, report, now_s)
+        for worker_id, (at_s, readings) in list(self._readings.items()):
+            if now_s - at_s > FORGOTTEN_S:
+                del self._readings[worker_id]
+                changed |= readings.keys()
+        for key in changed:
+            self._add_up(key, now_s)
+            await asyncio.sleep(0)  # each takes a while, and requests are waiting
+
+    def _note(self, worker_id: str, report: Report, now_s: float) -> set[RouteKey]:
+        """Keep a worker's readings, adopt its breakers; which routes it told of, now or the time before."""
+        age_s = max(0.0, self._clock.now() - report.at)
+        if self._has_read:
+            age_s = min(age_s, STALE_S)
+        readings: dict[RouteKey, Reading] = {}
+        for route in report.routes:
+            try:
+                key = RouteKey(route.provider, route.model, Endpoint(route.endpoint))
+            except ValueError:
+                continue
+            if key in self._keys:
+                readings[key] = route.reading
+                self._adopt(self._health.entry(key), route, worker_id, now_s)
+        before = self._readings.get(worker_id)
+        self._readings[worker_id] = (now_s - age_s, readings)
+        return {*readings, *(before[1] if before else ())}
+
+    def _adopt(self, entry: Entry, route: RouteReport, worker_id: str, now_s: float) -> None:
+        if route.changed_at <= entry.changed_at:
+            return
+        entry.changed_at = route.changed_at
+        offset_s, evidence = now_s - self._clock.now(), {"seen_by": worker_id}
+        was_open = entry.breaker.opened_s is not None
+        if route.opened_at > 0:
+            retry_s = min(route.retry_at + offset_s, now_s + MAX_BACK_OFF_S)
+            entry.breaker.adopt_open(min(route.opened_at + offset_s, now_s), retry_s, route.reason)
+            entry.adopted()
+            if not was_open:
+                tell(entry.key, Transition("open", route.reason, round(retry_s - now_s, 3), evidence))
+        elif was_open:
+            reason = entry.breaker.reason
+            entry.breaker.close(now_s)
+            entry.adopted()
+            tell(entry.key, Transition("closed", reason, evidence=evidence))
+
+    def _add_up(self, key: RouteKey, now_s: float) -> None:
+        told = [(at_s, of[key]) for at_s, of in self._readings.values() if key in of]
+        entry = self._health.find(key)
+        if entry is None:
+            return
+        entry.others_s = now_s
+        if not told:
+            entry.others = None
+            return
+        total = Reading()
+        for at_s, reading in told:
+            total = total.plus(reading.aged(now_s - at_s))
+        entry.others = total
+
+
+def _route_report(entry: Entry, reading: Reading, offset_s: float) -> RouteReport:
+    breaker, key = entry.breaker, entry.key
+    opened_at = 0.0 if breaker.opened_s is None else breaker.opened_s + offset_s
+    retry_at = 0.0 if breaker.opened_s is None else breaker.retry_s + offset_s
+    return RouteReport(
+        key.provider,
+        key.model,
+        key.endpoint.value,
+        _rounded(reading),
+        entry.changed_at,
+        round(opened_at, _DIGITS),
+        round(retry_at, _DIGITS),
+        breaker.reason,
+    )
+
+
+def _rounded(reading: Reading) -> Reading:
+    one, two, three = (
+        Sums(*[round(value, _DIGITS) for value in msgspec.structs.astuple(sums)]) for sums in reading.windows
+    )
+    return Reading((one, two, three), tuple(round(count, _DIGITS) for count in reading.latencies))
