@@ -88,7 +88,7 @@ async def test_with_all_limited_nobody_is_called_and_the_client_is_told_when(ben
         await bench.run()
     with pytest.raises(GatewayError) as refused:
         await bench.run()
-    assert refused.value.code.value == "unavailable_error"
+    assert refused.value.reason is Reason.PROVIDERS_UNAVAILABLE
     assert refused.value.retry_after_s == pytest.approx(20.0, abs=1.0)
     assert (len(bench.first.requests), len(bench.second.requests)) == (1, 1)
 

@@ -47,6 +47,7 @@ CONTRACT = {
     Reason.REQUEST_TOO_LARGE: (413, "request_too_large", "user", "user"),
     Reason.UPSTREAM_RATE_LIMITED: (429, "rate_limit_error", "system", "upstream"),
     Reason.ALL_CANDIDATES_FAILED: (502, "provider_error", "system", "upstream"),
+    Reason.PROVIDERS_UNAVAILABLE: (503, "unavailable_error", "system", "upstream"),
     Reason.STREAM_INTERRUPTED: (502, "provider_error", "system", "upstream"),
     Reason.DATABASE_UNAVAILABLE: (503, "unavailable_error", "system", "gateway"),
     Reason.OVERLOADED: (503, "unavailable_error", "system", "gateway"),

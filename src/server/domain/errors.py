@@ -62,6 +62,7 @@ class Reason(StrEnum):
     REQUEST_TOO_LARGE = "request_too_large"
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     ALL_CANDIDATES_FAILED = "all_candidates_failed"
+    PROVIDERS_UNAVAILABLE = "providers_unavailable"
     STREAM_INTERRUPTED = "stream_interrupted"
     DATABASE_UNAVAILABLE = "database_unavailable"
     OVERLOADED = "overloaded"
@@ -97,6 +98,7 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.REQUEST_TOO_LARGE: ErrorCode.REQUEST_TOO_LARGE,
     Reason.UPSTREAM_RATE_LIMITED: ErrorCode.RATE_LIMIT,
     Reason.ALL_CANDIDATES_FAILED: ErrorCode.PROVIDER,
+    Reason.PROVIDERS_UNAVAILABLE: ErrorCode.UNAVAILABLE,
     Reason.STREAM_INTERRUPTED: ErrorCode.PROVIDER,
     Reason.DATABASE_UNAVAILABLE: ErrorCode.UNAVAILABLE,
     Reason.OVERLOADED: ErrorCode.UNAVAILABLE,
@@ -130,6 +132,7 @@ _UPSTREAM_REASONS = frozenset(
         Reason.UPSTREAM_REJECTED_REQUEST,
         Reason.UPSTREAM_RATE_LIMITED,
         Reason.ALL_CANDIDATES_FAILED,
+        Reason.PROVIDERS_UNAVAILABLE,
         Reason.STREAM_INTERRUPTED,
         Reason.UPSTREAM_TIMEOUT,
     }

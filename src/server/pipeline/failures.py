@@ -47,7 +47,7 @@ def exhausted(failures: tuple[AttemptFailure, ...]) -> GatewayError:
 def unavailable(retry_after_s: float) -> GatewayError:
     """The error of a request for which no provider was called: all of them are failing, or asked to be left alone."""
     return GatewayError(
-        Reason.OVERLOADED,
+        Reason.PROVIDERS_UNAVAILABLE,
         "Every provider of this model has been failing or limiting requests, and is not called for now: retry later.",
         retry_after_s=retry_after_s,
     )

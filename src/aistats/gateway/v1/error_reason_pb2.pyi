@@ -189,6 +189,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
     """
+    ERROR_REASON_PROVIDERS_UNAVAILABLE: _ErrorReason.ValueType  # 33
+    """ERROR_REASON_PROVIDERS_UNAVAILABLE: every provider of the model has been failing, or limiting us, and none was called;
+    a google.rpc.RetryInfo says until when. UNAVAILABLE.
+
+        {"reason": "PROVIDERS_UNAVAILABLE", "domain": "gateway.aistats", "metadata": {"error": "unavailable_error"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -363,5 +369,11 @@ ERROR_REASON_OUTCOME_NOT_KEPT: ErrorReason.ValueType  # 32
 told again (REST only). ABORTED.
 
     {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+"""
+ERROR_REASON_PROVIDERS_UNAVAILABLE: ErrorReason.ValueType  # 33
+"""ERROR_REASON_PROVIDERS_UNAVAILABLE: every provider of the model has been failing, or limiting us, and none was called;
+a google.rpc.RetryInfo says until when. UNAVAILABLE.
+
+    {"reason": "PROVIDERS_UNAVAILABLE", "domain": "gateway.aistats", "metadata": {"error": "unavailable_error"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
