@@ -6,17 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.http import ByteStream, RestRequest
+from rest_bridge.messages import MessagesRest
 from rest_bridge.responses import ResponsesRest
 from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
 from server.domain.money import nanos
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
+from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.generate import Generator
 from server.pipeline.respond import Respond
 from server.providers.anthropic import AnthropicAdapter
@@ -46,7 +49,7 @@ ROUTING = Routing(timeout_s=5.0, first_byte_timeout_s=2.0, idle_timeout_s=2.0, m
 
 def catalog(base_url: str) -> Catalog:
     provider = Provider("anthropic", "anthropic", base_url, api_key=KEY)
-    endpoints = frozenset({Endpoint.CHAT, Endpoint.RESPONSES})
+    endpoints = frozenset({Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES})
     models = {
         name: Model(
             name,
@@ -63,10 +66,17 @@ def catalog(base_url: str) -> Catalog:
 
 
 class Stage:
-    """`client` is the OpenAI SDK of a team with credit; `upstream` is what its gateway calls."""
+    """`client` and `native` are the SDKs of a team with credit; `upstream` is what its gateway calls."""
 
-    def __init__(self, client: openai.AsyncOpenAI, upstream: AnthropicUpstream, counter: Till) -> None:
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        native: anthropic.AsyncAnthropic,
+        upstream: AnthropicUpstream,
+        counter: Till,
+    ) -> None:
         self.client = client
+        self.native = native
         self.upstream = upstream
         self.counter = counter
 
@@ -82,7 +92,8 @@ class _Host(httpx2.AsyncBaseTransport):
     def __init__(self, respond: Respond, generate: Generator, counter: Till) -> None:
         self._counter = counter
         self._reception = TwoTeams({"Bearer real": counter.team_id})
-        faces = (ChatRest(generate), ResponsesRest(respond))
+        estimate = TokenEstimate(counter, {})
+        faces = (ChatRest(generate), ResponsesRest(respond), MessagesRest(generate, estimate))
         self._app = RestApp(self._reception, [route for face in faces for route in face.routes()])
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -128,4 +139,7 @@ async def stage(database: Database) -> AsyncIterator[Stage]:
         respond = Respond(counter.generate, SqlResponseStore(database, commits, counter.clock), counter.clock)
         http = await stack.enter_async_context(httpx2.AsyncClient(transport=_Host(respond, counter.generate, counter)))
         client = openai.AsyncOpenAI(api_key="real", base_url="http://gateway.test/v1", http_client=http, max_retries=0)
-        yield Stage(client, upstream, counter)
+        native = anthropic.AsyncAnthropic(
+            api_key="real", base_url="http://gateway.test", http_client=http, max_retries=0
+        )
+        yield Stage(client, native, upstream, counter)

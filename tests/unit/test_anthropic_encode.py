@@ -421,6 +421,23 @@ def test_an_effort_is_a_budget_or_adaptive_by_the_model(
     assert {name: body[name] for name in ("thinking", "output_config") if name in body} == sent
 
 
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        (ReasoningOptions("low"), {"output_config": {"effort": "low"}}),
+        (
+            ReasoningOptions("low", thinking="disabled"),
+            {"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}},
+        ),
+        (ReasoningOptions(thinking="adaptive"), {"thinking": {"type": "adaptive", "display": "summarized"}}),
+    ],
+)
+def test_the_vendors_own_words_are_kept_apart(wanted: ReasoningOptions, sent: Any) -> None:
+    body = body_of(ask(endpoint=Endpoint.MESSAGES, reasoning=wanted), ADAPTIVE)
+
+    assert {name: body[name] for name in ("thinking", "output_config") if name in body} == sent
+
+
 BLOCKS = [
     [thinking("Hm.", "EqQB+/a==")],
     [thinking("", "EqQBsig")],

@@ -33,19 +33,23 @@ def thinking_fields(request: GenerationRequest, able: Abilities, max_tokens: int
     if wanted is None or able.thinking == "none":
         return {}
     if wanted.effort == "none" or wanted.thinking == "disabled":
-        return {} if able.thinks_always else {"thinking": {"type": "disabled"}}
+        fields = {} if able.thinks_always else {"thinking": {"type": "disabled"}}
+        return {**fields, **_effort(wanted.effort, able)}
     if able.thinking == "adaptive":
-        if wanted.effort is None and wanted.summary is None and wanted.thinking is None:
-            return {}
-        fields: dict[str, Any] = {"thinking": {"type": "adaptive", "display": "summarized"}}
-        if wanted.effort is not None:
-            is_known = wanted.effort == "xhigh" and able.xhigh
-            fields["output_config"] = {
-                "effort": wanted.effort if is_known else _NEAREST.get(wanted.effort, wanted.effort)
-            }
-        return fields
+        native = request.endpoint is Endpoint.MESSAGES and wanted.thinking is None
+        if native or (wanted.effort is None and wanted.summary is None and wanted.thinking is None):
+            return _effort(wanted.effort, able)
+        return {"thinking": {"type": "adaptive", "display": "summarized"}, **_effort(wanted.effort, able)}
     budget = _budget(request)
     return {} if budget is None else {"thinking": {"type": "enabled", "budget_tokens": min(budget, max_tokens - 1)}}
+
+
+def _effort(effort: str | None, able: Abilities) -> Mapping[str, Any]:
+    """A client of the vendor's own surface may set an effort without a word on thinking."""
+    if effort in (None, "none") or able.thinking != "adaptive":
+        return {}
+    is_known = effort == "xhigh" and able.xhigh
+    return {"output_config": {"effort": effort if is_known else _NEAREST.get(effort, effort)}}
 
 
 def thinks_by_budget(request: GenerationRequest, able: Abilities) -> bool:
