@@ -346,3 +346,16 @@ async def test_a_fallback_is_charged_once(counter: Till, status: int) -> None:
     ]
     assert record.provider == "second"
     assert await counter.spent() == record.cost_nanos > 0
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_provider_s_own_words_are_on_record_only_with_content(counter: Till, keeps: bool) -> None:
+    """They may quote the prompt."""
+    counter.policy = TeamPolicy(store_content=keeps)
+    counter.first.script(error(400, "Your prompt 'hi there, you' is not allowed."))
+    call = counter.call()
+    with pytest.raises(GatewayError, match="hi there"):
+        await counter.run(call, counter.request())
+    record = await counter.settled(call)
+    assert record.error_message is not None
+    assert ("hi there" in record.error_message) is keeps

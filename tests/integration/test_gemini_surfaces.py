@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from tests.fakes.gemini_wire import SIGNATURE, blocked, call, candidate, reply, stream, text, unary, usage, whole_reply
+from tests.fakes.response_grammar import check_events
 from tests.fakes.wire import Reply
 from tests.integration.databases import migrated
 from tests.integration.gemini_stage import BUDGET, FLASH, Stage, stage
@@ -398,3 +399,14 @@ async def test_responses_a_blocked_prompt_is_a_400(scene: Stage, streaming: bool
 
     with pytest.raises(openai.BadRequestError):
         await respond(scene, streaming)
+
+
+async def test_d4_signatures_amid_the_text_keep_the_grammar_of_events(scene: Stage) -> None:
+    thought, said = text("Hm.", thought=True, signature="r="), text("Hel", signature="t=")
+    says(scene, True, thought, said, "lo", call("weather", {}, signature="c="))
+
+    raw = await scene.client.responses.with_raw_response.create(model=FLASH, input="Hi", tools=[FUNCTION], stream=True)
+    await raw.http_response.aread()
+    lines = raw.http_response.text.splitlines()
+
+    check_events([json.loads(line[6:]) for line in lines if line.startswith("data: {")])

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from server.domain.catalog import Offer, Provider
 from server.domain.errors import FailureCategory, ProviderFailure
-from server.domain.events import ProviderEvent, ProviderStream
+from server.domain.events import ProviderEvent, ProviderStream, UsageReported
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GenerationRequest
 from server.providers.gemini_decode import GeminiDecoder
@@ -70,17 +70,35 @@ class GeminiAdapter:
             if not 200 <= response.status < 300:
                 body = await _error_body(response, self._error_body_timeout_s)
                 raise failure_of_reply(response.status, response.headers, body, provider, self._clock.now())
-            if not _is_event_stream(response, request):
-                whole: list[ProviderEvent] = []
-                decoder.whole(await response.read(MAX_BODY_BYTES), whole)
-                yield whole
-                return
-            async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
-                if request.stream:
+            if request.stream and _is_event_stream(response, request):
+                async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
                     async for batch in batches:
                         yield batch
-                else:
-                    yield [event async for batch in batches for event in batch]
+                return
+            events: list[ProviderEvent] = []
+            try:
+                await self._collect(response, decoder, request, provider, events)
+            except ProviderFailure:
+                if used := [event for event in events if isinstance(event, UsageReported)]:
+                    yield used  # a provider bills for an answer that came to nothing
+                raise
+            yield events
+
+    async def _collect(
+        self,
+        response: HttpResponse,
+        decoder: GeminiDecoder,
+        request: GenerationRequest,
+        provider: Provider,
+        events: list[ProviderEvent],
+    ) -> None:
+        """The whole answer into `events`, as one body or as a stream that nobody asked for. Raises ProviderFailure."""
+        if not _is_event_stream(response, request):
+            decoder.whole(await response.read(MAX_BODY_BYTES), events)
+            return
+        async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
+            async for batch in batches:
+                events += batch
 
     async def _events(
         self, response: _Overheard, decoder: GeminiDecoder, provider: Provider

@@ -126,6 +126,7 @@ class GeminiDecoder:
             value = decode_any(data)
             found = next((one for one in value if read_status(one)), value) if isinstance(value, list) else value
             raise failure_in_band(found, self._provider)
+        self._feedback(reply)
         if not self._started and (reply.response_id or reply.model_version or reply.candidates or reply.usage_metadata):
             self._started = True
             out.append(Started(words(reply.response_id) or None, words(reply.model_version) or None))
@@ -134,7 +135,6 @@ class GeminiDecoder:
         for position, candidate in enumerate(reply.candidates or ()):
             self._choice(candidate, position).take(candidate, out)
             self._check(candidate)
-        self._feedback(reply.prompt_feedback)
 
     def _report(self, metadata: Any, out: list[ProviderEvent]) -> None:
         usage = self._count.add(metadata)
@@ -157,9 +157,11 @@ class GeminiDecoder:
             message = words(candidate.finish_message) or None
             raise ProviderFailure(category, upstream=scrubbed(UpstreamError(reason, message), self._provider))
 
-    def _feedback(self, feedback: Any) -> None:
+    def _feedback(self, reply: WireReply) -> None:
+        """A prompt that is blocked has cost nothing; what is blocked in mid-answer ends there."""
+        feedback = reply.prompt_feedback
         if not isinstance(feedback, dict) or not feedback.get("blockReason"):
             return
-        if not self._choices:
+        if not self._choices and not reply.candidates:
             raise blocked_failure(feedback, self._provider)
         self._blocked = words(feedback.get("blockReason")) or "blocked"
