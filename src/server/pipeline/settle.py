@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from server.domain.errors import HTTP_STATUS, GatewayError, Origin, Reason
+from server.domain.errors import HINTS, HTTP_STATUS, GatewayError, Origin, Reason
 from server.domain.events import Settled
 from server.domain.fold import Fold
 from server.domain.identity import Call
@@ -145,7 +145,7 @@ class Account:
                 success=False,
                 status_code=HTTP_STATUS[ending.code],
                 error_code=ending.reason.value,
-                error_message=bounded(ending.description),
+                error_message=bounded(self._told(ending)),
             )
         if isinstance(ending, Exception):
             return replace(record, success=False, status_code=500, error_code=Reason.INTERNAL.value)
@@ -159,6 +159,12 @@ class Account:
             error_message="The client went before the end of the answer.",
             disconnect="drained" if ending is None else "cancelled",
         )
+
+    def _told(self, error: GatewayError) -> str:
+        """What the record says of a failure: a provider's own words may quote the prompt, so they are content."""
+        if not error.failures or self._call.principal.policy.store_content:
+            return error.description
+        return HINTS[error.failures[-1].category]
 
     def _content(self, transcript: Fold | None) -> StoredContent | None:
         if transcript is None:
