@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import random
 import sqlite3
@@ -29,6 +31,7 @@ from tests.e2e.purse import INPUT_NANOS, OUTPUT_NANOS, PAID, Purse
 from tests.e2e.test_grpc_clients import chat_request, error_info
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.chat_wire import chat_chunks, finish_chunk, role_chunk, text_chunk, usage
+from tests.fakes.openai_upstream import Call as Do
 from tests.fakes.openai_upstream import Pause, chat_unary, error
 
 DESCRIPTORS = Path(aistats.gateway.v1.__path__[0]) / "descriptors.binpb"
@@ -181,12 +184,21 @@ def test_credit_for_three_lets_three_through(gateway: Gateway, acme: UpstreamThr
     """B1: 50 at once, over all workers; the fourth would go below the dollar that must be there."""
     purse = Purse(gateway, "2.30")
     body = {"model": PAID, "messages": MESSAGES, "max_tokens": 1_000_000}  # holds 0.60 dollars
-    acme.script(*[[Pause(2.0), *chat_unary()]] * 3)
+    all_refused = threading.Event()
+
+    async def wait(_: object) -> None:
+        await asyncio.to_thread(all_refused.wait, 30)
+
+    acme.script(*[[Do(wait), *chat_unary()]] * 3)
     start = threading.Barrier(50)
+    refused = itertools.count(1)
 
     def send(_: int) -> int:
         start.wait()
-        return purse.post("/v1/chat/completions", body).status_code
+        status = purse.post("/v1/chat/completions", body).status_code
+        if status != 200 and next(refused) == 47:
+            all_refused.set()
+        return status
 
     with ThreadPoolExecutor(50) as pool:
         statuses = list(pool.map(send, range(50)))
