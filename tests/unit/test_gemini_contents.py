@@ -104,6 +104,12 @@ def test_p8_earlier_reasoning_is_a_thought_and_never_text() -> None:
     assert sent[1]["parts"] == [{"text": "Hm.", "thought": True}, {"text": "b"}]
 
 
+def test_p8_what_another_maker_sealed_is_left_out() -> None:
+    sealed = Reasoning(encrypted="gAAAA-of-another", summary=("Hm.",))
+
+    assert contents(turn(USER, "a"), Turn(MODEL, (sealed,)))[1]["parts"] == [{"text": "Hm.", "thought": True}]
+
+
 def test_a_refusal_is_what_the_model_said() -> None:
     assert contents(turn(USER, "a"), Turn(MODEL, (Refusal("No."),)))[1]["parts"] == [{"text": "No."}]
 
@@ -253,7 +259,6 @@ IMAGE = Image(data=PNG)
         ((Turn(MODEL, (IMAGE,)),), "messages[0].content", NEW),
         ((Turn(MODEL, (ToolCall("a", "f", "free text", custom=True),)),), "messages[0].content", NEW),
         ((Turn(MODEL, (called("a", arguments="[1]"),)),), "messages[0].content", NEW),
-        ((Turn(MODEL, (Reasoning(encrypted="gAAAA-of-openai"),)),), "messages[0].content", NEW),
         ((Turn(MODEL, (called("a"),)), answered("a", IMAGE)), "messages[1].content", OLD),
         ((Turn(MODEL, (called("a"),)), answered("a", Image(url="gs://b/a.png"))), "messages[1].content", NEW),
     ],

@@ -36,11 +36,6 @@ class Seal(msgspec.Struct, frozen=True, gc=False):
         return f"gemini/{self.place}{self.start}-{self.end}:{len(self.signature)}:{self.signature}"
 
 
-def is_sealed(text: str) -> bool:
-    """Whether `text` is made of seals, from its beginning."""
-    return _HEAD.match(text) is not None
-
-
 def seals(texts: Iterable[str]) -> Iterator[Seal]:
     """The seals in opaque texts; another provider's signatures are none."""
     for text in texts:

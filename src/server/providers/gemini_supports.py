@@ -26,7 +26,6 @@ from server.domain.request import (
 from server.providers.gemini_contents import is_object
 from server.providers.gemini_media import is_inline, says_file, says_image
 from server.providers.gemini_models import takes_levels, thinking_config
-from server.providers.gemini_seals import is_sealed
 from server.providers.openai_shapes import allowed_tools
 
 _SAID: Final = frozenset(
@@ -126,7 +125,7 @@ def _turns(request: GenerationRequest, model: str) -> Iterator[str]:
     resolutions = _details(request)
     for number, turn in enumerate(request.turns):
         is_chat = request.endpoint is Endpoint.CHAT
-        where = f"messages[{number}]" if is_chat else "input"
+        where = f"messages[{number}]" if is_chat else "messages" if request.endpoint is Endpoint.MESSAGES else "input"
         if turn.name is not None:
             yield f"{where}.name" if is_chat else where
         for part in turn.parts:
@@ -156,10 +155,8 @@ def _says(role: Role, part: Part, model: str) -> bool:
             return role is Role.USER
         case File():
             return role is Role.USER and says_file(part)
-        case Refusal():
+        case Refusal() | Reasoning():
             return role is Role.ASSISTANT
-        case Reasoning():
-            return role is Role.ASSISTANT and (part.encrypted is None or is_sealed(part.encrypted))
         case ToolCall():
             return (
                 role is Role.ASSISTANT and not part.custom and (not part.arguments.strip() or is_object(part.arguments))
