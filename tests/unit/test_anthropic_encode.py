@@ -100,6 +100,12 @@ def test_a_later_system_turn_stays_where_it_is(model: str, roles: list[str]) -> 
     assert [block["text"] for message in sent for block in message["content"]] == ["Hi", "Now rhyme.", "Go."]
 
 
+def test_a_system_turn_never_stands_between_a_call_and_its_result() -> None:
+    sent = said(USER, called("c"), turn(Role.SYSTEM, "Now rhyme."), result("c"), model=ADAPTIVE)
+
+    assert [block["type"] for block in sent[2]["content"]] == ["tool_result", "text"]
+
+
 def test_system_turns_alone_are_asked_as_a_user() -> None:
     sent = body_of(ask(turn(Role.SYSTEM, "Tell a joke.")))
 

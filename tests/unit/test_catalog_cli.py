@@ -11,6 +11,7 @@ from server.cli_catalog import catalog
 KEYS = (
     "AISTATS_CONFIG",
     "AISTATS_LOCAL_MODEL_URL",
+    "ANTHROPIC_API_KEY",
     "OPENAI_API_KEY",
     "GEMINI_API_KEY",
     "GROQ_API_KEY",

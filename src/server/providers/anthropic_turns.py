@@ -56,6 +56,8 @@ def encode_turns(request: GenerationRequest, able: Abilities) -> tuple[list[Bloc
             system += _blocks(turn, request.endpoint)
             continue
         role = _role(turn.role, able)
+        if role == "system" and _awaits_results(messages[-1]):
+            role = "user"
         blocks = _blocks(turn, request.endpoint)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
@@ -71,6 +73,11 @@ def _role(role: Role, able: Abilities) -> str:
     if role in _SYSTEM:
         return "system" if able.late_system else "user"
     return "assistant" if role is Role.ASSISTANT else "user"
+
+
+def _awaits_results(message: dict[str, Any]) -> bool:
+    """Whether the results of its calls must be all that comes next."""
+    return any(block["type"] == "tool_use" for block in message["content"])
 
 
 def _tidied(message: dict[str, Any]) -> dict[str, Any]:
