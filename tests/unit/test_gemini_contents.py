@@ -233,6 +233,14 @@ def test_what_a_function_returns_is_an_object(text: str, response: Any) -> None:
     assert responses_of(sent[2])[0]["response"] == response
 
 
+def test_a_function_that_failed_says_so() -> None:
+    failed = Turn(TOOL, (ToolResult("a", (Text("No such city."),), is_error=True),))
+
+    assert responses_of(contents(turn(USER, "?"), Turn(MODEL, (called("a"),)), failed)[2]) == [
+        {"name": "f", "response": {"error": "No such city."}}
+    ]
+
+
 def test_no_arguments_are_an_empty_object() -> None:
     sent = contents(turn(USER, "?"), Turn(MODEL, (called("a", arguments=""),)), answered("a"))
 

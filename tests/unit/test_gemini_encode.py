@@ -193,6 +193,31 @@ def test_no_thinking_of_a_model_that_does_not_think_is_what_it_does() -> None:
     assert config(ask(reasoning=ReasoningOptions(effort="none")), PLAIN) is None
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted", "sent"),
+    [
+        (OLD, ReasoningOptions("medium", thinking="enabled", budget_tokens=5000), 5000),
+        (OLD, ReasoningOptions("high", thinking="enabled", budget_tokens=60_000), 24_576),
+        (OLD, ReasoningOptions(thinking="adaptive"), -1),
+        (OLD, ReasoningOptions(thinking="disabled"), 0),
+        ("gemini-2.5-pro", ReasoningOptions(thinking="disabled"), None),
+        (NEW, ReasoningOptions(thinking="disabled"), None),
+        (PLAIN, ReasoningOptions(thinking="adaptive"), None),
+    ],
+)
+def test_anthropics_words_for_thinking(model: str, wanted: ReasoningOptions, sent: int | None) -> None:
+    found = config(ask(endpoint=Endpoint.MESSAGES, reasoning=wanted), model)
+
+    assert (None if found is None else found["thinkingConfig"]["thinkingBudget"]) == sent
+
+
+def test_anthropics_words_for_thinking_where_there_are_levels() -> None:
+    enabled = ReasoningOptions("medium", thinking="enabled", budget_tokens=5000)
+
+    assert config(ask(reasoning=enabled)) == {"thinkingConfig": {"thinkingLevel": "MEDIUM", "includeThoughts": True}}
+    assert config(ask(reasoning=ReasoningOptions(thinking="adaptive"))) == {"thinkingConfig": {"includeThoughts": True}}
+
+
 # Where it goes, and what clients add.
 
 

@@ -92,7 +92,7 @@ def _results(results: list[ToolResult], calls: dict[str, ToolCall]) -> list[dict
 def _result(result: ToolResult, name: str) -> dict[str, Any]:
     texts = [part.text for part in result.content if isinstance(part, Text)]
     media = [{"inlineData": blob(part)} for part in result.content if not isinstance(part, Text)]
-    response: dict[str, Any] = {"name": name, "response": _response("".join(texts))}
+    response: dict[str, Any] = {"name": name, "response": _response("".join(texts), failed=result.is_error)}
     if media:
         response["parts"] = media
     if (native := native_id(result.call_id)) is not None:
@@ -100,8 +100,10 @@ def _result(result: ToolResult, name: str) -> dict[str, Any]:
     return {"functionResponse": response}
 
 
-def _response(text: str) -> Any:
+def _response(text: str, *, failed: bool) -> Any:
     """An object as it is, and any other text under the name that Gemini reads it from."""
+    if failed:
+        return {"error": text}
     return msgspec.Raw(text.encode()) if is_object(text) else {"output": text}
 
 

@@ -42,6 +42,7 @@ def _config(request: GenerationRequest, model: str) -> dict[str, Any]:
         {
             "temperature": sampling.temperature,
             "topP": sampling.top_p,
+            "topK": request.passthrough.get("top_k"),
             "frequencyPenalty": sampling.frequency_penalty,
             "presencePenalty": sampling.presence_penalty,
             "seed": sampling.seed,

@@ -23,6 +23,8 @@ _BUDGETS: Final = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
 """Effort to `thinkingBudget` in tokens, on Gemini 2.5; `xhigh` and `max` are the most that the model takes."""
 _MOST: Final = 24_576
 _MOST_OF_PRO: Final = 32_768
+_ADAPTIVE: Final = -1
+"""The budget that leaves it to the model."""
 
 
 def takes_levels(model: str) -> bool:
@@ -48,21 +50,34 @@ def thinking_config(model: str, wanted: ReasoningOptions) -> dict[str, Any] | No
     if not takes_levels(model) and not takes_budgets(model):
         return {} if effort in (None, "none") and wanted.summary is None else None
     if effort is None:
-        return {} if wanted.summary is None else {"includeThoughts": True}
+        return _without_effort(model, wanted)
+    if wanted.budget_tokens is not None and takes_budgets(model):
+        return {"thinkingBudget": min(wanted.budget_tokens, _most(model)), "includeThoughts": True}
     amount = _amount(model, effort)
     if amount is None:
         return None
     return amount if amount.get("thinkingBudget") == 0 else {**amount, "includeThoughts": True}
 
 
+def _without_effort(model: str, wanted: ReasoningOptions) -> dict[str, Any]:
+    if wanted.thinking == "disabled":  # where it can be
+        return _amount(model, "none") or {}
+    if wanted.thinking == "adaptive" and takes_budgets(model):
+        return {"thinkingBudget": _ADAPTIVE, "includeThoughts": True}
+    return {"includeThoughts": True} if wanted.summary is not None or wanted.thinking is not None else {}
+
+
+def _most(model: str) -> int:
+    return _MOST_OF_PRO if "-pro" in _plain(model) else _MOST
+
+
 def _amount(model: str, effort: str) -> dict[str, Any] | None:
     if takes_levels(model):
         return {"thinkingLevel": _LEVELS[effort]} if effort in _LEVELS else None
-    is_pro = "-pro" in _plain(model)
     if effort == "none":
-        return None if is_pro else {"thinkingBudget": 0}
+        return None if "-pro" in _plain(model) else {"thinkingBudget": 0}
     if effort in ("xhigh", "max"):
-        return {"thinkingBudget": _MOST_OF_PRO if is_pro else _MOST}
+        return {"thinkingBudget": _most(model)}
     return {"thinkingBudget": _BUDGETS[effort]} if effort in _BUDGETS else None
 
 

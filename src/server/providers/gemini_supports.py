@@ -32,6 +32,7 @@ _SAID: Final = frozenset(
     {
         "temperature",
         "top_p",
+        "top_k",
         "frequency_penalty",
         "presence_penalty",
         "seed",
