@@ -10,6 +10,7 @@ import pytest
 from server.domain.errors import GatewayError, Reason
 from server.domain.health import ProviderHealth
 from server.domain.request import Endpoint
+from server.pipeline.health.breaker import EARLY_PROBES
 from server.pipeline.health.standing import RouteKey, Standing
 from server.pipeline.health.view import MeasuredHealth
 from tests.fakes.openai_upstream import chat_stream, error, silent
@@ -96,11 +97,17 @@ async def test_with_all_limited_nobody_is_called_and_the_client_is_told_when(ben
 async def test_with_all_failing_the_least_bad_is_tried_and_may_come_back(bench: Bench) -> None:
     await test_failures_of_a_fallback_count_as_well(bench)
     calls = len(bench.first.requests) + len(bench.second.requests)
-    bench.first.script(*[chat_stream("back")] * 3)
-    for _ in range(3):
+    bench.first.script(*[chat_stream("back")] * EARLY_PROBES)
+    for _ in range(EARLY_PROBES):
         assert text_of(await bench.run()) == "back"
-    assert len(bench.first.requests) + len(bench.second.requests) == calls + 3
+    assert len(bench.first.requests) + len(bench.second.requests) == calls + EARLY_PROBES
     assert standing(bench).breaker == "closed"
+
+
+async def test_a_burst_at_the_only_one_left_is_let_through(bench: Bench) -> None:
+    await wear_out(bench)
+    await asyncio.gather(*[bench.run(only=("first",)) for _ in range(8)])
+    assert (len(bench.first.requests), standing(bench).breaker) == (5 + 8, "open")
 
 
 async def test_a_callers_haste_is_not_the_providers_fault(bench: Bench) -> None:

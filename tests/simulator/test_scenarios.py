@@ -93,7 +93,7 @@ def test_with_all_down_the_way_back_is_found_at_once() -> None:
     world = scenarios.all_down()
     assert world.failed_share(FROM_S, TO_S) == 1.0
     calls = sum(FROM_S + 10.0 <= one.at_s < TO_S for one in world.attempts) / (TO_S - FROM_S - 10.0)
-    assert calls < 8.0, "one at a time, not all that come"
+    assert calls < 12.0, "one try a request, not three"
     first_s = next(one.at_s for one in world.outcomes if one.is_ok and one.at_s >= TO_S)
     assert first_s - TO_S < 5.0
     assert world.failed_share(TO_S + 60.0, END_S) < FAILED_SHARE

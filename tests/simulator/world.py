@@ -21,7 +21,7 @@ from server.domain.events import ProviderStream
 from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Text, Turn
 from server.domain.routing import Route
 from server.pipeline.health.offers import Health
-from server.pipeline.health.router import RankByHealth, route_key
+from server.pipeline.health.router import RankByHealth, choices, route_key
 from server.pipeline.route import candidates
 from tests.fakes.health import HandClock
 
@@ -119,14 +119,14 @@ class World:
     def _one(self) -> Iterator[float]:
         """One user's request, from its routing to its end; yields how long each step takes."""
         worker = self.rng.randrange(len(self.healths))
-        health, began_s, made = self.healths[worker], self.clock.now_s, 0
+        health, began_s, made = self.healths[worker], self.clock.now_s, list[str]()
         route: Route = candidates(self.catalog, self.request, {"openai": Speechless()}, self.routers[worker])
-        for candidate in route.candidates:
-            watch = health.start(route_key(candidate, Endpoint.CHAT), last_resort=route.last_resort)
+        for candidate, last_resort in choices(route, made.__len__):
+            watch = health.start(route_key(candidate, Endpoint.CHAT), last_resort=last_resort)
             if watch is None:
                 continue
-            made += 1
             name, sent_s = candidate.offer.provider.id, self.clock.now_s
+            made.append(name)
             mood = self.scripts[name](sent_s)
             is_limited = not self._has_room(name, mood, sent_s)
             is_ok = not is_limited and self.rng.random() >= mood.errors
@@ -138,16 +138,16 @@ class World:
                 yield mood.took_s
                 took_s = self.clock.now_s - sent_s
                 watch.succeeded(streamed=True, latency_ms=(shown_s - sent_s) * 1000, tokens=50, took_s=took_s)
-                self.outcomes.append(Outcome(began_s, True, made))
+                self.outcomes.append(Outcome(began_s, True, len(made)))
                 return
             yield 0.01 if is_limited else mood.error_s
             if is_limited:
                 watch.failed(FailureCategory.RATE_LIMITED, mood.retry_after_s)
             else:
                 watch.failed(mood.category)
-            if made == MAX_ATTEMPTS:
+            if len(made) == MAX_ATTEMPTS:
                 break
-        self.outcomes.append(Outcome(began_s, False, made))
+        self.outcomes.append(Outcome(began_s, False, len(made)))
 
     def _has_room(self, name: str, mood: Mood, now_s: float) -> bool:
         """A bucket of one second's worth of calls."""

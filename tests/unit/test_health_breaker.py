@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from server.domain.errors import FailureCategory
-from server.pipeline.health.breaker import MAX_BACK_OFF_S, PROBES
+from server.pipeline.health.breaker import EARLY_PROBES, MAX_BACK_OFF_S, PROBES
 from server.pipeline.health.offers import NEUTRAL, Health
 from tests.fakes.health import KEY, HandClock, fail, middle, succeed
 
@@ -130,14 +130,17 @@ def test_a_limited_provider_is_no_last_resort(health: Health) -> None:
     assert health.start(KEY, last_resort=True) is None
 
 
-def test_a_last_resort_is_a_probe_before_its_time(health: Health) -> None:
+def test_last_resorts_close_it_before_its_time_if_all_go_well(health: Health) -> None:
     fail(health, 5)
     assert health.start(KEY) is None
-    for _ in range(PROBES):
+    for number in range(2 * EARLY_PROBES):
+        assert state(health) == "open"
         watch = health.start(KEY, last_resort=True)
         assert watch is not None
-        assert health.start(KEY, last_resort=True) is None
-        watch.shown()
+        if number == EARLY_PROBES - 1:
+            watch.failed(FailureCategory.TIMEOUT)
+        else:
+            watch.shown()
     assert state(health) == "closed"
 
 

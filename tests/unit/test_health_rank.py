@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from server.domain.catalog import Model
 from server.domain.request import RoutingPreferences
 from server.domain.routing import Candidate
-from server.pipeline.health.rank import Ranking, least_bad, rank
+from server.pipeline.health.rank import Ranking, last_resorts, rank
 from server.pipeline.health.standing import Standing
 from tests.fakes.health import middle, offers
 
@@ -128,11 +128,12 @@ def test_fallback_models_come_after_unless_nothing_else_is_left() -> None:
     assert names(rank([one, fallback], [OPEN, Standing()], PLAIN, middle)) == ["p1"]
 
 
-def test_with_all_open_the_least_bad_is_the_one_that_may_be_called_first() -> None:
-    ranking = rank(offers(3), [replace(OPEN, retry_s=90.0), OPEN, LIMITED], PLAIN, middle)
+def test_with_all_open_the_least_bad_is_the_one_that_did_well_lately() -> None:
+    ranking = rank(offers(3), [OPEN, replace(OPEN, in_a_row=2), LIMITED], PLAIN, middle)
     assert ranking.order == ()
     assert [ranked.reason for ranked in ranking.avoided] == ["error_rate", "error_rate", "rate_limited"]
-    assert least_bad(ranking.avoided).candidate.offer.provider.id == "p1"
+    resorts = last_resorts(ranking.avoided, middle)
+    assert [ranked.candidate.offer.provider.id for ranked in resorts] == ["p1", "p0"]
 
 
 def test_reasons_say_what_weighed() -> None:

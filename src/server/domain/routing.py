@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -31,15 +32,14 @@ class Assessment(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there.
 
-    `assessments` are those of the candidates, one by one, or empty where nobody assessed them. `avoided` have an open
-    breaker. A `last_resort` is the least bad of candidates that all should not be called.
+    `assessments` are those of the candidates, one by one, or empty where nobody assessed them. The candidates from the
+    place `resorts_from` on have an open breaker: one of them may be tried where all others have failed.
     """
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RoutingRow, ...] = ()
     assessments: tuple[Assessment, ...] = ()
-    avoided: tuple[Candidate, ...] = ()
-    last_resort: bool = False
+    resorts_from: int = sys.maxsize
 
 
 Ranker: TypeAlias = Callable[[Sequence[Candidate], GenerationRequest], Route]

@@ -33,7 +33,7 @@ from server.domain.usage import Usage
 from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted, unavailable
 from server.pipeline.health.offers import Health, Watch
-from server.pipeline.health.router import route_key
+from server.pipeline.health.router import choices, route_key
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
 
@@ -138,8 +138,8 @@ class Attempts:
         A candidate whose breaker lets nothing through by now is left out.
         """
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
-        for candidate in route.candidates:
-            watch = self._health.start(route_key(candidate, request.endpoint), last_resort=route.last_resort)
+        for candidate, last_resort in choices(route, self.made.__len__):
+            watch = self._health.start(route_key(candidate, request.endpoint), last_resort=last_resort)
             if watch is None:
                 continue
             offer = candidate.offer
@@ -207,8 +207,7 @@ class Attempts:
         return tuple(attempt.failure for attempt in self.made if attempt.failure)
 
     def _retry_after_s(self, route: Route, request: GenerationRequest) -> float:
-        candidates = (*route.candidates, *route.avoided)
-        return self._health.retry_after_s(route_key(candidate, request.endpoint) for candidate in candidates)
+        return self._health.retry_after_s(route_key(candidate, request.endpoint) for candidate in route.candidates)
 
 
 def _succeeded(watch: Watch, attempt: Attempt, request: GenerationRequest, now_s: float) -> None:

@@ -225,10 +225,11 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
     made = {id(attempt.candidate): attempt for attempt in attempts}
     assessments = route.assessments or (Assessment(),) * len(route.candidates)
     rows = []
-    for candidate, assessment in zip(route.candidates, assessments, strict=True):
+    for place, (candidate, assessment) in enumerate(zip(route.candidates, assessments, strict=True)):
         attempt = made.get(id(candidate))
         if attempt is None:
-            outcome = f"not_needed: {assessment.reason}" if assessment.reason else "not_needed"
+            outcome = "not_needed" if place < route.resorts_from else "avoided"
+            outcome += f": {assessment.reason}" if assessment.reason else ""
         else:
             outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else "chosen"
         rows.append(RoutingRow(candidate.offer.provider.id, outcome, assessment.score, assessment.breaker))

@@ -37,6 +37,8 @@ RELAPSE_S: Final = 60.0
 """Opening again within this time of closing, or within twice the last back-off, is the same trouble still."""
 
 PROBES: Final = 3
+EARLY_PROBES: Final = 20
+"""So many attempts in a row must go well to close it before its time: last resorts, with nobody else left to call."""
 PROBE_LIMIT_S: Final = 60.0
 """A probe that has shown nothing for so long holds up no other."""
 PROBE_INTERVAL_S: Final = 2.0
@@ -65,11 +67,11 @@ class Breaker:
         "_good",
         "_level",
         "_noted_s",
-        "_passed",
         "_probe_s",
         "_probed_s",
         "_waited_s",
         "closed_s",
+        "in_a_row",
         "opened_s",
         "reason",
         "retry_s",
@@ -85,7 +87,7 @@ class Breaker:
         self._waited_s = 0.0
         self._good = self._bad = 0.0
         self._noted_s = 0.0
-        self._passed = 0
+        self.in_a_row = 0
         self._probe_s: float | None = None
         self._probed_s = -math.inf
 
@@ -122,11 +124,11 @@ class Breaker:
         self._probe_s = None
         if self.opened_s is None:
             return None
-        self._passed += 1
-        needed = 1 if self.reason == RATE_LIMITED else PROBES
-        if self._passed < needed:
+        self.in_a_row += 1
+        needed = EARLY_PROBES if now_s < self.retry_s else 1 if self.reason == RATE_LIMITED else PROBES
+        if self.in_a_row < needed:
             return None
-        reason, open_s, passed = self.reason, now_s - self.opened_s, self._passed
+        reason, open_s, passed = self.reason, now_s - self.opened_s, self.in_a_row
         self.close(now_s)
         return Transition("closed", reason, evidence={"probes_passed": passed, "open_s": round(open_s, 3)})
 
@@ -150,7 +152,7 @@ class Breaker:
         """
         if is_probe:
             self._probe_s = None
-            self._passed = 0
+            self.in_a_row = 0
         if category is FailureCategory.RATE_LIMITED and retry_after_s is not None:
             return self._limit(now_s, retry_after_s, is_probe)
         state = self.state(now_s)
@@ -171,14 +173,14 @@ class Breaker:
             self._waited_s = max(0.0, retry_s - opened_s)
         self.opened_s, self.reason = opened_s, reason
         self.retry_s = retry_s
-        self._passed = 0
+        self.in_a_row = 0
         self._forget()
 
     def close(self, now_s: float) -> None:
         """Probes have passed here, or at another worker."""
         self.opened_s, self.reason = None, ""
         self.closed_s = now_s
-        self._passed = 0
+        self.in_a_row = 0
         self._forget()
 
     def _limit(self, now_s: float, retry_after_s: float, is_probe: bool) -> Transition | None:
@@ -208,7 +210,7 @@ class Breaker:
     def _opened(self, now_s: float, reason: str, wait_s: float, evidence: dict[str, Any]) -> Transition:
         self.opened_s, self.retry_s, self.reason = now_s, now_s + wait_s, reason
         self._waited_s = wait_s
-        self._passed = 0
+        self.in_a_row = 0
         self._forget()
         return Transition("open", reason, round(wait_s, 3), {**evidence, "level": self._level})
 

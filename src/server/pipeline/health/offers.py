@@ -93,6 +93,7 @@ class Entry:
             known.answer_ms,
             known.throughput_tps,
             self.in_flight,
+            breaker.in_a_row,
         )
 
     def _refresh(self, now_s: float) -> None:
@@ -226,16 +227,17 @@ class Health:
     def start(self, key: RouteKey, *, last_resort: bool = False) -> Watch | None:
         """Begin an attempt; None where its breaker lets none through now.
 
-        A `last_resort` may go where the breaker is open, as a probe before its time, but for a provider that has said
-        when it wants to be called again.
+        A `last_resort` goes through whatever the breaker says, as a probe that may be before its time; but not to a
+        provider that has said when it wants to be called again.
         """
         entry, now_s = self.entry(key), self.now_s
-        state = entry.breaker.state(now_s)
+        breaker = entry.breaker
+        state = breaker.state(now_s)
         if state == "closed":
             return Watch(entry, self, self._clock, is_probe=False)
-        if state == "open" and (not last_resort or entry.breaker.is_told_when):
+        if state == "open" and (not last_resort or breaker.is_told_when):
             return None
-        return Watch(entry, self, self._clock, is_probe=True) if entry.breaker.start_probe(now_s) else None
+        return Watch(entry, self, self._clock, is_probe=True) if breaker.start_probe(now_s) or last_resort else None
 
 
 def tell(key: RouteKey, change: Transition) -> None:

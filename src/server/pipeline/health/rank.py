@@ -124,9 +124,13 @@ def rank(
     return Ranking(tuple(ranked for _, ranked in keyed), tuple(avoided))
 
 
-def least_bad(avoided: Sequence[Ranked]) -> Ranked:
-    """Of those that should not be called, the one whose time comes first, and no provider that said when."""
-    return min(avoided, key=lambda one: (one.standing.is_told_when, one.standing.retry_s))
+def last_resorts(avoided: Sequence[Ranked], draw: Callable[[], float]) -> list[Ranked]:
+    """Those that may be tried where nobody else is left: first who did well lately, and else by chance.
+
+    None that has said when it wants to be called again.
+    """
+    may = [one for one in avoided if not one.standing.is_told_when]
+    return sorted(may, key=lambda one: (-one.standing.in_a_row, draw()))
 
 
 def _key(keyed: _Keyed) -> tuple[int, int, int, int, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from server.domain.request import Endpoint, GenerationRequest
 from server.domain.routing import Assessment, Candidate, Route
 from server.domain.usage import RoutingRow
 from server.pipeline.health.offers import Health
-from server.pipeline.health.rank import Ranked, least_bad, rank
+from server.pipeline.health.rank import Ranked, last_resorts, rank
 from server.pipeline.health.standing import RouteKey
 
 _DIGITS = 4
@@ -19,7 +19,7 @@ class RankByHealth:
         self._health = health
 
     def __call__(self, found: Sequence[Candidate], request: GenerationRequest) -> Route:
-        """As `rank` says; where no candidate may be called, the least bad one, as a last resort."""
+        """As `rank` says; those with an open breaker come after all others."""
         standings = self._health.standings(route_key(candidate, request.endpoint) for candidate in found)
         ranking = rank(
             found,
@@ -29,17 +29,27 @@ class RankByHealth:
             streamed=request.stream,
             affinity=_affinity(request),
         )
-        order, avoided = ranking.order, ranking.avoided
-        if not order:
-            last = least_bad(avoided)
-            order, avoided = (last,), tuple(ranked for ranked in avoided if ranked is not last)
+        resorts = last_resorts(ranking.avoided, self._health.draw) if ranking.avoided else []
+        if not (ranking.order or resorts):  # nobody to call: who may be called first answers for all
+            resorts = [min(ranking.avoided, key=lambda one: one.standing.retry_s)]
+        order = (*ranking.order, *resorts)
         return Route(
             tuple(ranked.candidate for ranked in order),
-            tuple(_row(ranked) for ranked in avoided),
+            tuple(_row(ranked) for ranked in ranking.avoided if ranked not in resorts),
             tuple(_assessment(ranked) for ranked in order),
-            tuple(ranked.candidate for ranked in avoided),
-            last_resort=not ranking.order,
+            len(ranking.order),
         )
+
+
+def choices(route: Route, tried: Callable[[], int]) -> Iterator[tuple[Candidate, bool]]:
+    """Candidates to try, one after another, and whether as a last resort; of those there is one at most."""
+    usual = route.candidates[: route.resorts_from]
+    yield from ((candidate, False) for candidate in usual)
+    resorts = route.candidates[route.resorts_from :]
+    if resorts:
+        yield resorts[0], True
+    elif not tried():  # whoever was free to be probed no longer is
+        yield usual[0], True
 
 
 def route_key(candidate: Candidate, endpoint: Endpoint) -> RouteKey:

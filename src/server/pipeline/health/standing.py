@@ -33,7 +33,8 @@ class Standing(msgspec.Struct, frozen=True):
     """`score` is from 0 (avoided) to 1; latencies and throughput are None where they have not been measured.
 
     `probe`: `due` where the next request should test a half-open offer, `free` where it may, `taken` where not.
-    `retry_s` is on the clock's monotonic seconds, and means something while the breaker is open.
+    `in_a_row`: attempts that went well since it opened. `retry_s` is on the clock's monotonic seconds, and means
+    something while the breaker is open.
     """
 
     score: float = 1.0
@@ -45,6 +46,7 @@ class Standing(msgspec.Struct, frozen=True):
     answer_ms: float | None = None
     throughput_tps: float | None = None
     in_flight: int = 0
+    in_a_row: int = 0
 
     @property
     def is_told_when(self) -> bool:
