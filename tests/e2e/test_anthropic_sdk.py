@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anthropic
+import grpc
 import pytest
 from anthropic.types import MessageParam
 
+from aistats.gateway.v1 import content_pb2, messages_pb2, messages_pb2_grpc
 from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
@@ -224,3 +226,19 @@ def test_errors_of_the_gateway(client: anthropic.Anthropic, gateway: Gateway) ->
     with pytest.raises(anthropic.PaymentRequiredError) as broke:
         client.messages.create(model="acme/test-1", max_tokens=16, messages=HELLO)
     assert broke.value.type == "billing_error"
+
+
+def test_typed_messages_by_both_ways_in(channel: grpc.Channel, metadata: Any, acme: UpstreamThread) -> None:
+    stub = messages_pb2_grpc.MessagesServiceStub(channel)
+    part = content_pb2.ContentPart(text=content_pb2.TextPart(text="Say hello."))
+    said = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[part])
+    for model in (FREE, LOCAL_MODEL):
+        asked = messages_pb2.CreateMessageRequest(model=model, max_tokens=16, messages=[said])
+        whole = stub.CreateMessage(asked, metadata=metadata, timeout=60)
+        assert whole.id.startswith("msg_")
+        assert whole.parts[0].text.text
+        events = list(stub.StreamMessage(asked, metadata=metadata, timeout=60))
+        assert [events[0].WhichOneof("event"), events[-1].WhichOneof("event")] == ["started", "completed"]
+        assert "".join(event.text_delta.text for event in events)
+    counted = messages_pb2.CountTokensRequest(model=FREE, messages=[said])
+    assert 0 < stub.CountTokens(counted, metadata=metadata, timeout=60).input_tokens < 30
