@@ -12,11 +12,12 @@ import openai
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.http import ByteStream, RestRequest
+from rest_bridge.messages import MessagesRest
 from rest_bridge.responses import ResponsesRest
 from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
 from server.domain.money import nanos
 from server.domain.pricing import PriceList
-from server.domain.request import Endpoint
+from server.domain.request import Endpoint, GenerationRequest
 from server.pipeline.generate import Generator
 from server.pipeline.respond import Respond
 from server.providers.gemini import GeminiAdapter
@@ -47,7 +48,7 @@ ROUTING = Routing(timeout_s=5.0, first_byte_timeout_s=2.0, idle_timeout_s=2.0, m
 
 def catalog(base_url: str) -> Catalog:
     provider = Provider("google", "gemini", base_url, api_key=KEY)
-    endpoints = frozenset({Endpoint.CHAT, Endpoint.RESPONSES})
+    endpoints = frozenset({Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES})
     offers = ((FLASH, NEW, PriceList()), (BUDGET, OLD, PriceList()), (PAID, NEW, PRICES))
     models = {
         name: Model(name, (Offer(provider, native, endpoints, prices=prices),), max_output_tokens=8192)
@@ -75,7 +76,8 @@ class _Host(httpx2.AsyncBaseTransport):
 
     def __init__(self, respond: Respond, counter: Till) -> None:
         self._counter = counter
-        faces = (ChatRest(counter.generate), ResponsesRest(respond))
+        generate = counter.generate
+        faces = (ChatRest(generate), ResponsesRest(respond), MessagesRest(generate, nothing))
         self._app = RestApp(
             TwoTeams({"Bearer real": counter.team_id}), [route for face in faces for route in face.routes()]
         )
@@ -93,6 +95,11 @@ class _Host(httpx2.AsyncBaseTransport):
         )
         body = response.body if isinstance(response.body, bytes) else _pieces(response.body)
         return httpx2.Response(response.status, headers=list(response.headers), content=body)
+
+
+def nothing(request: GenerationRequest) -> int:
+    """A `CountTokens` that nobody asks."""
+    raise AssertionError(request.model)
 
 
 async def _pieces(body: ByteStream) -> AsyncIterator[bytes]:
