@@ -34,6 +34,9 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class CacheControl(Strict, frozen=True, kw_only=True, tag_field="type", tag="ephemeral"):
+    """`scope` is what agents add under a beta; the gateway keeps the caches of teams apart whatever it says."""
+
+    scope: str | None = None
     ttl: Literal["5m", "1h"] | None = None
 
 

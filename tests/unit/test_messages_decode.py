@@ -323,6 +323,12 @@ def test_edits_that_keep_everything_ask_for_nothing() -> None:
     order(context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
 
 
+def test_a_mark_may_have_a_scope() -> None:
+    assert part({"type": "text", "text": "a", "cache_control": {**EPHEMERAL, "scope": "global"}}) == Text(
+        "a", CacheMark()
+    )
+
+
 def test_extras() -> None:
     decoded = order(
         meta=True, usage=True, models=["b/2"], session_id="s", provider={"order": ["acme"]}, debug={"trace": True},
