@@ -125,9 +125,14 @@ def test_a_later_deadline_replaces_an_earlier_one(health: Health, clock: HandClo
     assert health.start(KEY) is None
 
 
-def test_a_limited_provider_is_no_last_resort(health: Health) -> None:
-    fail(health, category=FailureCategory.RATE_LIMITED, retry_after_s=10.0)
-    assert health.start(KEY, last_resort=True) is None
+def test_a_limited_provider_is_no_last_resort(health: Health, clock: HandClock) -> None:
+    for _ in range(4):
+        fail(health, category=FailureCategory.RATE_LIMITED, retry_after_s=1.5)
+        assert health.start(KEY, last_resort=True) is None
+        clock.now_s += wait_s(health)
+    clock.now_s -= 1.0
+    assert state(health) == "open", "it has said so for the fourth time, and is given more time than it asked for"
+    assert health.start(KEY, last_resort=True) is not None, "but not where nobody else is left"
 
 
 def test_last_resorts_close_it_before_its_time_if_all_go_well(health: Health) -> None:
@@ -233,7 +238,7 @@ def test_no_history_opens_it_for_longer_than_the_limit_or_leaks_an_attempt(histo
         clock.now_s += waited_s
         watch = health.start(KEY) or health.start(KEY, last_resort=True)
         if watch is None:
-            assert health.entry(KEY).breaker.is_told_when
+            assert health.entry(KEY).breaker.is_told(clock.now_s)
             continue
         match outcome:
             case "ok":

@@ -69,6 +69,7 @@ class Breaker:
         "_noted_s",
         "_probe_s",
         "_probed_s",
+        "_told_s",
         "_waited_s",
         "closed_s",
         "in_a_row",
@@ -84,6 +85,7 @@ class Breaker:
         self.reason = ""
         self.closed_s = -math.inf
         self._level = 0
+        self._told_s = -math.inf
         self._waited_s = 0.0
         self._good = self._bad = 0.0
         self._noted_s = 0.0
@@ -96,10 +98,9 @@ class Breaker:
             return "closed"
         return "open" if now_s < self.retry_s else "half_open"
 
-    @property
-    def is_told_when(self) -> bool:
-        """Whether the provider itself asked not to be called before the time is over."""
-        return self.reason == RATE_LIMITED
+    def is_told(self, now_s: float) -> bool:
+        """Whether the provider itself asked not to be called yet."""
+        return self.opened_s is not None and now_s < self._told_s
 
     def is_probe_free(self, now_s: float) -> bool:
         return self._probe_s is None or now_s - self._probe_s >= PROBE_LIMIT_S
@@ -173,6 +174,7 @@ class Breaker:
             self._waited_s = max(0.0, retry_s - opened_s)
         self.opened_s, self.reason = opened_s, reason
         self.retry_s = retry_s
+        self._told_s = retry_s if reason == RATE_LIMITED else -math.inf
         self.in_a_row = 0
         self._forget()
 
@@ -185,6 +187,7 @@ class Breaker:
 
     def _limit(self, now_s: float, retry_after_s: float, is_probe: bool) -> Transition | None:
         """The provider says until when; the latest time that it ever said counts."""
+        self._told_s = max(self._told_s, now_s + min(retry_after_s, MAX_BACK_OFF_S))
         if self.state(now_s) == "open":
             self.retry_s = max(self.retry_s, now_s + min(retry_after_s, MAX_BACK_OFF_S))
             return None

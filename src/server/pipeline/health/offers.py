@@ -94,6 +94,7 @@ class Entry:
             known.throughput_tps,
             self.in_flight,
             breaker.in_a_row,
+            breaker.is_told(now_s),
         )
 
     def _refresh(self, now_s: float) -> None:
@@ -235,7 +236,7 @@ class Health:
         state = breaker.state(now_s)
         if state == "closed":
             return Watch(entry, self, self._clock, is_probe=False)
-        if state == "open" and (not last_resort or breaker.is_told_when):
+        if state == "open" and (not last_resort or breaker.is_told(now_s)):
             return None
         return Watch(entry, self, self._clock, is_probe=True) if breaker.start_probe(now_s) or last_resort else None
 

@@ -129,7 +129,7 @@ def last_resorts(avoided: Sequence[Ranked], draw: Callable[[], float]) -> list[R
 
     None that has said when it wants to be called again.
     """
-    may = [one for one in avoided if not one.standing.is_told_when]
+    may = [one for one in avoided if not one.standing.is_told]
     return sorted(may, key=lambda one: (-one.standing.in_a_row, draw()))
 
 

@@ -8,7 +8,6 @@ import msgspec
 
 from server.domain.health import BreakerState
 from server.domain.request import Endpoint
-from server.pipeline.health.breaker import RATE_LIMITED
 from server.pipeline.health.figures import LONG, MINUTE, SHORT, Reading, Sums
 
 PRIOR: Final = 5.0
@@ -34,7 +33,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     `probe`: `due` where the next request should test a half-open offer, `free` where it may, `taken` where not.
     `in_a_row`: attempts that went well since it opened. `retry_s` is on the clock's monotonic seconds, and means
-    something while the breaker is open.
+    something while the breaker is open. `is_told`: the provider itself asked not to be called yet.
     """
 
     score: float = 1.0
@@ -47,11 +46,7 @@ class Standing(msgspec.Struct, frozen=True):
     throughput_tps: float | None = None
     in_flight: int = 0
     in_a_row: int = 0
-
-    @property
-    def is_told_when(self) -> bool:
-        """Whether the provider itself asked not to be called before `retry_s`."""
-        return self.breaker == "open" and self.reason == RATE_LIMITED
+    is_told: bool = False
 
 
 UNMEASURED: Final = Standing()
