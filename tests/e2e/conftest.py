@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -31,19 +33,35 @@ models:
     offers:
       - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}
       - {{provider: backup, provider_model: test-2, endpoints: [chat, responses, messages]}}
+{pairs}
   - id: acme/dead:free
     offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses, messages]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
 routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
 """
+PAIR = """
+  - id: acme/pair-{number}:free
+    offers:
+      - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}
+      - {{provider: backup, provider_model: test-2, endpoints: [chat, responses, messages]}}
+"""
+PAIRS = 48
+_pair_numbers = itertools.count()
 ACME_KEY = "sk-acme-canary-0123456789abcdef"
 
 
 def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 60.0, idle: float = 60.0) -> str:
+    pairs = "".join(PAIR.format(number=number) for number in range(PAIRS))
     return CONFIG.format(
-        acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
+        pairs=pairs, acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
     )
+
+
+@pytest.fixture
+def pair() -> dict[str, Any]:
+    """Of a request's body: a model of acme, wanted first, and of backup; no test before has touched its health."""
+    return {"model": f"acme/pair-{next(_pair_numbers) % PAIRS}:free", "provider": {"order": ["acme"]}}
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def by_prompt(request: Request) -> Reply:
         case "500":
             return error(500)
         case "429":
-            return rate_limited()
+            return rate_limited(None)
         case "garbage":
             return whole(b"<html>" * 2000, status=502, content_type="text/html")
         case "reset":
@@ -269,7 +269,9 @@ async def test_who_finds_no_descriptor_is_told_so(
 # Manners of upstreams.
 
 
-def test_an_endless_error_body_is_not_read(gateway: Gateway, upstream: UpstreamThread, other: UpstreamThread) -> None:
+def test_an_endless_error_body_is_not_read(
+    gateway: Gateway, upstream: UpstreamThread, other: UpstreamThread, pair: dict[str, Any]
+) -> None:
     (worker,) = gateway.workers()
     rss = worker.memory_info().rss
     page = head(502, {"content-type": "text/html", "connection": "close"})
@@ -277,7 +279,7 @@ def test_an_endless_error_body_is_not_read(gateway: Gateway, upstream: UpstreamT
     upstream.script(*[endless] * 10)
     asked_at = time.monotonic()
     for _ in range(10):
-        reply = gateway.post(CHAT.path, asking("well", CHAT, stream=False, model="acme/two:free"))
+        reply = gateway.post(CHAT.path, asking("well", CHAT, stream=False) | pair)
         assert reply.json()["choices"][0]["message"]["content"] == "Hello there!"
     assert time.monotonic() - asked_at < 5
     assert max(request.sent for request in upstream.requests) < 8 * MIB
