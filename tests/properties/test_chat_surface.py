@@ -30,7 +30,7 @@ from server.domain.events import (
     ToolCallDelta,
 )
 from server.domain.fold import Fold
-from server.domain.request import Endpoint, GenerationRequest
+from server.domain.request import Endpoint, GenerationRequest, Text
 from tests.fakes.rest import ARRIVAL, SETTLED, STARTED
 
 ORDER = ChatOrder(GenerationRequest(Endpoint.CHAT, "acme/test-1", (), stream=True), wants_meta=True, wants_usage=True)
@@ -258,7 +258,7 @@ def test_text_arrives_and_leaves_byte_by_byte(text: str) -> None:
     body = json.dumps({"model": "a/b", "messages": [{"role": "user", "content": text}]}).encode()
     (turn,) = decode_chat(body).request.turns
     (part,) = turn.parts
-    assert msgspec.to_builtins(part) == {"part": "text", "text": text}
+    assert part == Text(text)
     encoder = ChatStreamEncoder(ORDER, ARRIVAL)
     encoder.encode([STARTED, PartStarted(0, 0, PartKind.TEXT)])
     frame = encoder.encode([TextDelta(0, 0, text)])
