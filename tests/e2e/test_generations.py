@@ -69,6 +69,7 @@ def keeper(gateway: Gateway) -> Team:
     [
         ("/v1/chat/completions", CHAT, "chatcmpl-", ("prompt_tokens", "completion_tokens")),
         ("/v1/responses", {"model": FREE, "input": "hi"}, "resp_", ("input_tokens", "output_tokens")),
+        ("/v1/messages", {**CHAT, "model": FREE, "max_tokens": 9}, "msg_", ("input_tokens", "output_tokens")),
     ],
 )
 def test_a_request_is_read_back_by_any_of_its_ids(

@@ -84,12 +84,15 @@ def branches() -> dict[str, Reply]:
 
 IN_CHAT: dict[str, Any] = {"model": FREE, "messages": [{"role": "user", "content": PROMPT}]}
 IN_RESPONSES: dict[str, Any] = {"model": FREE, "input": PROMPT, "store": False}
+IN_MESSAGES: dict[str, Any] = {**IN_CHAT, "max_tokens": 100}
 WAYS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", IN_CHAT),
     ("/v1/chat/completions", {**IN_CHAT, "stream": True}),
     ("/v1/chat/completions", {**IN_CHAT, "stream": True, "model": "acme/two:free"}),
     ("/v1/responses", IN_RESPONSES),
     ("/v1/responses", {**IN_RESPONSES, "stream": True}),
+    ("/v1/messages", IN_MESSAGES),
+    ("/v1/messages", {**IN_MESSAGES, "stream": True}),
 ]
 
 
