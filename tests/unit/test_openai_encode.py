@@ -472,7 +472,8 @@ def test_parts_that_an_api_cannot_carry(role: Role, part: Part, on_chat: str | N
 
 def test_on_the_responses_surface_the_field_is_called_input() -> None:
     assert unsupported(ask(turn(U, Image(file_id="f")), endpoint=Endpoint.RESPONSES), "chat") == "input"
-    assert unsupported(ask(turn(U, Image(file_id="f")), endpoint=Endpoint.MESSAGES), "chat") == "messages"
+    on_messages = ask(turn(U, Image(file_id="f")), endpoint=Endpoint.MESSAGES)
+    assert unsupported(on_messages, "chat") == "messages[].content[].image"
 
 
 def test_a_speakers_name_cannot_be_said_to_a_responses_upstream() -> None:

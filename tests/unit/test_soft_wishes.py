@@ -81,3 +81,10 @@ def test_a_tool_that_failed_says_so_in_words() -> None:
 def test_anthropics_own_tools_are_no_tools_of_openais(api: Any) -> None:
     request = asked(tools=(BuiltInTool("web_search_20250305", RAW, "tools[0]"),))
     assert unsupported(request, api) == "tools[0]"
+
+
+def test_a_block_that_an_api_cannot_carry_is_named_by_its_kind() -> None:
+    picture = ToolResult("c1", (Image(url="https://a.example/x"),))
+    request = asked(turns=(Turn(Role.TOOL, (picture,)),))
+    assert unsupported(request, "chat") == "messages[].content[].tool_result"
+    assert unsupported(request, "responses") is None

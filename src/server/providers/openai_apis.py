@@ -30,6 +30,15 @@ from server.domain.request import (
 
 Api = Literal["chat", "responses"]
 
+_BLOCKS: Final[dict[type, str]] = {
+    Image: "image",
+    File: "document",
+    Reasoning: "thinking",
+    ToolCall: "tool_use",
+    ToolResult: "tool_result",
+}
+"""What a part is called on the Messages surface, whose blocks are not numbered as turns and parts are."""
+
 PATHS: Final[dict[Api, str]] = {"chat": "/chat/completions", "responses": "/responses"}
 
 # The answer to these comes in fields that no event can carry.
@@ -75,9 +84,9 @@ def _problems(request: GenerationRequest, api: Api) -> Iterator[str]:
 def _place(part: Part, where: str, endpoint: Endpoint) -> str:
     if isinstance(part, Opaque):
         return part.param
-    if endpoint is not Endpoint.CHAT:
-        return "messages" if endpoint is Endpoint.MESSAGES else where
-    return f"{where}.content"
+    if endpoint is Endpoint.MESSAGES:
+        return f"messages[].content[].{_BLOCKS.get(type(part), 'text')}"
+    return where if endpoint is not Endpoint.CHAT else f"{where}.content"
 
 
 def _is_unanswerable(name: str, request: GenerationRequest) -> bool:
