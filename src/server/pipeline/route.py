@@ -1,4 +1,4 @@
-"""Which offers may serve a request, and in what order. As pure as its ranker: a catalogue and a request in, a route out.
+"""Which offers may serve a request, and in what order. As pure as its ranker: catalogue and request in, a route out.
 
 Offers are sorted out step by step, and the first step that leaves none decides what the client is told.
 """
