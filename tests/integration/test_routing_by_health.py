@@ -94,6 +94,15 @@ async def test_with_all_limited_nobody_is_called_and_the_client_is_told_when(ben
     assert (len(bench.first.requests), len(bench.second.requests)) == (1, 1)
 
 
+async def test_an_only_provider_is_called_whatever_it_said(bench: Bench) -> None:
+    bench.first.script(error(429, code="rate_limit_exceeded", headers={"retry-after": "30"}))
+    with pytest.raises(GatewayError) as limited:
+        await bench.run(only=("first",))
+    assert (limited.value.reason, limited.value.retry_after_s) == (Reason.UPSTREAM_RATE_LIMITED, 30.0)
+    assert standing(bench).breaker == "open"
+    assert text_of(await bench.run(only=("first",))) == "Hello there!"
+
+
 async def test_with_all_failing_the_least_bad_is_tried_and_may_come_back(bench: Bench) -> None:
     await test_failures_of_a_fallback_count_as_well(bench)
     calls = len(bench.first.requests) + len(bench.second.requests)

@@ -122,7 +122,7 @@ class World:
         health, began_s, made = self.healths[worker], self.clock.now_s, list[str]()
         route: Route = candidates(self.catalog, self.request, {"openai": Speechless()}, self.routers[worker])
         for candidate, last_resort in choices(route, made.__len__):
-            watch = health.start(route_key(candidate, Endpoint.CHAT), last_resort=last_resort)
+            watch = health.start(route_key(candidate, Endpoint.CHAT), last_resort=last_resort, is_only=route.is_only)
             if watch is None:
                 continue
             name, sent_s = candidate.offer.provider.id, self.clock.now_s

@@ -33,13 +33,15 @@ class Route(msgspec.Struct, frozen=True):
     """`candidates` is never empty and names no offer twice; `rejected` says why any other is not there.
 
     `assessments` are those of the candidates, one by one, or empty where nobody assessed them. The candidates from the
-    place `resorts_from` on have an open breaker: one of them may be tried where all others have failed.
+    place `resorts_from` on have an open breaker: one of them may be tried where all others have failed. `is_only`:
+    there never was another candidate, so that it is called whatever its breaker says.
     """
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RoutingRow, ...] = ()
     assessments: tuple[Assessment, ...] = ()
     resorts_from: int = sys.maxsize
+    is_only: bool = False
 
 
 Ranker: TypeAlias = Callable[[Sequence[Candidate], GenerationRequest], Route]

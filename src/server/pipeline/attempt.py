@@ -139,7 +139,8 @@ class Attempts:
         """
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
         for candidate, last_resort in choices(route, self.made.__len__):
-            watch = self._health.start(route_key(candidate, request.endpoint), last_resort=last_resort)
+            key = route_key(candidate, request.endpoint)
+            watch = self._health.start(key, last_resort=last_resort, is_only=route.is_only)
             if watch is None:
                 continue
             offer = candidate.offer

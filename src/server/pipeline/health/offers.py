@@ -225,18 +225,19 @@ class Health:
         waits = (max(entry.breaker.retry_s - now_s, MIN_RETRY_S) for key in keys if (entry := self.find(key)))
         return min(waits, default=MIN_RETRY_S)
 
-    def start(self, key: RouteKey, *, last_resort: bool = False) -> Watch | None:
+    def start(self, key: RouteKey, *, last_resort: bool = False, is_only: bool = False) -> Watch | None:
         """Begin an attempt; None where its breaker lets none through now.
 
         A `last_resort` goes through whatever the breaker says, as a probe that may be before its time; but not to a
-        provider that has said when it wants to be called again.
+        provider that has said when it wants to be called again, unless it is the only one there is: its caller is told
+        by the provider itself.
         """
         entry, now_s = self.entry(key), self.now_s
         breaker = entry.breaker
         state = breaker.state(now_s)
         if state == "closed":
             return Watch(entry, self, self._clock, is_probe=False)
-        if state == "open" and (not last_resort or breaker.is_told(now_s)):
+        if state == "open" and not (last_resort and (is_only or not breaker.is_told(now_s))):
             return None
         return Watch(entry, self, self._clock, is_probe=True) if breaker.start_probe(now_s) or last_resort else None
 

@@ -38,6 +38,7 @@ class RankByHealth:
             tuple(_row(ranked) for ranked in ranking.avoided if ranked not in resorts),
             tuple(_assessment(ranked) for ranked in order),
             len(ranking.order),
+            is_only=len(found) == 1,
         )
 
 
