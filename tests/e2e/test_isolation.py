@@ -240,18 +240,18 @@ def check_headers(request: Request, authorization: str | None) -> None:
 
 
 def test_a_clients_headers_go_to_no_provider(
-    gateway: Gateway, acme: UpstreamThread, backup: UpstreamThread, channel: grpc.Channel
+    gateway: Gateway, acme: UpstreamThread, backup: UpstreamThread, channel: grpc.Channel, pair: dict[str, Any]
 ) -> None:
     headers = {**gateway.headers, **SENT_BY_CLIENTS}
     acme.script(chat_unary(), error(503), error(503))
     for model, path, body in (
-        (FREE, "/v1/chat/completions", CHAT),
-        ("acme/two:free", "/v1/chat/completions", CHAT),  # falls back to a provider without a key
-        ("acme/two:free", "/v1/responses", RESPONSE),
-        ("acme/native:free", "/v1/responses", RESPONSE),
+        ({"model": FREE}, "/v1/chat/completions", CHAT),
+        (pair, "/v1/chat/completions", CHAT),  # falls back to a provider without a key
+        (pair, "/v1/responses", RESPONSE),
+        ({"model": "acme/native:free"}, "/v1/responses", RESPONSE),
     ):
         headers["idempotency-key"] = f"canary-{secrets.token_hex(8)}"
-        reply = gateway.post(path, {**body, "model": model}, headers=headers)
+        reply = gateway.post(path, {**body, **model}, headers=headers)
         assert reply.status_code == 200, reply.text
     metadata = tuple((name, value) for name, value in headers.items() if name != "user-agent")
     chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(chat_request(), metadata=metadata, timeout=10)
