@@ -162,7 +162,8 @@ class Account:
 
     def _told(self, error: GatewayError) -> str:
         """What the record says of a failure: a provider's own words may quote the prompt, so they are content."""
-        if not error.failures or self._call.principal.policy.store_content:
+        quoted = [failure.upstream.message for failure in error.failures if failure.upstream.message]
+        if self._call.principal.policy.store_content or not any(words in error.description for words in quoted):
             return error.description
         return HINTS[error.failures[-1].category]
 
