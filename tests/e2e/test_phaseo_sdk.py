@@ -47,8 +47,8 @@ def test_models_and_health(client: Phaseo) -> None:
     models = client.get_models({"include_endpoints": "chat", "limit": 250})
     assert LOCAL_MODEL in [model["model_id"] for model in models["models"]]
     health = client.get_health()
-    assert health["status"] == "ok"
-    assert "local" in [provider["id"] for provider in health["providers"]]
+    assert health["status"] in ("ok", "degraded"), "other tests make the other providers fail"
+    assert {provider["id"]: provider["status"] for provider in health["providers"]}["local"] == "ok"
 
 
 def test_a_wrong_key_is_401(gateway: Gateway) -> None:
