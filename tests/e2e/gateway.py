@@ -110,12 +110,16 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + READY_WITHIN_S
-        while self.log[told:].count('"event":"serving"') < int(self.environ["AISTATS_WORKERS"]) or not self.is_ready():
+        while not self._has_started(self.log[told:]) or not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the gateway did not become ready:\n{self.log[-8000:]}")
             time.sleep(0.05)
         return self
+
+    def _has_started(self, log: str) -> bool:
+        """Whether every worker says that it serves, and the supervisor that all of it answers, the model included."""
+        return log.count('"event":"serving"') >= int(self.environ["AISTATS_WORKERS"]) and '"event":"ready"' in log
 
     def is_ready(self) -> bool:
         try:
