@@ -81,8 +81,8 @@ class Generator:
         transcript = Fold() if call.principal.policy.store_content else None
         admitted, idle_s = not held, 0.0
 
-        def account() -> Account:
-            return Account(call, request, route, attempts.made, waited_s=attempts.waited_s, idle_s=idle_s)
+        def account(ending: BaseException | None) -> Account:
+            return Account(call, request, route, attempts.made, ending, waited_s=attempts.waited_s, idle_s=idle_s)
 
         try:
             if held:
@@ -97,13 +97,13 @@ class Generator:
                     idle_s += self._clock.monotonic() - relayed_s
         except Exception as failure:
             if admitted:
-                await self._settle(call, account().settlement(held, failure, transcript))
+                await self._settle(call, account(failure).settlement(held, transcript))
             raise
         except BaseException as departure:  # the client has gone; what was about to be held is voided as well
-            self._hand_over(call, account().settlement(held, departure, transcript))
+            self._hand_over(call, account(departure).settlement(held, transcript))
             raise
-        final = account()
-        await self._settle(call, final.settlement(held, None, transcript))
+        final = account(None)
+        await self._settle(call, final.settlement(held, transcript))
         yield (final.settled(),)
 
     async def _settle(self, call: Call, settlement: Settlement) -> None:

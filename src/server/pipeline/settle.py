@@ -45,7 +45,7 @@ class Bill(msgspec.Struct, frozen=True):
 
 
 class Account:
-    """The whole account of one request, however it ended.
+    """The whole account of one request, however it ended: `ending` is None where all of it was relayed.
 
     `waited_s` is the time spent waiting for providers, `idle_s` for the client to take what was relayed; the rest of
     the time since arrival is the gateway's own.
@@ -57,15 +57,18 @@ class Account:
         request: GenerationRequest,
         route: Route,
         attempts: Sequence[Attempt],
+        ending: BaseException | None,
         *,
         waited_s: float,
         idle_s: float,
     ) -> None:
         self._call = call
+        self._ending = ending
         self._request = request
         self._route = route
         self._attempts = attempts
-        self._bills: list[Bill | None] = [_bill(request, attempt) for attempt in attempts]
+        own_fault = isinstance(ending, Exception) and _origin(ending) == "gateway"
+        self._bills = [None if own_fault else _bill(request, attempt) for attempt in attempts]
         self._served = attempts[-1] if attempts else None
         ended_s = call.arrival.received_s if self._served is None else _ended(self._served)
         self._gateway_ms = _ms(max(0.0, ended_s - call.arrival.received_s - waited_s - idle_s))
@@ -105,16 +108,14 @@ class Account:
         )
         return Settled(usage, meta, served.service_tier)
 
-    def settlement(self, held: bool, ending: BaseException | None, transcript: Fold | None) -> Settlement:
-        """How the request ends in the ledger and on the record. `ending` is None where all of it was relayed."""
-        if isinstance(ending, Exception) and _origin(ending) == "gateway":
-            self._bills = [None] * len(self._attempts)
-        is_billed = ending is None or any(self._bills)
+    def settlement(self, held: bool, transcript: Fold | None) -> Settlement:
+        """How the request ends in the ledger and on the record."""
+        is_billed = self._ending is None or any(self._bills)
         charge = self.pricing.total_nanos if held and is_billed else None
-        return Settlement(self._record(ending), held, charge, self._content(transcript))
+        return Settlement(self._record(), held, charge, self._content(transcript))
 
-    def _record(self, ending: BaseException | None) -> GenerationRecord:
-        record = self._outcome(ending)
+    def _record(self) -> GenerationRecord:
+        record, ending = self._outcome(self._ending), self._ending
         if self._served is None:
             return record
         served, generation_s = self._served, _ended(self._served) - self._served.dispatched_s
