@@ -17,7 +17,8 @@ from server.domain.events import Completed, FinishReason, Started, TextDelta
 from server.domain.ports import ProviderAdapter
 from server.domain.request import FunctionTool, Reasoning, Role, ToolCall, ToolResult, Turn
 from server.domain.usage import Usage
-from server.providers.gemini import MAX_ERROR_BYTES, GeminiAdapter
+from server.providers.exchange import MAX_ERROR_BYTES
+from server.providers.gemini import GeminiAdapter
 from server.transport import Transport
 from tests.fakes.gemini_upstream import KEY, GeminiUpstream
 from tests.fakes.gemini_wire import (

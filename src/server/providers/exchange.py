@@ -59,9 +59,9 @@ class Exchanges:
         )
         async with response:
             if not 200 <= response.status < 300:
-                body = await _error_body(response, self._error_body_timeout_s)
+                body = await error_body(response, self._error_body_timeout_s)
                 raise failure_of(response.status, response.headers, body)
-            if not _is_event_stream(response, post.wants_events):
+            if not is_event_stream(response, post.wants_events):
                 whole: list[ProviderEvent] = []
                 decoder.whole(await response.read(MAX_BODY_BYTES), whole)
                 yield whole
@@ -114,7 +114,7 @@ async def _decode_read(
     return ended
 
 
-def _is_event_stream(response: HttpResponse, wanted: bool) -> bool:
+def is_event_stream(response: HttpResponse, wanted: bool) -> bool:
     """Whether the body is events: as it declares, whatever was asked for."""
     declared = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
     if declared in ("application/json", "text/html"):
@@ -122,7 +122,7 @@ def _is_event_stream(response: HttpResponse, wanted: bool) -> bool:
     return wanted or declared == "text/event-stream"
 
 
-async def _error_body(response: HttpResponse, timeout_s: float) -> bytes:
+async def error_body(response: HttpResponse, timeout_s: float) -> bytes:
     """The beginning of an error's body, or what came of it before it broke off."""
     body = bytearray()
     try:

@@ -14,6 +14,14 @@ from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import ProviderEvent, ProviderStream, UsageReported
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GenerationRequest
+from server.providers.exchange import (
+    ERROR_BODY_TIMEOUT_S,
+    MAX_BODY_BYTES,
+    MAX_ERROR_BYTES,
+    USER_AGENT,
+    error_body,
+    is_event_stream,
+)
 from server.providers.gemini_decode import GeminiDecoder
 from server.providers.gemini_encode import encode
 from server.providers.gemini_errors import bare_error, failure_in_band, failure_of_reply
@@ -21,15 +29,8 @@ from server.providers.gemini_options import gemini_options
 from server.providers.gemini_supports import unsupported
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SseEvent
 
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
-"""The largest whole answer."""
-MAX_ERROR_BYTES: Final = 64 * 1024
-"""How much of an error is read."""
-ERROR_BODY_TIMEOUT_S: Final = 10.0
 LINGER_S: Final = 1.0
 """How long a stream may stay open after all of its candidates have finished: nothing else marks its end."""
-
-USER_AGENT: Final = "aistats-gateway"
 
 
 class GeminiAdapter:
@@ -68,9 +69,9 @@ class GeminiAdapter:
         )
         async with response:
             if not 200 <= response.status < 300:
-                body = await _error_body(response, self._error_body_timeout_s)
+                body = await error_body(response, self._error_body_timeout_s)
                 raise failure_of_reply(response.status, response.headers, body, provider, self._clock.now())
-            if request.stream and _is_event_stream(response, request):
+            if request.stream and is_event_stream(response, request.stream):
                 async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
                     async for batch in batches:
                         yield batch
@@ -93,7 +94,7 @@ class GeminiAdapter:
         events: list[ProviderEvent],
     ) -> None:
         """The whole answer into `events`, as one body or as a stream that nobody asked for. Raises ProviderFailure."""
-        if not _is_event_stream(response, request):
+        if not is_event_stream(response, request.stream):
             decoder.whole(await response.read(MAX_BODY_BYTES), events)
             return
         async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
@@ -198,25 +199,3 @@ def _headers(provider: Provider, request: GenerationRequest) -> Mapping[str, str
     if provider.api_key:
         headers["x-goog-api-key"] = provider.api_key
     return headers
-
-
-def _is_event_stream(response: HttpResponse, request: GenerationRequest) -> bool:
-    """Whether the body is events: as it declares, whatever was asked for."""
-    declared = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
-    if declared in ("application/json", "text/html"):
-        return False
-    return request.stream or declared == "text/event-stream"
-
-
-async def _error_body(response: HttpResponse, timeout_s: float) -> bytes:
-    """The beginning of an error's body, or what came of it before it broke off."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout_s), aclosing(response.chunks()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) >= MAX_ERROR_BYTES:
-                    break
-    except (TimeoutError, ProviderFailure):
-        pass
-    return bytes(body[:MAX_ERROR_BYTES])
