@@ -152,6 +152,11 @@ class Gateway:
         found = [(command_of(child), child) for child in self.children()]
         return [child for command, child in sorted(found, key=lambda pair: pair[0]) if "worker" in command]
 
+    def serving(self) -> list[psutil.Process]:
+        """The worker processes that are up, and have said that they serve."""
+        log = self.log
+        return [worker for worker in self.workers() if f'"pid":{worker.pid},"event":"serving"' in log]
+
     def envoy(self) -> psutil.Process:
         return next(child for child in self.children() if Path((command_of(child) or [""])[0]).name == "envoy")
 

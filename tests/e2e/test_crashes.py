@@ -44,7 +44,7 @@ def recovered(gateway: Gateway, acme: UpstreamThread) -> Iterator[None]:
     yield
     acme.reset()
     deadline = time.monotonic() + 30
-    while len(gateway.workers()) < 2 or gateway.post("/v1/chat/completions", CHAT).status_code != 200:
+    while len(gateway.serving()) < 2 or gateway.post("/v1/chat/completions", CHAT).status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

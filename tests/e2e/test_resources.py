@@ -378,10 +378,10 @@ async def test_nothing_holds_up_the_loop(tmp_path: Path, upstream: UpstreamThrea
                 home.config_file.touch()
 
             await all_kinds()
-            rounds = []
-            for _ in range(3):
+            rounds: list[list[dict[str, Any]]] = []
+            while len(rounds) < 6 and [] not in rounds:
                 before = len(watched.told())
                 await all_kinds()
                 rounds.append(watched.told()[before:])
-    # What another program did to this one's time, it does not do three times in the same place.
-    assert min(rounds, key=len) == [], rounds
+    # What this program does, it does in every round; what another one did to its time, not in six of them.
+    assert [] in rounds, rounds
