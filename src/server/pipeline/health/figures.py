@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -21,6 +20,8 @@ _BUCKETS: Final = 40
 _RATIO: Final = 1.4
 BOUNDS_MS: Final = tuple(_RATIO**power for power in range(_BUCKETS))
 """Upper ends of the histogram's buckets: 1 ms to 8 minutes; what takes longer counts in the last."""
+REBASE_S: Final = 100.0
+"""Until then nothing weighs more than e¹⁰ times what it weighed first."""
 
 
 class Sums(msgspec.Struct, frozen=True, array_like=True):
@@ -68,6 +69,11 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
         return _mean(self.tokens, self.token_s)
 
 
+_FIELDS: Final = len(Sums.__struct_fields__)
+_OK, _FAILED, _LIMITED, _STREAMS, _STREAM_MS, _WHOLES, _WHOLE_MS, _TOKENS, _TOKEN_S = range(_FIELDS)
+_SHOWN: Final = {True: (_STREAMS, _STREAM_MS), False: (_WHOLES, _WHOLE_MS)}
+
+
 class Reading(msgspec.Struct, frozen=True, array_like=True):
     """All figures at one moment: a `Sums` for each of `WINDOWS_S`, and the histogram of the longest."""
 
@@ -97,52 +103,64 @@ class Reading(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Figures:
-    """The figures that this worker measures itself; aged lazily, whenever they are written or read."""
+    """The figures that this worker measures itself.
 
-    __slots__ = ("_at_s", "_latencies", "_windows")
+    Instead of letting all that is there fade with every attempt, what is new is counted the heavier the later it comes:
+    everything is kept as it would weigh at `_base_s`, which moves on now and then, before the weights grow too large.
+    """
+
+    __slots__ = ("_base_s", "_latencies", "_windows")
 
     def __init__(self, now_s: float) -> None:
-        self._at_s = now_s
-        self._windows = [[0.0] * len(Sums.__struct_fields__) for _ in WINDOWS_S]
+        self._base_s = now_s
+        self._windows = [[0.0] * _FIELDS for _ in WINDOWS_S]
         self._latencies = [0.0] * _BUCKETS
 
     def succeeded(self, now_s: float, *, streamed: bool, latency_ms: float, tokens: int, took_s: float) -> None:
         """`latency_ms`: to the first token of a stream, or to a whole answer. `took_s`: until its end."""
-        self._age(now_s)
-        shown = (1.0, latency_ms, 0.0, 0.0) if streamed else (0.0, 0.0, 1.0, latency_ms)
-        spoken = (float(tokens), took_s) if tokens and took_s > 0 else (0.0, 0.0)
-        self._add((1.0, 0.0, 0.0, *shown, *spoken))
-        self._latencies[min(bisect_left(BOUNDS_MS, latency_ms), _BUCKETS - 1)] += 1.0
+        growths = self._growths(now_s)
+        count, total = _SHOWN[streamed]
+        for window, growth in zip(self._windows, growths, strict=True):
+            window[_OK] += growth
+            window[count] += growth
+            window[total] += latency_ms * growth
+            if tokens and took_s > 0:
+                window[_TOKENS] += tokens * growth
+                window[_TOKEN_S] += took_s * growth
+        self._latencies[min(bisect_left(BOUNDS_MS, latency_ms), _BUCKETS - 1)] += growths[LONG]
 
     def failed(self, now_s: float, *, limited: bool = False) -> None:
-        self._age(now_s)
-        self._add((0.0, 0.0, 1.0) if limited else (0.0, 1.0, 0.0))
+        for window, growth in zip(self._windows, self._growths(now_s), strict=True):
+            window[_LIMITED if limited else _FAILED] += growth
 
     def forget_short(self) -> None:
         """Begin the shortest window anew: what it holds has been acted upon."""
-        self._windows[SHORT] = [0.0] * len(Sums.__struct_fields__)
+        self._windows[SHORT] = [0.0] * _FIELDS
 
     def counts(self, window: int, now_s: float) -> tuple[float, float]:
         """Failures and attempts of one window, those that were limited among both."""
-        self._age(now_s)
         ok, failed, limited = self._windows[window][:3]
-        return failed + limited, ok + failed + limited
+        fading = math.exp(min(0.0, self._base_s - now_s) / WINDOWS_S[window])
+        return (failed + limited) * fading, (ok + failed + limited) * fading
 
     def reading(self, now_s: float) -> Reading:
-        self._age(now_s)
+        self._rebase(now_s)
         one, two, three = (Sums(*window) for window in self._windows)
         return Reading((one, two, three), tuple(self._latencies))
 
-    def _add(self, counts: Sequence[float]) -> None:
-        for window in self._windows:
-            for index, count in enumerate(counts):
-                window[index] += count
+    def _growths(self, now_s: float) -> tuple[float, float, float]:
+        """What an attempt of now weighs in each window."""
+        if now_s - self._base_s > REBASE_S:
+            self._rebase(now_s)
+        elapsed_s = max(0.0, now_s - self._base_s)
+        short, minute, long = WINDOWS_S
+        return math.exp(elapsed_s / short), math.exp(elapsed_s / minute), math.exp(elapsed_s / long)
 
-    def _age(self, now_s: float) -> None:
-        elapsed_s = now_s - self._at_s
+    def _rebase(self, now_s: float) -> None:
+        elapsed_s = now_s - self._base_s
         if elapsed_s <= 0:
             return
-        self._at_s = now_s
+        self._base_s = now_s
         factors = [math.exp(-elapsed_s / window_s) for window_s in WINDOWS_S]
         self._windows = [
             [value * factor for value in window] for window, factor in zip(self._windows, factors, strict=True)
