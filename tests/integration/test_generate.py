@@ -48,18 +48,18 @@ class Bench:
         self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, Drains(), self.health)
 
     def _catalog(self, routing: Routing) -> Catalog:
-        providers = {
-            name: Provider(name, "openai", upstream.base_url)
-            for name, upstream in (("first", self.first), ("second", self.second))
-        }
+        providers = {name: Provider(name, "openai", upstream.base_url) for name, upstream in self.upstreams()}
         offers = tuple(Offer(provider, "test-1", frozenset({Endpoint.CHAT})) for provider in providers.values())
         return Catalog(providers, {"a/b:free": Model("a/b:free", offers)}, routing=routing)
+
+    def upstreams(self) -> tuple[tuple[str, Upstream], ...]:
+        return ("first", self.first), ("second", self.second)
 
     def limit(self, **limits: Any) -> None:
         self.current = self._catalog(msgspec.structs.replace(ROUTING, **limits))
 
     async def run(
-        self, *, stream: bool = True, deadline_in_s: float | None = None, **wishes: Any
+        self, *, stream: bool = True, model: str = "a/b:free", deadline_in_s: float | None = None, **wishes: Any
     ) -> list[GenerationEvent]:
         """Every event, up to the end or to what is raised; `self.seen` keeps those before a failure."""
         now_s = self.clock.monotonic()
@@ -67,7 +67,7 @@ class Bench:
         arrival = Arrival(self.ids.new(), "request", now_s, int(self.clock.now()), deadline_s)
         request = GenerationRequest(
             endpoint=Endpoint.CHAT,
-            model="a/b:free",
+            model=model,
             turns=(Turn(Role.USER, (Text("hi"),)),),
             stream=stream,
             routing=RoutingPreferences(**{"order": ("first",), **wishes}),

@@ -128,7 +128,6 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
 
 _UPSTREAM_REASONS = frozenset(
     {
-        Reason.CONTEXT_LENGTH_EXCEEDED,
         Reason.UPSTREAM_REJECTED_REQUEST,
         Reason.UPSTREAM_RATE_LIMITED,
         Reason.ALL_CANDIDATES_FAILED,
@@ -176,6 +175,7 @@ class FailureCategory(StrEnum):
     """The gateway itself has no connection left; the provider was not asked."""
 
 
+_FORBIDDEN: Final = 403
 _FINAL_CATEGORIES = frozenset(
     {FailureCategory.CALLER_ERROR, FailureCategory.CONTEXT_LENGTH, FailureCategory.CONTENT_POLICY}
 )
@@ -230,6 +230,7 @@ class ProviderFailure(Exception):
         upstream: UpstreamError | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        is_of_model: bool = False,
     ) -> None:
         super().__init__(category.value)
         self.category = category
@@ -237,6 +238,12 @@ class ProviderFailure(Exception):
         self.upstream = upstream or UpstreamError()
         self.retry_after_s = retry_after_s
         self.request_id = request_id
+        self._is_of_model = is_of_model
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether a refusal of our account goes for this model only: so it says, or it forbids (403) what was asked."""
+        return self._is_of_model or self.status == _FORBIDDEN
 
     @property
     def is_final(self) -> bool:

@@ -158,7 +158,7 @@ class Attempts:
             except ProviderFailure as failure:
                 attempt.failure = _recorded(candidate, failure)
                 if not attempt.is_rushed:
-                    watch.failed(failure.category, failure.retry_after_s)
+                    watch.failed(failure.category, failure.retry_after_s, of_model=failure.is_of_model)
                 if attempt.first_s is not None:
                     raise interrupted(self._failures()) from failure
                 is_late = self._clock.monotonic() >= limits.answer_by_s

@@ -36,7 +36,7 @@ _REASONS: Final = {
 class WireStatus(msgspec.Struct, frozen=True):
     """One error. `code` is the HTTP status, 0 where none is told; `status` Google's word for it.
 
-    `reasons` are those of its details; `is_daily`: a quota of the day is used up.
+    `reasons` are those of its details; `is_daily`: a quota of the day is used up; `is_of_model`: that of one model.
     """
 
     message: str = ""
@@ -44,6 +44,7 @@ class WireStatus(msgspec.Struct, frozen=True):
     status: str = ""
     reasons: tuple[str, ...] = ()
     is_daily: bool = False
+    is_of_model: bool = False
     raw: Any = None
 
 
@@ -95,12 +96,14 @@ def read_status(value: Any) -> WireStatus | None:
         return None
     code = inner.get("code")
     details = objects(inner.get("details"))
+    daily = [quota for detail in details for quota in _quota_ids(detail) if "PerDay" in quota]
     return WireStatus(
         message=words(inner.get("message")),
         code=code if isinstance(code, int) and 400 <= code <= 599 else 0,
         status=words(inner.get("status")),
         reasons=tuple(filter(None, (words(detail.get("reason")) for detail in details))),
-        is_daily=any("PerDay" in quota for detail in details for quota in _quota_ids(detail)),
+        is_daily=bool(daily),
+        is_of_model=bool(daily) and all("PerModel" in quota for quota in daily),
         raw=inner,
     )
 
@@ -118,7 +121,7 @@ def bare_error(text: bytes) -> Any:
 def _failure(error: WireStatus, status: int, provider: Provider) -> ProviderFailure:
     code = next(iter(error.reasons), None) or error.status or None
     upstream = scrubbed(UpstreamError(code, error.message or None), provider)
-    return ProviderFailure(_category(error, status), status=status, upstream=upstream)
+    return ProviderFailure(_category(error, status), status=status, upstream=upstream, is_of_model=error.is_of_model)
 
 
 def _category(error: WireStatus, status: int) -> FailureCategory:

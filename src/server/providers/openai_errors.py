@@ -17,6 +17,8 @@ from server.providers.scrub import scrubbed
 _QUOTED_CHARS: Final = 200
 """How much is quoted of a body that is not an error in any known shape."""
 
+_OF_MODEL: Final = "quota_per_model"
+
 _json: Final = msgspec.json.Decoder()
 
 
@@ -80,7 +82,8 @@ def looks_like_error(value: Mapping[str, Any]) -> bool:
 def _failure(error: WireError, status: int, provider: Provider) -> ProviderFailure:
     category = category_of(status, error.labels, error.message or "")
     upstream = scrubbed(UpstreamError(error.code, error.message, error.param), provider)
-    return ProviderFailure(category, status=status, upstream=upstream)
+    is_of_model = _OF_MODEL in error.labels
+    return ProviderFailure(category, status=status, upstream=upstream, is_of_model=is_of_model)
 
 
 def _read_error(value: Any) -> WireError:
@@ -136,6 +139,8 @@ def _quota_ids(detail: dict[str, Any]) -> Iterator[Any]:
     for violation in violations if isinstance(violations, list) else ():
         if isinstance(violation, dict) and "PerDay" in str(violation.get("quotaId", "")):
             yield "quota_per_day"
+            if "PerModel" in violation["quotaId"]:
+                yield _OF_MODEL
 
 
 def _message(error: dict[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """The breaker of one offer at one endpoint: closed, open, half-open. Times are the clock's monotonic seconds.
 
-It opens on the share of failures among the latest attempts, on an account that is refused, or for as long as a 429
-asks. Once its time has passed it is half-open: one probe at a time, and as many as are needed must pass in a row.
+It opens on the share of failures among the latest attempts, where our account or a model is refused, or for as long as
+a 429 asks. Once its time has passed it is half-open: one probe at a time, and as many as are needed must pass in a row.
 What other workers find out is adopted, the latest transition winning.
 """
 
@@ -44,8 +44,13 @@ PROBE_LIMIT_S: Final = 60.0
 PROBE_INTERVAL_S: Final = 2.0
 
 ACCOUNT: Final = frozenset({FailureCategory.CREDENTIALS, FailureCategory.QUOTA_EXHAUSTED})
+ACCOUNT_REASONS: Final = frozenset(category.value for category in ACCOUNT)
+"""Why it is open where the provider refuses our account, hence all of our requests."""
+MODEL_REFUSED: Final = "model_refused"
+"""Our account is refused this model only, or its quota for it is used up."""
 ERROR_RATE: Final = "error_rate"
 RATE_LIMITED: Final = "rate_limited"
+_REFUSALS: Final = ACCOUNT_REASONS | {MODEL_REFUSED}
 
 Draw = Callable[[], float]
 """A random number from 0 up to 1."""
@@ -93,6 +98,9 @@ class Breaker:
         self._probe_s: float | None = None
         self._probed_s = -math.inf
 
+    def is_open_by_account(self) -> bool:
+        return self.opened_s is not None and self.reason in ACCOUNT_REASONS
+
     def state(self, now_s: float) -> BreakerState:
         if self.opened_s is None:
             return "closed"
@@ -126,12 +134,19 @@ class Breaker:
         if self.opened_s is None:
             return None
         self.in_a_row += 1
-        needed = EARLY_PROBES if now_s < self.retry_s else 1 if self.reason == RATE_LIMITED else PROBES
-        if self.in_a_row < needed:
+        if self.in_a_row < self._needed(now_s):
             return None
         reason, open_s, passed = self.reason, now_s - self.opened_s, self.in_a_row
         self.close(now_s)
         return Transition("closed", reason, evidence={"probes_passed": passed, "open_s": round(open_s, 3)})
+
+    def _needed(self, now_s: float) -> int:
+        """How many must pass in a row: who was refused, and is no more, has shown all there is to show."""
+        if self.reason in _REFUSALS:
+            return 1
+        if now_s < self.retry_s:
+            return EARLY_PROBES
+        return 1 if self.reason == RATE_LIMITED else PROBES
 
     def succeeded(self, now_s: float, per_second: float) -> None:
         """An ordinary attempt went well."""
@@ -143,13 +158,15 @@ class Breaker:
         category: FailureCategory,
         per_second: float,
         *,
+        of_model: bool = False,
         is_probe: bool = False,
         retry_after_s: float | None = None,
         together: tuple[float, float] = (0.0, 0.0),
     ) -> Transition | None:
         """An attempt failed by its provider's fault.
 
-        `per_second` is the traffic, `together` the failures and attempts that all workers saw lately.
+        `per_second` is the traffic, `together` the failures and attempts that all workers saw lately; `of_model`: a
+        refusal that goes for this model only.
         """
         if is_probe:
             self._probe_s = None
@@ -158,14 +175,14 @@ class Breaker:
             return self._limit(now_s, retry_after_s, is_probe)
         state = self.state(now_s)
         if state == "half_open" and is_probe:
-            return self._open(now_s, self._reason(category), retry_after_s, {"probe": category.value})
+            return self._open(now_s, _reason(category, of_model), retry_after_s, {"probe": category.value})
         if state != "closed":
             return None
         if category in ACCOUNT:
-            return self._open(now_s, category.value, retry_after_s, {"failure": category.value})
+            return self._open(now_s, _reason(category, of_model), retry_after_s, {"failure": category.value})
         self._note(now_s, per_second, bad=1.0)
         evidence = self._evidence(now_s, per_second, together)
-        return None if evidence is None else self._open(now_s, self._reason(category), retry_after_s, evidence)
+        return None if evidence is None else self._open(now_s, ERROR_RATE, retry_after_s, evidence)
 
     def adopt_open(self, opened_s: float, retry_s: float, reason: str) -> None:
         """Another worker has opened it."""
@@ -175,6 +192,16 @@ class Breaker:
         self.opened_s, self.reason = opened_s, reason
         self.retry_s = retry_s
         self._told_s = retry_s if reason == RATE_LIMITED else -math.inf
+        self.in_a_row = 0
+        self._forget()
+
+    def follow(self, other: Breaker) -> None:
+        """What refused or accepts the account of `other` does so with this one as well: the account is the same."""
+        if other.opened_s is None:
+            self.close(other.closed_s)
+            return
+        self.opened_s, self.retry_s, self.reason = other.opened_s, other.retry_s, other.reason
+        self._level, self._waited_s = other._level, other._waited_s
         self.in_a_row = 0
         self._forget()
 
@@ -233,9 +260,6 @@ class Breaker:
             return {"failed": round(failed, 1), "of": round(attempts, 1)}
         return None
 
-    def _reason(self, category: FailureCategory) -> str:
-        return category.value if category in ACCOUNT else ERROR_RATE
-
     def _note(self, now_s: float, per_second: float, *, good: float = 0.0, bad: float = 0.0) -> None:
         kept = (1 - 1 / max(MIN_ATTEMPTS, per_second)) * math.exp(-max(0.0, now_s - self._noted_s) / MEMORY_S)
         self._noted_s = now_s
@@ -244,3 +268,9 @@ class Breaker:
 
     def _forget(self) -> None:
         self._good = self._bad = 0.0
+
+
+def _reason(category: FailureCategory, of_model: bool) -> str:
+    if category not in ACCOUNT:
+        return ERROR_RATE
+    return MODEL_REFUSED if of_model else category.value

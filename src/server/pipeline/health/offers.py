@@ -13,7 +13,7 @@ import structlog
 
 from server.domain.errors import FailureCategory
 from server.domain.ports import Clock
-from server.pipeline.health.breaker import Breaker, Draw, Transition
+from server.pipeline.health.breaker import ACCOUNT_REASONS, Breaker, Draw, Transition
 from server.pipeline.health.figures import MINUTE, SHORT, WINDOWS_S, Figures, Reading
 from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing, health_score, lately
 
@@ -139,7 +139,8 @@ class Watch:
             else:
                 entry.breaker.succeeded(now_s, entry.per_second(now_s))
 
-    def failed(self, category: FailureCategory, retry_after_s: float | None = None) -> None:
+    def failed(self, category: FailureCategory, retry_after_s: float | None = None, *, of_model: bool = False) -> None:
+        """`of_model`: where our account is refused, it is so for this model only."""
         if category in NEUTRAL:
             self.dropped()
         elif self._end():
@@ -151,6 +152,7 @@ class Watch:
                 now_s,
                 category,
                 entry.per_second(now_s),
+                of_model=of_model,
                 is_probe=self._is_probe,
                 retry_after_s=retry_after_s,
                 together=entry.together(now_s),
@@ -177,6 +179,8 @@ class Watch:
             entry.adopted()
             self._stamp()
             tell(entry.key, change)
+            if change.reason in ACCOUNT_REASONS:
+                self._health.spread(entry)
 
     def _stamp(self) -> None:
         """What happened to the breaker just now is the latest that did, also where another clock was ahead."""
@@ -193,6 +197,8 @@ class Health:
         self._entries: dict[RouteKey, Entry] = {}
         self.version = 0
         """Ascends with whatever other workers should know."""
+        self.drained: frozenset[str] = frozenset()
+        """Ids of providers that the operator has taken out of service."""
 
     @property
     def now_s(self) -> float:
@@ -205,7 +211,35 @@ class Health:
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = Entry(key, self.now_s, self.draw)
+            for other in self._entries.values():
+                if other.key.provider == key.provider and other.breaker.is_open_by_account():
+                    self._follow(entry, other)
+                    break
         return entry
+
+    def spread(self, source: Entry) -> None:
+        """What `source` learnt of its account, refused or accepted again, goes for all offers of that provider.
+
+        But not where the breaker is open for another reason, or changed later.
+        """
+        for entry in self._entries.values():
+            if entry is source or entry.key.provider != source.key.provider or entry.changed_at > source.changed_at:
+                continue
+            breaker = entry.breaker
+            if breaker.is_open_by_account() or (breaker.opened_s is None and source.breaker.opened_s is not None):
+                self._follow(entry, source)
+
+    def _follow(self, entry: Entry, source: Entry) -> None:
+        known, its, was_open = entry.breaker, source.breaker, entry.breaker.opened_s is not None
+        reason = its.reason or known.reason
+        known.follow(its)
+        entry.changed_at = source.changed_at
+        entry.adopted()
+        evidence = {"account_used_for": source.key.model}
+        if its.opened_s is None:
+            tell(entry.key, Transition("closed", reason, evidence=evidence))
+        elif not was_open:
+            tell(entry.key, Transition("open", reason, round(its.retry_s - self.now_s, 3), evidence))
 
     def find(self, key: RouteKey) -> Entry | None:
         return self._entries.get(key)
@@ -226,12 +260,14 @@ class Health:
         return min(waits, default=MIN_RETRY_S)
 
     def start(self, key: RouteKey, *, last_resort: bool = False, is_only: bool = False) -> Watch | None:
-        """Begin an attempt; None where its breaker lets none through now.
+        """Begin an attempt; None where its breaker lets none through now, or its provider is drained.
 
         A `last_resort` goes through whatever the breaker says, as a probe that may be before its time; but not to a
         provider that has said when it wants to be called again, unless it is the only one there is: its caller is told
         by the provider itself.
         """
+        if key.provider in self.drained:
+            return None
         entry, now_s = self.entry(key), self.now_s
         breaker = entry.breaker
         state = breaker.state(now_s)

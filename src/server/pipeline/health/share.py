@@ -17,7 +17,7 @@ from server.domain.errors import GatewayError
 from server.domain.health import HealthExchange, SharedReport
 from server.domain.ports import CatalogSource, Clock
 from server.domain.request import Endpoint
-from server.pipeline.health.breaker import MAX_BACK_OFF_S, Transition
+from server.pipeline.health.breaker import ACCOUNT_REASONS, MAX_BACK_OFF_S, Transition
 from server.pipeline.health.figures import LONG, Reading, Sums
 from server.pipeline.health.offers import Entry, Health, tell
 from server.pipeline.health.standing import RouteKey
@@ -165,6 +165,7 @@ class Sharing:
         entry.changed_at = route.changed_at
         offset_s, evidence = now_s - self._clock.now(), {"seen_by": worker_id}
         was_open = entry.breaker.opened_s is not None
+        is_of_account = entry.breaker.is_open_by_account() or route.reason in ACCOUNT_REASONS
         if route.opened_at > 0:
             retry_s = min(route.retry_at + offset_s, now_s + MAX_BACK_OFF_S)
             entry.breaker.adopt_open(min(route.opened_at + offset_s, now_s), retry_s, route.reason)
@@ -176,6 +177,8 @@ class Sharing:
             entry.breaker.close(now_s)
             entry.adopted()
             tell(entry.key, Transition("closed", reason, evidence=evidence))
+        if is_of_account:
+            self._health.spread(entry)
 
     def _add_up(self, key: RouteKey, now_s: float) -> None:
         told = [(at_s, of[key]) for at_s, of in self._readings.values() if key in of]
