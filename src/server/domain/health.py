@@ -9,7 +9,7 @@ import msgspec
 
 from server.domain.request import Endpoint
 
-ProviderStatus = Literal["ok", "degraded", "down", "not_configured"]
+ProviderStatus = Literal["ok", "degraded", "down", "drained", "not_configured"]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -74,4 +74,18 @@ class HealthExchange(Protocol):
 
     async def others(self, known: Mapping[str, int]) -> list[SharedReport]:
         """Reports of other workers, of those that ended not long ago as well, but for those whose number is known."""
+        ...
+
+
+class DrainedProvider(msgspec.Struct, frozen=True):
+    """A provider that the operator has taken out of service; `drained_at` is in seconds since 1970."""
+
+    provider: str
+    drained_at: int
+    reason: str = ""
+
+
+class DrainedProviders(Protocol):
+    async def list(self) -> list[DrainedProvider]:
+        """All of them, by id. Raises GatewayError (`database_unavailable`)."""
         ...

@@ -213,3 +213,12 @@ health_reports = Table(
     Column("report_json", LargeBinary, nullable=False, comment="server.pipeline.health.share.Report"),
 )
 """The newest of each worker, kept for a while after the worker has ended."""
+
+drained_providers = Table(
+    "drained_providers",
+    metadata,
+    Column("provider_id", Text, primary_key=True),
+    Column("drained_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False, comment="the operator's words; may be empty"),
+)
+"""Out of routing until the operator says otherwise."""
