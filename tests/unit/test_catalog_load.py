@@ -131,6 +131,29 @@ def test_an_entry_with_a_shipped_id_replaces_it_whole(tmp_path: Path) -> None:
     assert other.provider is catalog.providers["google"]
 
 
+def test_an_offer_takes_what_its_model_takes_unless_it_says_otherwise(tmp_path: Path) -> None:
+    text = """\
+        providers:
+          - {id: one, dialect: openai, base_url: "http://127.0.0.1:1/v1"}
+          - {id: two, dialect: openai, base_url: "http://127.0.0.1:1/v1"}
+        models:
+          - id: acme/said:free
+            input_types: [text, image]
+            context_length: 8192
+            offers:
+              - {provider: one, provider_model: m}
+              - {provider: two, provider_model: m, input_types: [text], context_length: 4096}
+          - id: acme/unsaid:free
+            offers: [{provider: one, provider_model: m}, {provider: two, provider_model: m, input_types: [audio]}]
+        """
+    models = load(tmp_path, text).models
+    taken = [(offer.input_types, offer.context_length) for offer in models["acme/said:free"].offers]
+    assert taken == [(frozenset({"text", "image"}), 8192), (frozenset({"text"}), 4096)]
+    taken = [(offer.input_types, offer.context_length) for offer in models["acme/unsaid:free"].offers]
+    assert taken == [(None, None), (frozenset({"audio"}), None)]
+    assert models["acme/unsaid:free"].input_types == ("text",)
+
+
 def test_the_example_of_the_manual_loads_and_means_what_it_says(tmp_path: Path) -> None:
     manual = Path(__file__).parents[2] / "docs" / "catalogue.md"
     example = re.findall(r"```yaml\n(.*?)```", manual.read_text(encoding="utf-8"), re.DOTALL)

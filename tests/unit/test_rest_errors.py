@@ -28,7 +28,7 @@ CONTRACT = {
     Reason.INVALID_VALUE: (400, "validation_error", "user", "user"),
     Reason.UNKNOWN_PARAMETER: (400, "validation_error", "user", "user"),
     Reason.UNSUPPORTED_PARAMETER: (400, "validation_error", "user", "user"),
-    Reason.CONTEXT_LENGTH_EXCEEDED: (400, "validation_error", "user", "upstream"),
+    Reason.CONTEXT_LENGTH_EXCEEDED: (400, "validation_error", "user", "user"),
     Reason.CONTENT_POLICY_VIOLATION: (400, "validation_error", "user", "user"),
     Reason.UPSTREAM_REJECTED_REQUEST: (400, "validation_error", "user", "upstream"),
     Reason.UNSUPPORTED_ENDPOINT: (400, "unsupported_model_or_endpoint", "user", "user"),

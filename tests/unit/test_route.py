@@ -167,7 +167,7 @@ def test_a_fallback_model_keeps_the_limits_on_providers() -> None:
         (request("a/two", parameters={"seed": "seed"}), [("y", "unsupported_parameter")]),
         (request("a/two", only=("y",)), [("x", "not_allowed")]),
         (request("d/half:free"), [("keyless", "not_configured")]),
-        (request("x:a/two"), []),
+        (request("x:a/two"), [("y", "not_pinned")]),
         (request("a/two", allow_fallbacks=False), [("y", "fallback_not_allowed")]),
         (request("a/two", max_price=MaxPrice(prompt="1")), [("x", "above_max_price")]),
         (request("f/gemini", fallback_models=("b/other",)), [("gemini", "endpoint_not_served")]),

@@ -85,6 +85,8 @@ class OfferEntry(_Entry):
     params: list[str] | None = None
     price: dict[str, Any] | None = None
     price_tiers: list[PriceTierEntry] | None = None
+    input_types: Annotated[list[_Modality], Field(min_length=1)] | None = None
+    context_length: Annotated[int, Field(gt=0)] | None = None
 
 
 class ModelEntry(_Entry):

@@ -45,8 +45,17 @@ class Offers:
             seen.add(entry.provider)
             params = self._params(model, entry, path)
             prices, source = _Pricing(model, entry, path, self._priced_as[entry.provider], self._problems).prices()
-            limit = model.entry.max_output_tokens
-            yield Offer(provider, entry.provider_model, frozenset(entry.endpoints), params, prices, source, limit)
+            yield Offer(
+                provider,
+                entry.provider_model,
+                frozenset(entry.endpoints),
+                params,
+                prices,
+                source,
+                model.entry.max_output_tokens,
+                _input_types(model.entry, entry),
+                entry.context_length or model.entry.context_length,
+            )
 
     def _params(self, model: Located[ModelEntry], entry: OfferEntry, path: YamlPath) -> frozenset[str] | None:
         """Canonical names; any spelling of any surface is understood."""
@@ -57,6 +66,13 @@ class Offers:
                 text = f'unknown parameter "{word}"; {suggestion(word, sorted(PARAMETERS))}'
                 self._problems.append(model.problem((*path, "params", index), text))
         return frozenset(CANONICAL[word] for word in entry.params if word in CANONICAL)
+
+
+def _input_types(model: ModelEntry, offer: OfferEntry) -> frozenset[str] | None:
+    """None where neither says: what `GET /v1/models` then lists is no reason to refuse anything."""
+    if offer.input_types is not None:
+        return frozenset(offer.input_types)
+    return frozenset(model.input_types) if "input_types" in model.model_fields_set else None
 
 
 class _Pricing:

@@ -78,7 +78,8 @@ class Offer(msgspec.Struct, frozen=True):
     `params`: canonical names of the parameters it honours, None for every parameter of its endpoints.
     `prices` are empty on a `:free` model, and only there. `price_source` says where they were written: in the
     catalogue's files, or among the defaults that come with the gateway; None where there are none.
-    `max_output_tokens` is the model's, for a dialect that must always name a limit.
+    `max_output_tokens` is the model's, for a dialect that must always name a limit. `input_types` and `context_length`
+    are the offer's own or else the model's, None where the catalogue says nothing of either.
     """
 
     provider: Provider
@@ -88,6 +89,8 @@ class Offer(msgspec.Struct, frozen=True):
     prices: PriceList = PriceList()
     price_source: PriceSource | None = None
     max_output_tokens: int | None = None
+    input_types: frozenset[str] | None = None
+    context_length: int | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -81,6 +81,12 @@ class PriceList(msgspec.Struct, frozen=True, dict=True):
     tiers: tuple[PriceTier, ...] = ()
 
     @cached_property
+    def compared(self) -> int:
+        """What offers are compared by: plain input and plain output together, or else all rates."""
+        plain = [self.rates[name] for name in ("input_text_tokens", "output_text_tokens") if name in self.rates]
+        return sum(plain or self.rates.values())
+
+    @cached_property
     def service_tiers(self) -> frozenset[str]:
         """The tiers beside the standard one that have a price."""
         return frozenset(tier.service_tier for tier in self.tiers if tier.service_tier is not None)

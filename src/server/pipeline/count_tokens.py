@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.domain.catalog import Dialect
+from server.domain.errors import GatewayError, Reason
 from server.domain.ports import CatalogSource, ProviderAdapter
 from server.domain.request import GenerationRequest
 from server.pipeline.admit import estimate_prompt
@@ -23,5 +24,9 @@ class TokenEstimate:
 
     def __call__(self, request: GenerationRequest) -> int:
         refuse_shared_ids(request)
-        candidates(self._catalog.current, request, self._adapters)
+        try:
+            candidates(self._catalog.current, request, self._adapters)
+        except GatewayError as error:
+            if error.reason is not Reason.CONTEXT_LENGTH_EXCEEDED:  # who asks wants to know how long it is
+                raise
         return estimate_prompt(request)
