@@ -112,7 +112,10 @@ class _Choice(_Strict, frozen=True, kw_only=True):
 
 
 class ResponsesBody(ExtrasBody, frozen=True, kw_only=True):
-    """Every parameter of OpenAI's Responses API, and the extras. A null counts as absent."""
+    """Every parameter of OpenAI's Responses API, and the extras. A null counts as absent.
+
+    `stop` is none of them; clients that come from chat completions are told so in words.
+    """
 
     model: str
     input: msgspec.Raw = ABSENT
@@ -148,6 +151,7 @@ class ResponsesBody(ExtrasBody, frozen=True, kw_only=True):
     moderation: msgspec.Raw = ABSENT
     prompt: msgspec.Raw = ABSENT
     prompt_cache_options: msgspec.Raw = ABSENT
+    stop: msgspec.Raw = ABSENT
 
 
 _PLAIN: Final = (
@@ -236,6 +240,8 @@ def _check_whole(body: ResponsesBody) -> None:
     if body.stream_options is not None and body.stream_options.include_obfuscation:
         param = "stream_options.include_obfuscation"
         raise unsupported(param, f"`{param}` is not supported: events carry no obfuscation.")
+    if is_set(body.stop):
+        raise unsupported("stop", "`stop` is not supported: the Responses API has no stop sequences.")
 
 
 def _with_input(generation: GenerationRequest, body: ResponsesBody) -> GenerationRequest:

@@ -193,8 +193,7 @@ def test_p6_the_same_on_responses_with_the_signature_before_the_call() -> None:
     assert items(*HISTORY)[1:] == [
         {
             "type": "reasoning",
-            "summary": [],
-            "content": [{"type": "reasoning_text", "text": "Hm."}],
+            "summary": [{"type": "summary_text", "text": "Hm."}],
             "encrypted_content": "sig==",
         },
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me look."}]},

@@ -295,7 +295,7 @@ def test_what_only_a_native_provider_understands_stays_as_it_is(item: Any, kind:
             Reason.MISSING_FIELD,
             "input[0].output[0].image_url",
         ),
-        ({"stop": ["x"]}, Reason.UNKNOWN_PARAMETER, "stop"),
+        ({"stop": ["x"]}, Reason.UNSUPPORTED_PARAMETER, "stop"),
         ({"messages": []}, Reason.UNKNOWN_PARAMETER, "messages"),
         ({"response_format": {"type": "json_object"}}, Reason.UNKNOWN_PARAMETER, "response_format"),
         ({"n": 2}, Reason.UNKNOWN_PARAMETER, "n"),

@@ -193,12 +193,12 @@ def _item(part: Part) -> Any:
 
 
 def _reasoning_item(part: Reasoning) -> dict[str, Any]:
+    """A thought as its summary: of a reasoning item that comes back OpenAI refuses any `content`."""
+    texts = (*part.summary, part.text) if part.text else part.summary
     item: dict[str, Any] = {
         "type": "reasoning",
-        "summary": [{"type": "summary_text", "text": text} for text in part.summary],
+        "summary": [{"type": "summary_text", "text": text} for text in texts],
     }
-    if part.text:
-        item["content"] = [{"type": "reasoning_text", "text": part.text}]
     encrypted = part.encrypted or part.signature
     if encrypted:
         item["encrypted_content"] = encrypted
