@@ -1,54 +1,31 @@
-"""A world of scripted providers, a clock that jumps from event to event, and the real router before them.
+"""A world of scripted providers, a clock that jumps from event to event, and the real gateway's choices before them.
 
-Nothing here decides anything: which offers are candidates, their order, whether an attempt may start and what follows
-from its outcome is the gateway's own code. One seed, one history.
+Nothing here decides anything: which offers are candidates, their order, whether and how an attempt is made, what
+follows from its outcome and what workers tell each other is the gateway's own code. One seed, one history.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import asyncio
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from structlog.testing import capture_logs
 
 from server.domain.catalog import Catalog, Model, Offer, Provider
-from server.domain.errors import FailureCategory
-from server.domain.events import ProviderStream
+from server.domain.errors import GatewayError
 from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Text, Turn
-from server.domain.routing import Route
-from server.pipeline.health.offers import Health
-from server.pipeline.health.router import RankByHealth, choices, route_key
-from server.pipeline.route import candidates
+from server.pipeline.health.share import INTERVAL_S
 from tests.fakes.health import HandClock
+from tests.simulator.providers import Script, Scripted
+from tests.simulator.virtual import play
+from tests.simulator.workers import Board, Source, Worker, worker_id
 
 MODEL = "a/b:free"
-MAX_ATTEMPTS = 3
-
-
-class Mood(NamedTuple):
-    """How a provider is at some time. `per_second`: beyond this many calls it answers 429, with `retry_after_s`."""
-
-    errors: float = 0.0
-    first_token_s: float = 0.3
-    took_s: float = 1.0
-    category: FailureCategory = FailureCategory.SERVER_ERROR
-    error_s: float = 0.05
-    per_second: float = float("inf")
-    retry_after_s: float | None = 1.0
-
-
-Script = Callable[[float], Mood]
-"""The mood of a provider at a time, in seconds since the beginning."""
-
-
-class Attempt(NamedTuple):
-    at_s: float
-    provider: str
-    is_ok: bool
 
 
 class Outcome(NamedTuple):
@@ -59,104 +36,100 @@ class Outcome(NamedTuple):
     attempts: int
 
 
-class Speechless:
-    """A dialect that can say all; the world answers in its place."""
+class Transition(NamedTuple):
+    """A breaker opened (`to` is open) or closed. `adopted`: by what another worker saw."""
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
-        return None
-
-    def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
-        raise NotImplementedError
+    at_s: float
+    worker: str
+    provider: str
+    to: str
+    reason: str
+    adopted: bool
 
 
 class World:
-    """`workers` gateways share the traffic, each with its own view of health."""
+    """`workers` gateways share the traffic; each has its own view of health, and tells the others."""
 
-    def __init__(self, scripts: dict[str, Script], *, seed: int = 1, workers: int = 1, **wishes: Any) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, scripts: Mapping[str, Script], *, seed: int = 1, workers: int = 1, **wishes: Any) -> None:
         self.clock = HandClock(0.0)
-        self.healths = [Health(self.clock, random.Random(seed + 1 + n).random) for n in range(workers)]
-        self.routers = [RankByHealth(health) for health in self.healths]
-        self.scripts = scripts
+        self.board = Board()
+        self.outcomes: list[Outcome] = []
+        self.transitions: list[Transition] = []
+        self.killed_s: dict[str, float] = {}
+        self._rng = random.Random(seed)
+        self._adapter = Scripted(scripts, self.clock, self._rng)
+        self.attempts = self._adapter.attempts
         providers = {name: Provider(name, "openai", "http://upstream") for name in scripts}
         offers = tuple(Offer(provider, "m", frozenset({Endpoint.CHAT})) for provider in providers.values())
-        self.catalog = Catalog(providers, {MODEL: Model(MODEL, offers)})
-        self.request = GenerationRequest(
+        self._source = Source(Catalog(providers, {MODEL: Model(MODEL, offers)}))
+        self._request = GenerationRequest(
             Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=True, routing=RoutingPreferences(**wishes)
         )
-        self.attempts: list[Attempt] = []
-        self.outcomes: list[Outcome] = []
-        self.transitions: list[tuple[float, Mapping[str, Any]]] = []
-        self._buckets = dict.fromkeys(scripts, (0.0, 1.0))
-        self._events: list[tuple[float, int, Iterator[float]]] = []
-        self._order = itertools.count()
+        self.ends_s = 0.0
+        self._made = 0
+        self._plans: list[tuple[float, Callable[[], None]]] = []
+        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self.workers = [self._new_worker() for _ in range(workers)]
 
-    def run(self, until_s: float, per_second: Callable[[float], float] | float) -> None:
+    def at(self, at_s: float, what: Callable[[], None]) -> None:
+        """Let something happen then. Before `run`."""
+        self._plans.append((at_s, what))
+
+    def run(self, until_s: float, per_second: float) -> None:
         """Let requests arrive at random until then, and every one of them end."""
-        rate = per_second if callable(per_second) else lambda _: per_second
-        self._spawn(self._arrivals(until_s, rate))
-        with capture_logs() as logs:
-            while self._events:
-                at_s, _, process = heapq.heappop(self._events)
-                self.clock.now_s = at_s
-                self._go_on(process)
-                self.transitions += [(at_s, log) for log in logs if log["event"] == "breaker"]
-                logs.clear()
+        self.ends_s = until_s
+        with capture_logs(processors=[self._listen]):
+            play(self._story(until_s, per_second), self.clock)
 
-    def _spawn(self, process: Iterator[float]) -> None:
-        self._go_on(process)
+    def restart(self, index: int) -> None:
+        """Kill that worker, which says nothing any more, and start another in its place."""
+        self._tasks.pop(self.workers[index]).cancel()
+        self.killed_s[self.workers[index].name] = self.clock.now_s
+        self.workers[index] = self._new_worker()
+        self._start(self.workers[index])
 
-    def _go_on(self, process: Iterator[float]) -> None:
-        pause_s = next(process, None)
-        if pause_s is not None:
-            heapq.heappush(self._events, (self.clock.now_s + pause_s, next(self._order), process))
+    def _new_worker(self) -> Worker:
+        self._made += 1
+        seed = self._rng.randrange(1 << 32)
+        return Worker(f"w{self._made}", self._source, self._adapter, self.board, self.clock, seed)
 
-    def _arrivals(self, until_s: float, rate: Callable[[float], float]) -> Iterator[float]:
-        while self.clock.now_s < until_s:
-            yield self.rng.expovariate(rate(self.clock.now_s))
-            self._spawn(self._one())
+    def _start(self, worker: Worker, pause_s: float = 0.0) -> None:
+        self._tasks[worker] = asyncio.get_running_loop().create_task(worker.run(pause_s))
 
-    def _one(self) -> Iterator[float]:
-        """One user's request, from its routing to its end; yields how long each step takes."""
-        worker = self.rng.randrange(len(self.healths))
-        health, began_s, made = self.healths[worker], self.clock.now_s, list[str]()
-        route: Route = candidates(self.catalog, self.request, {"openai": Speechless()}, self.routers[worker])
-        for candidate, last_resort in choices(route, made.__len__):
-            watch = health.start(route_key(candidate, Endpoint.CHAT), last_resort=last_resort, is_only=route.is_only)
-            if watch is None:
-                continue
-            name, sent_s = candidate.offer.provider.id, self.clock.now_s
-            made.append(name)
-            mood = self.scripts[name](sent_s)
-            is_limited = not self._has_room(name, mood, sent_s)
-            is_ok = not is_limited and self.rng.random() >= mood.errors
-            self.attempts.append(Attempt(sent_s, name, is_ok))
-            if is_ok:
-                yield mood.first_token_s * self.rng.uniform(0.8, 1.2)
-                watch.shown()
-                shown_s = self.clock.now_s
-                yield mood.took_s
-                took_s = self.clock.now_s - sent_s
-                watch.succeeded(streamed=True, latency_ms=(shown_s - sent_s) * 1000, tokens=50, took_s=took_s)
-                self.outcomes.append(Outcome(began_s, True, len(made)))
-                return
-            yield 0.01 if is_limited else mood.error_s
-            if is_limited:
-                watch.failed(FailureCategory.RATE_LIMITED, mood.retry_after_s)
-            else:
-                watch.failed(mood.category)
-            if len(made) == MAX_ATTEMPTS:
-                break
-        self.outcomes.append(Outcome(began_s, False, len(made)))
+    async def _story(self, until_s: float, per_second: float) -> None:
+        loop = asyncio.get_running_loop()
+        for at_s, what in self._plans:
+            loop.call_at(at_s, what)
+        for worker in self.workers:
+            self._start(worker, self._rng.uniform(0.0, INTERVAL_S))
+        async with asyncio.TaskGroup() as requests:
+            while self.clock.now_s < until_s:
+                await asyncio.sleep(self._rng.expovariate(per_second))
+                requests.create_task(self._one(self._rng.choice(self.workers)))
+        for task in self._tasks.values():
+            task.cancel()
 
-    def _has_room(self, name: str, mood: Mood, now_s: float) -> bool:
-        """A bucket of one second's worth of calls."""
-        if mood.per_second == float("inf"):
-            return True
-        at_s, left = self._buckets[name]
-        left = min(mood.per_second, left + (now_s - at_s) * mood.per_second)
-        self._buckets[name] = (now_s, max(0.0, left - 1.0))
-        return left >= 1.0
+    async def _one(self, worker: Worker) -> None:
+        """One user's request."""
+        worker_id.set(worker.name)
+        began_s, attempts, is_ok = self.clock.now_s, worker.attempts(), True
+        try:
+            async with aclosing(worker.stream(attempts, self._request)) as batches:
+                async for _ in batches:
+                    pass
+        except GatewayError:
+            is_ok = False
+        self.outcomes.append(Outcome(began_s, is_ok, len(attempts.made)))
+
+    def _listen(self, _: Any, __: str, log: Any) -> Any:
+        if log["event"] == "breaker":
+            one = Transition(
+                self.clock.now_s, worker_id.get(), log["provider"], log["to"], log["reason"], "seen_by" in log
+            )
+            self.transitions.append(one)
+        elif log.get("log_level") == "error":
+            raise AssertionError(log)
+        return log
 
     # What was seen.
 
@@ -172,22 +145,43 @@ class World:
         return 1.0 - sum(seen) / len(seen) if seen else 0.0
 
     def changes(self, name: str, to: str | None = None) -> list[float]:
-        return [at for at, log in self.transitions if log["provider"] == name and to in (None, log["to"])]
+        """When its breaker opened or closed, leaving out what workers only heard of."""
+        return [
+            one.at_s for one in self.transitions if one.provider == name and to in (None, one.to) and not one.adopted
+        ]
 
     def time_to_stop(self, name: str, from_s: float) -> tuple[float, int]:
-        """How long after `from_s` its breaker opened, and how many calls it got until then."""
-        opened_s = next((at for at in self.changes(name, "open") if at >= from_s), float("inf"))
+        """How long after `from_s` its breaker had opened at as many workers as there are, and its calls until then."""
+        opened: dict[str, float] = {}
+        for one in self.transitions:
+            if one.provider == name and one.to == "open" and one.at_s >= from_s:
+                opened.setdefault(one.worker, one.at_s)
+        if len(opened) < len(self.workers):
+            return float("inf"), self.sent(name, from_s)
+        opened_s = sorted(opened.values())[len(self.workers) - 1]
         return opened_s - from_s, self.sent(name, from_s, opened_s)
+
+    def shares(self, name: str, step_s: float) -> list[float | None]:
+        """Its share of the calls in each `step_s`; None where there were none."""
+        steps = [0] * math.ceil(self.ends_s / step_s)
+        own = list(steps)
+        for one in self.attempts:
+            if one.at_s < self.ends_s:
+                steps[int(one.at_s / step_s)] += 1
+                own[int(one.at_s / step_s)] += one.provider == name
+        return [mine / all_ if all_ else None for mine, all_ in zip(own, steps, strict=True)]
+
+    def open_spans(self, name: str) -> list[tuple[float, float]]:
+        """From when to when its breaker was other than closed, at any worker that lived."""
+        spans: list[tuple[float, float]] = []
+        opened: dict[str, float] = {}
+        for one in self.transitions:
+            if one.provider == name and one.to == "open":
+                opened.setdefault(one.worker, one.at_s)
+            elif one.provider == name and one.worker in opened:
+                spans.append((opened.pop(one.worker), one.at_s))
+        return spans + [(at_s, self.killed_s.get(worker, self.ends_s)) for worker, at_s in opened.items()]
 
     def busiest_second(self, name: str, from_s: float, to_s: float) -> int:
         seconds = Counter(int(one.at_s) for one in self.attempts if one.provider == name and from_s <= one.at_s < to_s)
         return max(seconds.values(), default=0)
-
-
-def always(mood: Mood) -> Script:
-    return lambda _: mood
-
-
-def during(from_s: float, to_s: float, mood: Mood, otherwise: Mood | None = None) -> Script:
-    usual = otherwise or Mood()
-    return lambda now_s: mood if from_s <= now_s < to_s else usual

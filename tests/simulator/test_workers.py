@@ -1,0 +1,73 @@
+"""What workers promise together: the same worlds, with several of them that tell each other what they see."""
+
+from __future__ import annotations
+
+from tests.simulator import scenarios
+from tests.simulator.scenarios import ALL_KILLED_S, KILLED_S, RETRY_AFTER_S
+from tests.simulator.test_scenarios import FAILED_SHARE, assert_noticed
+
+WORKERS = 4
+KNOWN_S = 2.0
+"""What one worker has found out, all know so much later."""
+
+
+def test_an_outage_that_one_worker_sees_is_known_to_all() -> None:
+    world = scenarios.workers_outage()
+    assert_noticed(world, 60.0)
+    assert world.failed_share() < FAILED_SHARE
+    assert world.sent("x", 60.0 + 2 * KNOWN_S, 180.0) <= 20, "the probes of all of them"
+    seen = [one for one in world.transitions if one.provider == "x"]
+    assert len([one for one in seen if not one.adopted]) <= 12
+    first_s = next(one.at_s for one in seen if one.to == "open")
+    opened = {one.worker for one in seen if one.to == "open" and one.at_s <= first_s + KNOWN_S}
+    assert len(opened) == WORKERS
+
+
+def test_a_recovery_that_one_worker_sees_is_a_ramp_at_all() -> None:
+    world = scenarios.workers_outage()
+    closed = [one for one in world.transitions if one.provider == "x" and one.to == "closed"]
+    closed_s = closed[-WORKERS].at_s
+    assert {one.worker for one in closed if closed_s <= one.at_s <= closed_s + KNOWN_S} == {
+        worker.name for worker in world.workers
+    }
+    assert world.share("x", closed_s, closed_s + 10.0) < 0.15
+    assert world.share("x", closed_s + 70.0, closed_s + 100.0) > 0.25
+    assert world.busiest_second("x", closed_s, world.ends_s) <= 1.5 * world.busiest_second("x", 0.0, 60.0)
+
+
+def test_what_one_worker_was_told_to_wait_all_wait() -> None:
+    world = scenarios.workers_storm()
+    assert world.failed_share() < FAILED_SHARE
+    assert world.share("x", world.ends_s - 60.0, world.ends_s) > 0.25
+    openings = [at_s for at_s in world.changes("x", "open") if at_s < 300.0]
+    closings = world.changes("x", "closed")
+    assert 1 <= len(openings) <= 60
+    standing = [at_s for at_s in openings if not any(at_s < closed_s < at_s + KNOWN_S for closed_s in closings)]
+    assert len(standing) > len(openings) / 2, "the others were contradicted by a call that was on its way"
+    for at_s in standing:
+        assert world.sent("x", at_s + KNOWN_S, at_s + RETRY_AFTER_S) == 0
+    refused = sum(one.provider == "x" and not one.is_ok for one in world.attempts)
+    assert refused <= WORKERS * len(openings), "each worker at most once before it knew"
+
+
+def test_restarted_workers_do_not_forget_an_open_breaker() -> None:
+    world = scenarios.workers_restart()
+    assert_noticed(world, 120.0)
+    noticed_s = 120.0 + world.time_to_stop("x", 120.0)[0]
+    assert world.failed_share() < FAILED_SHARE
+    assert len(world.killed_s) == 6
+    for at_s in (*KILLED_S, ALL_KILLED_S):
+        born = [one for one in world.transitions if one.at_s == at_s and one.adopted and one.to == "open"]
+        assert len(born) == (1 if at_s in KILLED_S else 3), "each knows at once"
+    assert world.sent("x", noticed_s, 500.0) <= 20, "probes only"
+    assert world.share("x", world.ends_s - 60.0, world.ends_s) > 0.25
+
+
+def test_without_their_database_each_worker_finds_out_itself() -> None:
+    world = scenarios.workers_alone()
+    after_s, calls = world.time_to_stop("x", 60.0)
+    assert after_s < 10.0
+    assert calls <= WORKERS * 10
+    assert world.failed_share() < FAILED_SHARE
+    assert not [one for one in world.transitions if one.adopted]
+    assert world.share("x", world.ends_s - 60.0, world.ends_s) > 0.25
