@@ -59,6 +59,7 @@ from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.refusals import RecordRefusals
+from server.pipeline.health.drained import FollowDrained
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.providers.anthropic import AnthropicAdapter
@@ -83,6 +84,7 @@ from server.storage.group_commit import GroupCommit
 from server.storage.health_reports import SqlHealthExchange
 from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
+from server.storage.drained import SqlDrained
 from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
@@ -174,7 +176,9 @@ async def worker(
         exchange = SqlHealthExchange(database, commits, clock, ledger.worker_id)
         sharing = Sharing(health, exchange, catalog, clock)
         stack.push_async_callback(sharing.close)
-        await stack.enter_async_context(_running(sharing.run(), _purging(exchange.purge)))
+        drained = FollowDrained(health, SqlDrained(database, clock))
+        await drained.start()
+        await stack.enter_async_context(_running(sharing.run(), drained.run()))
         drains = Drains()
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, ledger, clock, shutdown, drains, health)

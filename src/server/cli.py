@@ -22,6 +22,7 @@ GROUPS: Final = {
     "teams": "server.cli_teams:teams",
     "generations": "server.cli_generations:generations",
     "catalog": "server.cli_catalog:catalog",
+    "providers": "server.cli_providers:providers",
     "wallet": "server.cli_wallet:wallet",
     "ledger": "server.cli_wallet:ledger",
 }
@@ -65,6 +66,7 @@ _GRPC: Final = {
 _DATA: Final = {
     "AISTATS_DATA_DIR": ("database, key file, sockets", "./data"),
     "AISTATS_DATABASE_URL": ("postgresql+asyncpg://…", "SQLite in the data directory"),
+    "AISTATS_VALKEY_URL": ("valkey://…, for the health of providers", "in the database"),
     "AISTATS_CONFIG": ("your providers and models", "none"),
     "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }
@@ -73,6 +75,7 @@ _LOGS: Final = {
     "AISTATS_LOG_FORMAT": ("console or json", "console"),
     "AISTATS_LOG_LEVEL": ("debug, info, warning or error", "info"),
 }
+_METRICS: Final = {"AISTATS_METRICS_PORT": ("where Prometheus reads figures, on 127.0.0.1", "none")}
 _DRAIN: Final = {"AISTATS_DRAIN_TIMEOUT_S": ("how long streams may take to end", "30")}
 _MODEL: Final = {"AISTATS_LOCAL_MODEL": ("0: without the embedded model", "1")}
 
@@ -103,7 +106,7 @@ def _settings(*, with_logs: bool = False) -> Settings:
 
 @cli.command(
     epilog=_epilog(
-        _HTTP | _GRPC | _DATA | _WORKERS | _MODEL | _DRAIN | _LOGS,
+        _HTTP | _GRPC | _DATA | _WORKERS | _MODEL | _DRAIN | _METRICS | _LOGS,
         "AISTATS_HTTP_PORT=9000 AISTATS_CONFIG=gateway.yaml aistats-gateway up",
     )
 )

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,9 +18,21 @@ from server.storage.database import STATEMENT_TIMEOUT_S, Database, DatabaseUnusa
 from server.storage.migrate import upgrade_if_empty
 from server.storage.teams import DEFAULT_TEAM
 
-__all__ = ["Dollars", "as_json", "date", "example", "print_json", "print_table", "unknown_team", "with_database"]
+__all__ = [
+    "Dollars",
+    "ShortText",
+    "as_json",
+    "date",
+    "example",
+    "print_json",
+    "print_table",
+    "unknown_team",
+    "with_database",
+]
 
 T = TypeVar("T")
+
+MAX_NOTE_LENGTH: Final = 200
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -39,6 +51,18 @@ class Dollars(click.ParamType[int]):
         if re.fullmatch(rf"{self._sign}[0-9]{{1,9}}(\.[0-9]{{1,9}})?", value, re.ASCII) is None:
             self.fail("write dollars with at most nine decimals: 5.00", param, ctx)
         return nanos(value)
+
+
+class ShortText(click.ParamType[str]):
+    """A line of text: printable, and not blank."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        if not 0 < len(text) <= MAX_NOTE_LENGTH or not text.isprintable():
+            self.fail(f"write 1 to {MAX_NOTE_LENGTH} printable characters", param, ctx)
+        return text
 
 
 def example(*commands: str) -> str:

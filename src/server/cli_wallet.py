@@ -9,7 +9,17 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from server.cli_shared import Dollars, as_json, date, example, print_json, print_table, unknown_team, with_database
+from server.cli_shared import (
+    Dollars,
+    ShortText,
+    as_json,
+    date,
+    example,
+    print_json,
+    print_table,
+    unknown_team,
+    with_database,
+)
 from server.clock import SystemClock
 from server.domain.money import usd
 from server.storage.key_records import UnknownTeam
@@ -21,20 +31,7 @@ __all__ = ["ledger", "wallet"]
 T = TypeVar("T")
 
 MAX_STATEMENT: Final = 10_000
-MAX_NOTE_LENGTH: Final = 200
 VERIFY_TIMEOUT_S: Final = 3600.0
-
-
-class ShortText(click.ParamType[str]):
-    """A line of text: printable, and not blank."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip()
-        if not 0 < len(text) <= MAX_NOTE_LENGTH or not text.isprintable():
-            self.fail(f"write 1 to {MAX_NOTE_LENGTH} printable characters", param, ctx)
-        return text
 
 
 the_team = click.option("--team", required=True, help="The team, by name.")

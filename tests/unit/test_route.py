@@ -253,3 +253,16 @@ def test_a_long_name_is_not_repeated_in_full() -> None:
     assert error.reason is Reason.UNKNOWN_MODEL
     assert len(error.description) < 300
     assert len(refused(request("a/two", only=("y" * 1_000_000,))).description) < 500
+
+
+def test_the_last_filter_is_what_the_operator_has_drained() -> None:
+    route = candidates(CATALOG, request("a/two"), ADAPTERS, drained={"x"})
+    assert [candidate.offer.provider.id for candidate in route.candidates] == ["y"]
+    assert [(row.provider, row.outcome) for row in route.rejected] == [("x", "drained")]
+    with pytest.raises(GatewayError) as caught:
+        candidates(CATALOG, request("y:a/two", fallback_models=("b/other",)), ADAPTERS, drained={"y"})
+    assert caught.value.reason is Reason.PROVIDERS_UNAVAILABLE
+    assert caught.value.description.endswith('could serve this request out of service: "y".')
+    with pytest.raises(GatewayError) as caught:
+        candidates(CATALOG, request("a/two", parameters={"top_p": "top_p"}), ADAPTERS, drained={"x", "y"})
+    assert caught.value.reason is Reason.UNSUPPORTED_PARAMETER

@@ -5,7 +5,7 @@ Offers are sorted out step by step, and the first step that leaves none decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -19,6 +19,7 @@ from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
 from server.pipeline.fit import has_room, media, media_refused, room_wanted, takes, too_long
 from server.pipeline.route_refusals import (
+    all_drained,
     listed,
     not_configured,
     nothing_allowed,
@@ -68,11 +69,13 @@ def candidates(
     request: GenerationRequest,
     adapters: Mapping[Dialect, ProviderAdapter],
     rank: Ranker = in_catalogue_order,
+    drained: Collection[str] = (),
 ) -> Route:
-    """The offers to try, in order, and why the others are not among them.
+    """The offers to try, in order, and why the others are not among them. No provider in `drained` is.
 
     Raises GatewayError: `unknown_model`, `unsupported_endpoint`, `provider_not_configured`, `unsupported_parameter`,
-    `context_length_exceeded`, or `invalid_value` for wishes about providers that cannot be met.
+    `context_length_exceeded`, `invalid_value` for wishes about providers that cannot be met, or
+    `providers_unavailable` where all that could serve it are drained.
     """
     wishes = request.routing
     _check_provider_names(catalog, request)
@@ -106,6 +109,8 @@ def candidates(
         sieve.keep("above_max_price", lambda one: _is_affordable(one.offer, wishes), too_dear)
     if wanted := room_wanted(sieve.left, request):
         sieve.keep("context_too_short", lambda one: has_room(one.offer, wanted), lambda left: too_long(left, request))
+    if drained:
+        sieve.keep("drained", lambda one: one.offer.provider.id not in drained, all_drained)
 
     if pinned or not wishes.allow_fallbacks:
         named = [candidate for candidate in sieve.left if candidate.offer.provider.id in wishes.order]
@@ -229,6 +234,8 @@ def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Ca
 def _check_provider_names(catalog: Catalog, request: GenerationRequest) -> None:
     """A misspelt provider is an error, above all in `ignore`: it would get what it must not see."""
     wishes = request.routing
+    if not (wishes.order or wishes.only or wishes.ignore or request.provider_options):
+        return
     for field, names in (("order", wishes.order), ("only", wishes.only), ("ignore", wishes.ignore)):
         for index, name in enumerate(names):
             if name not in catalog.providers:

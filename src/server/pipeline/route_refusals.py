@@ -80,6 +80,12 @@ def too_dear(_: Sequence[Candidate]) -> GatewayError:
     )
 
 
+def all_drained(left: Sequence[Candidate]) -> GatewayError:
+    names = listed(dict.fromkeys(candidate.offer.provider.id for candidate in left))
+    text = f"This gateway's operator has taken every provider that could serve this request out of service: {names}."
+    return GatewayError(Reason.PROVIDERS_UNAVAILABLE, text)
+
+
 def shown(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
 

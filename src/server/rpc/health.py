@@ -39,8 +39,11 @@ class HealthServicer(health_pb2_grpc.HealthServiceServicer):
 
 
 def overall_status(providers: tuple[ProviderHealth, ...]) -> Literal["ok", "degraded", "down"]:
-    """`down` where no configured provider can be called, `degraded` where some is not well."""
-    statuses = {provider.status for provider in providers} - {"not_configured"}
+    """`down` where no configured provider can be called, `degraded` where some is not well.
+
+    One that the operator has drained is as good as none.
+    """
+    statuses = {provider.status for provider in providers} - {"not_configured", "drained"}
     if not statuses - {"down"}:
         return "down"
     return "ok" if statuses == {"ok"} else "degraded"

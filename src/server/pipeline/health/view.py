@@ -9,7 +9,7 @@ from server.domain.health import BreakerHealth, ProviderHealth, ProviderStatus, 
 from server.domain.ports import CatalogSource, Clock
 from server.pipeline.health.figures import LONG, MINUTE, Reading
 from server.pipeline.health.offers import Entry, Health
-from server.pipeline.health.standing import RouteKey, lately
+from server.pipeline.health.standing import UNMEASURED, RouteKey, lately
 
 WELL_ENOUGH: Final = 0.9
 """Below this success rate in the last minute a provider is degraded."""
@@ -44,10 +44,12 @@ class MeasuredHealth:
             total = total.plus(entry.reading(now_s))
         minute, sums = total.windows[MINUTE], lately(total)
         known = [entry.standing(now_s) for entry in entries]
+        score = round(sum(standing.score for standing in known) / len(known), _DIGITS) if known else 1.0
+        is_drained = provider.id in self._health.drained
         return ProviderHealth(
             provider.id,
-            _status(entries, minute.success_rate(), now_s),
-            score=round(sum(standing.score for standing in known) / len(known), _DIGITS) if known else 1.0,
+            "drained" if is_drained else _status(entries, minute.success_rate(), now_s),
+            score=0.0 if is_drained else score,
             breaker=self._breaker(entries, now_s),
             success_rate=round(total.windows[LONG].success_rate(), _DIGITS),
             latency_p50_ms=round(total.percentile_ms(0.5), _MS_DIGITS),
@@ -61,10 +63,9 @@ class MeasuredHealth:
 
     def _route(self, key: RouteKey, now_s: float) -> RouteHealth:
         entry = self._health.find(key)
-        if entry is None:
-            return RouteHealth(key.model, key.endpoint)
-        standing = entry.standing(now_s)
-        return RouteHealth(key.model, key.endpoint, round(standing.score, _DIGITS), standing.breaker)
+        standing = UNMEASURED if entry is None else entry.standing(now_s)
+        score = 0.0 if key.provider in self._health.drained else round(standing.score, _DIGITS)
+        return RouteHealth(key.model, key.endpoint, score, standing.breaker)
 
     def _breaker(self, entries: list[Entry], now_s: float) -> BreakerHealth:
         """That of the route that is worst off."""
