@@ -34,12 +34,20 @@ class FinishReason(StrEnum):
     """A reason that the tables do not know; the provider's own word stands beside it."""
 
 
+class Headroom(msgspec.Struct, frozen=True, gc=False):
+    """What a provider says is left of the tightest of its rate limits: a share from 0 to 1, for `reset_s` seconds."""
+
+    share: float
+    reset_s: float
+
+
 class Started(msgspec.Struct, frozen=True, gc=False):
     """The provider has accepted the request. Nothing visible yet."""
 
     native_response_id: str | None = None
     provider_model: str | None = None
     system_fingerprint: str | None = None
+    headroom: Headroom | None = None
 
 
 class PartStarted(msgspec.Struct, frozen=True, gc=False):

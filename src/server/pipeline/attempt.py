@@ -150,8 +150,10 @@ class Attempts:
                 async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
                     with self._shutdown.watched(Patience()) as patience:
                         while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
+                            was_silent = attempt.first_s is None
                             if ready := attempt.take(batch, self._clock.monotonic()):
-                                watch.shown()
+                                if was_silent:
+                                    watch.shown(attempt.started.headroom)
                                 yield ready
                 if not attempt.is_complete:
                     raise ProviderFailure(FailureCategory.CONNECTION)

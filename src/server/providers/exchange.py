@@ -8,11 +8,14 @@ from contextlib import aclosing
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from server.domain.errors import FailureCategory, ProviderFailure
-from server.domain.events import ProviderEvent, ProviderStream
+from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started
+from server.domain.ports import Clock
 from server.providers.decoding import StreamDecoder
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SseEvent
+from server.providers.rate_limits import headroom_of
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """The largest whole answer."""
@@ -44,11 +47,13 @@ class Exchanges:
     def __init__(
         self,
         transport: HttpTransport,
+        clock: Clock,
         *,
         connect_timeout_s: float = 5.0,
         error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> None:
         self._transport = transport
+        self._clock = clock
         self._connect_timeout_s = connect_timeout_s
         self._error_body_timeout_s = error_body_timeout_s
 
@@ -61,17 +66,18 @@ class Exchanges:
             if not 200 <= response.status < 300:
                 body = await error_body(response, self._error_body_timeout_s)
                 raise failure_of(response.status, response.headers, body)
+            headroom = headroom_of(response.headers, self._clock.now())
             if not is_event_stream(response, post.wants_events):
                 whole: list[ProviderEvent] = []
                 decoder.whole(await response.read(MAX_BODY_BYTES), whole)
-                yield whole
+                yield _with(headroom, whole)
             elif post.in_batches:
                 async with aclosing(self._events(response, decoder)) as batches:
                     async for batch in batches:
-                        yield batch
+                        yield batch if headroom is None else _with(headroom, batch)
             else:
                 async with aclosing(self._events(response, decoder)) as batches:
-                    yield [event async for batch in batches for event in batch]
+                    yield _with(headroom, [event async for batch in batches for event in batch])
 
     async def _events(
         self, response: HttpResponse, decoder: StreamDecoder
@@ -90,6 +96,13 @@ class Exchanges:
                 if ended:
                     return
             await _drain(reads)
+
+
+def _with(headroom: Headroom | None, batch: list[ProviderEvent]) -> list[ProviderEvent]:
+    """The batch that tells that the provider has begun tells what is left of its limits as well."""
+    if headroom is not None and batch and isinstance(started := batch[0], Started):
+        batch[0] = replace(started, headroom=headroom)
+    return batch
 
 
 async def _decode_read(

@@ -45,7 +45,7 @@ class OpenAIAdapter:
         error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> None:
         self._exchanges = Exchanges(
-            transport, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
+            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
         )
         self._clock = clock
         self._ids = ids

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from server.domain.errors import FailureCategory
+from server.domain.events import Headroom
 from server.domain.ports import Clock
 from server.pipeline.health.breaker import ACCOUNT_REASONS, Breaker, Draw, Transition
 from server.pipeline.health.figures import MINUTE, SHORT, WINDOWS_S, Figures, Reading
-from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing, health_score, lately
+from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing, health_score, lately, room
 
 REFRESH_S: Final = 0.25
 """Scores are worked out anew this often, not for every request."""
@@ -35,10 +36,32 @@ NEUTRAL: Final = frozenset(
 _log: Final = structlog.get_logger(__name__)
 
 
+class Pressure(NamedTuple):
+    """How much of its rate limit a provider last said is used up, from 0 to 1.
+
+    `told_at` is in seconds since 1970, 0 for never; `until_s`, when it is forgotten, on the monotonic clock.
+    """
+
+    used: float = 0.0
+    told_at: float = 0.0
+    until_s: float = 0.0
+
+
 class Entry:
     """One offer at one endpoint: own figures, what other workers report, the breaker."""
 
-    __slots__ = ("_cached", "_cached_s", "breaker", "changed_at", "figures", "in_flight", "key", "others", "others_s")
+    __slots__ = (
+        "_cached",
+        "_cached_s",
+        "breaker",
+        "changed_at",
+        "figures",
+        "in_flight",
+        "key",
+        "others",
+        "others_s",
+        "pressure",
+    )
 
     def __init__(self, key: RouteKey, now_s: float, draw: Draw) -> None:
         self.key = key
@@ -47,6 +70,8 @@ class Entry:
         self.in_flight = 0
         self.changed_at = 0.0
         """When the breaker last opened or closed, wherever that was seen; seconds since 1970, 0 for never."""
+        self.pressure = Pressure()
+        """What the provider said last, to whichever worker."""
         self.others: Reading | None = None
         self.others_s = now_s
         self._cached = Standing()
@@ -79,6 +104,8 @@ class Entry:
             self._refresh(now_s)
         state, known = breaker.state(now_s), self._cached
         score, probe = known.score, "free"
+        if now_s < self.pressure.until_s:
+            score *= room(self.pressure.used)
         if state != "closed":
             score = HALF_OPEN_SCORE if state == "half_open" else 0.0
             is_due, is_free = breaker.is_probe_due(now_s), breaker.is_probe_free(now_s)
@@ -122,8 +149,14 @@ class Watch:
         self._is_over = False
         entry.in_flight += 1
 
-    def shown(self) -> None:
-        """A stream has begun to show output: as much as a probe is there to find out."""
+    def shown(self, headroom: Headroom | None = None) -> None:
+        """It has begun to show output: as much as a probe is there to find out.
+
+        `headroom`: what the provider has said is left of its rate limits.
+        """
+        if headroom is not None:
+            until_s = self._clock.monotonic() + headroom.reset_s
+            self._entry.pressure = Pressure(1.0 - headroom.share, self._clock.now(), until_s)
         if self._is_probe:
             self._is_probe = False
             self._changed(self._entry.breaker.passed(self._clock.monotonic()))

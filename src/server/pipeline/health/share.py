@@ -19,7 +19,7 @@ from server.domain.ports import CatalogSource, Clock
 from server.domain.request import Endpoint
 from server.pipeline.health.breaker import ACCOUNT_REASONS, MAX_BACK_OFF_S, Transition
 from server.pipeline.health.figures import LONG, Reading, Sums
-from server.pipeline.health.offers import Entry, Health, tell
+from server.pipeline.health.offers import Entry, Health, Pressure, tell
 from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import route_keys
 
@@ -38,7 +38,10 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class RouteReport(msgspec.Struct, frozen=True, array_like=True):
-    """One entry. Times are seconds since 1970; `opened_at` is 0 where the breaker is closed."""
+    """One entry. Times are seconds since 1970; `opened_at` is 0 where the breaker is closed.
+
+    `used` is how much of a rate limit is used up, as the provider said at `used_told_at`; it holds until `used_until`.
+    """
 
     provider: str
     model: str
@@ -48,6 +51,9 @@ class RouteReport(msgspec.Struct, frozen=True, array_like=True):
     opened_at: float = 0.0
     retry_at: float = 0.0
     reason: str = ""
+    used: float = 0.0
+    used_told_at: float = 0.0
+    used_until: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -154,7 +160,10 @@ class Sharing:
                 continue
             if key in self._keys:
                 readings[key] = route.reading
-                self._adopt(self._health.entry(key), route, worker_id, now_s)
+                entry = self._health.entry(key)
+                self._adopt(entry, route, worker_id, now_s)
+                if route.used_told_at > entry.pressure.told_at:
+                    entry.pressure = _pressure(route, now_s - self._clock.now())
         before = self._readings.get(worker_id)
         self._readings[worker_id] = (now_s - age_s, readings)
         return {*readings, *(before[1] if before else ())}
@@ -195,6 +204,10 @@ class Sharing:
         entry.others = total
 
 
+def _pressure(route: RouteReport, offset_s: float) -> Pressure:
+    return Pressure(min(max(0.0, route.used), 1.0), route.used_told_at, route.used_until + offset_s)
+
+
 def _route_report(entry: Entry, reading: Reading, offset_s: float) -> RouteReport:
     breaker, key = entry.breaker, entry.key
     opened_at = 0.0 if breaker.opened_s is None else breaker.opened_s + offset_s
@@ -208,6 +221,9 @@ def _route_report(entry: Entry, reading: Reading, offset_s: float) -> RouteRepor
         round(opened_at, _DIGITS),
         round(retry_at, _DIGITS),
         breaker.reason,
+        round(entry.pressure.used, _DIGITS),
+        entry.pressure.told_at,
+        entry.pressure.until_s + offset_s if entry.pressure.told_at else 0.0,
     )
 
 

@@ -18,6 +18,8 @@ RAMP_S: Final = 60.0
 RAMP_START: Final = 0.1
 """After its breaker closed, an offer gets this share of its weight, and all of it `RAMP_S` later."""
 HALF_OPEN_SCORE: Final = 0.1
+AMPLE: Final = 0.2
+"""With this share of its rate limit left an offer has all of its weight, with nothing left none."""
 
 
 class RouteKey(NamedTuple):
@@ -53,12 +55,17 @@ UNMEASURED: Final = Standing()
 
 
 def health_score(reading: Reading, since_closed_s: float) -> float:
-    """From 0 to 1: what the success rate, the rate limits and a recent recovery leave of an offer's weight."""
+    """From 0 to 1: what the success rate, refusals for their rate and a recent recovery leave of an offer's weight."""
     short, minute = reading.windows[SHORT], reading.windows[MINUTE]
     success = min(short.success_rate(PRIOR), minute.success_rate(PRIOR))
     room = 1.0 - max(short.limited_share(PRIOR), minute.limited_share(PRIOR))
     score: float = min(1.0, success / WELL) ** 4 * room**2
     return score * ramp(since_closed_s)
+
+
+def room(used: float) -> float:
+    """From 0 to 1: what is left of an offer's weight where so much of its rate limit is used up."""
+    return min(1.0, (1.0 - used) / AMPLE)
 
 
 def ramp(since_closed_s: float) -> float:
