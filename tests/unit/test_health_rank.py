@@ -186,4 +186,4 @@ def test_the_work_is_in_proportion_to_the_candidates() -> None:
         return 0.5
 
     rank(offers(50), [Standing()] * 50, PLAIN, draw)
-    assert drawn == 51
+    assert drawn == 50

@@ -24,9 +24,9 @@ class Candidate(msgspec.Struct, frozen=True):
 class Assessment(msgspec.Struct, frozen=True):
     """Why a candidate stands where it does: its weight from 0 to 1, its breaker, and what weighed most, if anything."""
 
-    score: float = 1.0
-    breaker: BreakerState = "closed"
-    reason: str = ""
+    score: float
+    breaker: BreakerState
+    reason: str
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -38,6 +38,8 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Bill(msgspec.Struct, frozen=True):
+_SCORE_DIGITS = 4
+_UNASSESSED: Final = Assessment(1.0, "closed", "")
     """One attempt that a provider bills, priced."""
 
     usage: Usage
@@ -225,7 +227,7 @@ def _origin(error: Exception) -> Origin:
 
 def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
     made = {id(attempt.candidate): attempt for attempt in attempts}
-    assessments = route.assessments or (Assessment(),) * len(route.candidates)
+    assessments = route.assessments or (_UNASSESSED,) * len(route.candidates)
     rows = []
     for place, (candidate, assessment) in enumerate(zip(route.candidates, assessments, strict=True)):
         attempt = made.get(id(candidate))
@@ -234,7 +236,7 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
             outcome += f": {assessment.reason}" if assessment.reason else ""
         else:
             outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else "chosen"
-        rows.append(RoutingRow(candidate.offer.provider.id, outcome, assessment.score, assessment.breaker))
+        rows.append(RoutingRow(candidate.offer.provider.id, outcome, _score(assessment), assessment.breaker))
     return rows
 
 
@@ -243,6 +245,10 @@ def _ended(attempt: Attempt) -> float:
 
 
 def _latency(attempt: Attempt) -> float:
+def _score(assessment: Assessment) -> float:
+    return round(assessment.score, _SCORE_DIGITS)
+
+
     return _ms((attempt.first_s or _ended(attempt)) - attempt.dispatched_s)
 
 

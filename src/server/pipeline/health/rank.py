@@ -13,9 +13,10 @@ from typing import Final, Literal, TypeAlias
 from zlib import crc32
 
 import msgspec
+from msgspec.structs import replace
 
 from server.domain.request import RoutingPreferences
-from server.domain.routing import Candidate
+from server.domain.routing import Assessment, Candidate
 from server.pipeline.health.standing import Standing
 
 Mode = Literal["balanced", "price", "latency", "throughput"]
@@ -36,16 +37,15 @@ _BITS: Final = (1 << 64) - 1
 _PROBED, _WELL, _HALF_OPEN = range(3)
 
 
-class Ranked(msgspec.Struct, frozen=True):
+class Ranked(Assessment, frozen=True):
     """A candidate in its place. `score`, from 0 to 1, is its weight in the draw; `reason` is empty where it is as good
-    as any, or says what set it back or forward: `probe`, `health`, `price`, `latency`, `throughput`, `recovering`, or
-    why its breaker is open.
+    as any, or says what set it back or forward: `probe`, `health`, `price`, `latency`, `throughput`, or why its breaker
+    is open. `chance` is what was drawn for it, None where nothing was.
     """
 
     candidate: Candidate
     standing: Standing
-    score: float
-    reason: str = ""
+    chance: float | None = None
 
 
 class Ranking(msgspec.Struct, frozen=True):
@@ -55,13 +55,14 @@ class Ranking(msgspec.Struct, frozen=True):
     avoided: tuple[Ranked, ...] = ()
 
 
-_Keyed: TypeAlias = tuple[tuple[int, int, int, int, float], Ranked]
-"""What a candidate is sorted by: tier, place of its model, place in `order`, price where asked for, the draw."""
+_Keyed: TypeAlias = tuple[tuple[int, int, int, float], Ranked]
+"""What a candidate is sorted by: tier, place by wish, price where asked for, the draw."""
 
 
 class _Scale(msgspec.Struct, frozen=True):
-    """The best of all candidates, None where unknown."""
+    """The best of all candidates, as far as the mode asks for it; None where unknown."""
 
+    mode: Mode
     price: int
     latency_ms: float | None
     throughput_tps: float | None
@@ -82,46 +83,62 @@ def rank(
     A model always comes before its fallback models, and then a provider of `order` before all others; only among those
     that no wish tells apart does the draw decide. Takes time in proportion to n log n of the candidates.
     """
-    may_wait = wishes.allow_fallbacks  # for another candidate, if the first was a probe that fails
-    may_probe = may_wait and draw() < PROBE_SHARE
-    probed: Candidate | None = None
+    mode: Mode = wishes.sort or "balanced"
+    if len(candidates) == 1 and standings[0].breaker == "closed":  # what there is to compare with is itself
+        weight, reason = _health(standings[0], affinity is not None)
+        return Ranking((Ranked(weight, "closed", reason, candidates[0], standings[0]),))
     usable: list[tuple[Candidate, Standing]] = []
     avoided: list[Ranked] = []
+    may_probe = False
     for candidate, standing in zip(candidates, standings, strict=True):
-        if standing.breaker == "open" or (standing.breaker == "half_open" and standing.probe == "taken"):
-            avoided.append(Ranked(candidate, standing, 0.0, standing.reason))
+        if standing.breaker == "closed":
+            usable.append((candidate, standing))
+        elif standing.breaker == "open" or standing.probe == "taken":
+            avoided.append(Ranked(0.0, standing.breaker, standing.reason, candidate, standing))
         else:
             usable.append((candidate, standing))
+            may_probe = wishes.allow_fallbacks  # else there is nobody to go to, if the probe fails
     if not usable:
         return Ranking((), tuple(avoided))
+    is_drawn = may_probe and draw() < PROBE_SHARE
 
-    mode: Mode = wishes.sort or "balanced"
-    prices = [sum(candidate.offer.prices.rates.values()) for candidate, _ in usable]
-    scale = _scale(usable, prices, streamed)
+    scale = _scale(usable, mode, streamed)
     seed = None if affinity is None else _seed(affinity)
-    models = {id_: place for place, id_ in enumerate(dict.fromkeys(one.model.id for one in candidates))}
-    named = {provider_id: place for place, provider_id in reversed(list(enumerate(wishes.order)))}
-    places = [(models[one.model.id], named.get(one.offer.provider.id, len(named))) for one, _ in usable]
-    first = min(places)
-
+    places = _places(candidates, usable, wishes.order)
     keyed: list[_Keyed] = []
-    for (candidate, standing), place, price in zip(usable, places, prices, strict=True):
-        weight, reason = _weight(standing, price, scale, mode, seed is not None)
-        tier = _WELL
-        if standing.breaker == "half_open":
-            wanted = probed is None and place == first and (may_probe or (standing.probe == "due" and may_wait))
-            tier, reason = (_PROBED, "probe") if wanted else (_HALF_OPEN, standing.reason)
-            probed = candidate if wanted else probed
+    probes: list[_Keyed] = []
+    for (candidate, standing), place in zip(usable, places, strict=True):
+        weight, reason = _weight(candidate, standing, scale, affinity is not None)
+        is_well = standing.breaker == "closed"
         cost = 0
         if mode == "price":
-            cost = price if standing.score >= CHEAP_SCORE else _TOO_ILL
+            cost = candidate.offer.prices.compared if standing.score >= CHEAP_SCORE else _TOO_ILL
         chance = draw() if seed is None else _lot(seed, candidate)
-        last = -math.log(max(chance, _LEAST)) / max(weight, _LEAST)
-        keyed.append(((tier, *place, cost, last), Ranked(candidate, standing, weight, reason)))
+        wait = -math.log(max(chance, _LEAST)) / max(weight, _LEAST)
+        tier = _WELL if is_well else _HALF_OPEN
+        why = reason if is_well else standing.reason
+        one = ((tier, place, cost, wait), Ranked(weight, standing.breaker, why, candidate, standing, chance))
+        keyed.append(one)
+        if may_probe and not is_well and (is_drawn or standing.probe == "due"):
+            probes.append(one)
+    if probes:
+        _put_first(min(probes, key=_key), keyed, min(places))
     keyed.sort(key=_key)
     if seed is None:
         _prefer_idler(keyed)
-    return Ranking(tuple(ranked for _, ranked in keyed), tuple(avoided))
+    return Ranking(tuple([ranked for _, ranked in keyed]), tuple(avoided))
+
+
+def _places(
+    candidates: Sequence[Candidate], usable: Sequence[tuple[Candidate, Standing]], order: Sequence[str]
+) -> list[int]:
+    """What comes before what whatever the draw: models as they are named, and of each the providers of `order`."""
+    model = candidates[0].model
+    if not order and all(one.model is model for one in candidates):
+        return [0] * len(usable)
+    models = {id_: place for place, id_ in enumerate(dict.fromkeys(one.model.id for one in candidates))}
+    named = {provider_id: place for place, provider_id in reversed(list(enumerate(order)))}
+    return [models[one.model.id] * (len(order) + 1) + named.get(one.offer.provider.id, len(order)) for one, _ in usable]
 
 
 def last_resorts(avoided: Sequence[Ranked], draw: Callable[[], float]) -> list[Ranked]:
@@ -133,8 +150,15 @@ def last_resorts(avoided: Sequence[Ranked], draw: Callable[[], float]) -> list[R
     return sorted(may, key=lambda one: (-one.standing.in_a_row, draw()))
 
 
-def _key(keyed: _Keyed) -> tuple[int, int, int, int, float]:
+def _key(keyed: _Keyed) -> tuple[int, int, int, float]:
     return keyed[0]
+
+
+def _put_first(probe: _Keyed, keyed: list[_Keyed], first: int) -> None:
+    """Make this one the probe, one at a time, unless a wish puts others before it."""
+    (_, place, cost, wait), ranked = probe
+    if place == first:
+        keyed[keyed.index(probe)] = ((_PROBED, place, cost, wait), replace(ranked, reason="probe"))
 
 
 def _prefer_idler(keyed: list[_Keyed]) -> None:
@@ -143,7 +167,7 @@ def _prefer_idler(keyed: list[_Keyed]) -> None:
     if len(keyed) < start + 2:
         return
     (key, one), (other_key, other) = keyed[start], keyed[start + 1]
-    if key[:4] == other_key[:4] and _load(other, 1) < _load(one, 0):
+    if key[:3] == other_key[:3] and _load(other, 1) < _load(one, 0):
         keyed[start], keyed[start + 1] = keyed[start + 1], keyed[start]
 
 
@@ -151,29 +175,41 @@ def _load(ranked: Ranked, more: int) -> float:
     return (ranked.standing.in_flight + more) / max(ranked.score, _LEAST)
 
 
-def _weight(standing: Standing, price: int, scale: _Scale, mode: Mode, is_affine: bool) -> tuple[float, str]:
-    """The weight in the draw, and what lowers it most. What changes by the second would tear sessions apart."""
-    health = standing.score
-    if is_affine and health >= AFFINE_SCORE:
-        health = 1.0
+def _health(standing: Standing, is_affine: bool) -> tuple[float, str]:
+    """The weight as far as health decides it. What changes by the second would tear sessions apart."""
+    if standing.score >= 1.0 or (is_affine and standing.score >= AFFINE_SCORE):
+        return 1.0, ""
+    return standing.score, "health"
+
+
+def _weight(candidate: Candidate, standing: Standing, scale: _Scale, is_affine: bool) -> tuple[float, str]:
+    """The weight in the draw, and what lowers it most."""
+    health, reason = _health(standing, is_affine)
     other, what = 1.0, ""
-    if mode == "balanced":
-        other, what = (1.0 if price <= scale.price else (scale.price + 1) / (price + 1)), "price"
+    if scale.mode == "balanced":
+        price = candidate.offer.prices.compared
+        if price > scale.price:
+            other, what = (scale.price + 1) / (price + 1), "price"
         if not is_affine and (quickness := _quickness(standing, scale)) < 1.0:
             health, other, what = health * other, math.sqrt(quickness), "latency"
-    elif mode == "latency":
+    elif scale.mode == "latency":
         other, what = _quickness(standing, scale) ** SHARP, "latency"
-    elif mode == "throughput":
+    elif scale.mode == "throughput":
         other, what = _fastness(standing, scale) ** SHARP, "throughput"
-    if health >= 1.0 and other >= 1.0:
-        return 1.0, ""
+    if other >= 1.0:
+        return health, reason
     return health * other, what if other < standing.score else "health"
 
 
-def _scale(usable: Sequence[tuple[Candidate, Standing]], prices: Sequence[int], streamed: bool) -> _Scale:
-    latencies = [ms for _, one in usable if (ms := one.first_token_ms if streamed else one.answer_ms) is not None]
-    speeds = [one.throughput_tps for _, one in usable if one.throughput_tps is not None]
-    return _Scale(min(prices), min(latencies, default=None), max(speeds, default=None), streamed)
+def _scale(usable: Sequence[tuple[Candidate, Standing]], mode: Mode, streamed: bool) -> _Scale:
+    price, latencies, speeds = 0, [], []
+    if mode == "balanced":
+        price = min([one.offer.prices.compared for one, _ in usable])
+    if mode in ("balanced", "latency"):
+        latencies = [ms for _, one in usable if (ms := one.first_token_ms if streamed else one.answer_ms) is not None]
+    elif mode == "throughput":
+        speeds = [one.throughput_tps for _, one in usable if one.throughput_tps is not None]
+    return _Scale(mode, price, min(latencies, default=None), max(speeds, default=None), streamed)
 
 
 def _quickness(standing: Standing, scale: _Scale) -> float:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from server.domain.request import Endpoint, GenerationRequest
-from server.domain.routing import Assessment, Candidate, Route
+from server.domain.routing import Candidate, Route
 from server.domain.usage import RoutingRow
 from server.pipeline.health.offers import Health
 from server.pipeline.health.rank import Ranked, last_resorts, rank
 from server.pipeline.health.standing import RouteKey
-
-_DIGITS = 4
 
 
 class RankByHealth:
@@ -20,7 +18,7 @@ class RankByHealth:
 
     def __call__(self, found: Sequence[Candidate], request: GenerationRequest) -> Route:
         """As `rank` says; those with an open breaker come after all others."""
-        standings = self._health.standings(route_key(candidate, request.endpoint) for candidate in found)
+        standings = self._health.standings([route_key(candidate, request.endpoint) for candidate in found])
         ranking = rank(
             found,
             standings,
@@ -29,14 +27,17 @@ class RankByHealth:
             streamed=request.stream,
             affinity=_affinity(request),
         )
-        resorts = last_resorts(ranking.avoided, self._health.draw) if ranking.avoided else []
-        if not (ranking.order or resorts):  # nobody to call: who may be called first answers for all
-            resorts = [min(ranking.avoided, key=lambda one: one.standing.retry_s)]
-        order = (*ranking.order, *resorts)
+        order, avoided = ranking.order, ranking.avoided
+        if avoided:
+            resorts = last_resorts(avoided, self._health.draw)
+            if not (order or resorts):  # nobody to call: who may be called first answers for all
+                resorts = [min(avoided, key=lambda one: one.standing.retry_s)]
+            order = (*order, *resorts)
+            avoided = tuple(ranked for ranked in avoided if ranked not in resorts)
         return Route(
-            tuple(ranked.candidate for ranked in order),
-            tuple(_row(ranked) for ranked in ranking.avoided if ranked not in resorts),
-            tuple(_assessment(ranked) for ranked in order),
+            tuple([ranked.candidate for ranked in order]),
+            tuple([_row(ranked) for ranked in avoided]),
+            order,
             len(ranking.order),
             is_only=len(found) == 1,
         )
@@ -65,10 +66,6 @@ def _affinity(request: GenerationRequest) -> str | None:
     return None if key is None else bytes(key).decode("utf-8", "replace")
 
 
-def _assessment(ranked: Ranked) -> Assessment:
-    return Assessment(round(ranked.score, _DIGITS), ranked.standing.breaker, ranked.reason)
-
-
 def _row(ranked: Ranked) -> RoutingRow:
     outcome = f"avoided: {ranked.reason}" if ranked.reason else "avoided"
-    return RoutingRow(ranked.candidate.offer.provider.id, outcome, 0.0, ranked.standing.breaker)
+    return RoutingRow(ranked.candidate.offer.provider.id, outcome, 0.0, ranked.breaker)
