@@ -46,9 +46,13 @@ def catalog() -> None:
 def check(path: Path | None) -> None:
     """Check the configuration file at PATH (AISTATS_CONFIG without one) with all that ships.
 
-    Exits with 0 and a summary, or with 1 and one line a problem: file:line: key: what to mend.
+    Exits with 0 and a summary, or with 1 and one line a problem: file:line: key: what to mend. What works but should
+    not stay is a warning on standard error.
     """
     loaded = _load(path or load_settings().config)
+    for provider in loaded.providers.values():
+        if provider.sends_key_in_clear:
+            click.echo(f'warning: provider "{provider.id}": its key is sent without TLS; use https', err=True)
     configured = sum(provider.is_configured for provider in loaded.providers.values())
     click.echo(f"{_count(len(loaded.providers), 'provider')} ({configured} configured), ", nl=False)
     click.echo(_count(len(loaded.models), "model"))

@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ import msgspec
 from server import local_model
 from server.catalogue import CatalogError, load_catalog
 from server.domain.catalog import Provider
-from server.domain.errors import GatewayError
+from server.domain.errors import GatewayError, ProviderFailure
 from server.preflight import (
     Check,
     Finding,
@@ -30,6 +31,7 @@ from server.preflight import (
     is_gateway_running,
 )
 from server.settings import Settings
+from server.transport.resolve import callable_addresses
 
 PROVIDER_TIMEOUT_S: Final = 3.0
 COMMAND_TIMEOUT_S: Final = 10.0
@@ -140,6 +142,19 @@ async def check_database(settings: Settings) -> list[Finding]:
     return [Finding(name, "ok", f"{'SQLite in WAL mode' if is_sqlite else 'PostgreSQL'}, schema up to date")]
 
 
+async def check_valkey(settings: Settings) -> list[Finding]:
+    """The server of AISTATS_VALKEY_URL, if there is one, takes commands. The gateway goes on without it."""
+    from server.storage.valkey_health import try_valkey
+
+    if settings.valkey is None:
+        return []
+    problem = await try_valkey(settings.valkey)
+    if problem:
+        advice = "check AISTATS_VALKEY_URL; until then each worker goes by what it sees of providers itself"
+        return [Finding("Valkey", "warn", f"{settings.valkey.place}: {problem}", advice)]
+    return [Finding("Valkey", "ok", settings.valkey.place)]
+
+
 def _is_missing(path: str | None) -> bool:
     return path is not None and not Path(path).exists()
 
@@ -170,21 +185,38 @@ async def reach(provider: Provider, timeout_s: float = PROVIDER_TIMEOUT_S) -> Fi
     """
     name, parts = f"provider {provider.id}", urlsplit(provider.base_url)
     is_tls = parts.scheme == "https"
-    port = parts.port or (443 if is_tls else 80)
-    where = f"{parts.hostname}:{port}"
+    host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
+    where = f"{host}:{port}"
     level: Level = "fail" if provider.api_key else "warn"
     advice = "check base_url, and that it runs and can be reached from here"
     try:
         async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(parts.hostname, port, ssl=is_tls or None)
+            addresses = await callable_addresses(host, port, allow_link_local=provider.allow_link_local)
+            await _connect(addresses, host, port, is_tls=is_tls)
+    except ProviderFailure:
+        return Finding(name, level, f"{where} leads to an address that is never called", "check base_url")
     except TimeoutError:
         return Finding(name, level, f"{where}: no answer within {timeout_s:g} s", advice)
     except ssl.SSLError:
         return Finding(name, level, f"{where} offers no TLS that this machine trusts", advice)
     except OSError as failure:
         return Finding(name, level, f"{where}: {explain(failure)}", advice)
-    writer.close()
     return Finding(name, "ok", f"{where} can be reached")
+
+
+async def _connect(addresses: Sequence[str], host: str, port: int, *, is_tls: bool) -> None:
+    """Raises the OSError of the last address where none takes a connection."""
+    for address in addresses:
+        try:
+            _, writer = await asyncio.open_connection(
+                address, port, ssl=is_tls or None, server_hostname=host if is_tls else None
+            )
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) or address == addresses[-1]:
+                raise
+        else:
+            writer.close()
+            return
 
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -195,6 +227,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_listening,
     check_tls,
     check_database,
+    check_valkey,
     check_catalogue,
     check_providers,
 )

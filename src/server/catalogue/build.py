@@ -19,6 +19,7 @@ from server.catalogue.defaults import default_prices
 from server.catalogue.files import Located, ModelEntry, ParsedFile, ProviderEntry, RoutingEntry
 from server.catalogue.offers import Offers
 from server.catalogue.problems import Problem, suggestion
+from server.domain.addresses import danger_of_host
 from server.domain.catalog import Catalog, Model, Provider, ProviderProfile, Routing
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
@@ -104,6 +105,7 @@ class _Provider:
             name=entry.name or entry.id,
             unavailable_reason=(entry.setup or f"set {unset}") if unset else None,
             on_disconnect=entry.on_disconnect or "cancel",
+            allow_link_local=entry.allow_link_local,
         )
 
     def _check_prices_as(self) -> None:
@@ -137,7 +139,7 @@ class _Provider:
 
         text = _VARIABLE.sub(fill, self._entry.base_url).strip().rstrip("/")
         if not missing:
-            wrong = _wrong_address(text)
+            wrong = _wrong_address(text, self._entry.allow_link_local)
             if wrong is not None:
                 self._report("base_url", wrong)
             return text, None
@@ -167,8 +169,11 @@ class _Provider:
         return key
 
 
-def _wrong_address(text: str) -> str | None:
-    """What is wrong with an upstream's address; never repeats it, for it may hold a password."""
+def _wrong_address(text: str, allow_link_local: bool) -> str | None:
+    """What is wrong with an upstream's address; never repeats it, for it may hold a password.
+
+    What its name resolves to is looked at whenever a connection is made.
+    """
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -180,7 +185,13 @@ def _wrong_address(text: str) -> str | None:
         return "must not hold a user or password; use api_key_env or api_key_file"
     if parts.query or parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
         return "must end with its path, and hold no spaces, ? or #"
-    return None
+    match danger_of_host(host):
+        case "nowhere":
+            return "is the address of no single machine; write that of one (this machine is 127.0.0.1)"
+        case "link_local" if not allow_link_local:
+            return "is link-local, or where a cloud keeps its metadata; where that is meant, add allow_link_local: true"
+        case _:
+            return None
 
 
 def _profile(entry: ProviderEntry) -> ProviderProfile:

@@ -48,6 +48,7 @@ class ProviderEntry(_Entry):
     id: _ProviderId
     dialect: Dialect
     base_url: _Text
+    allow_link_local: bool = False
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$", max_length=64)] | None = None
     api_key_file: _Text | None = None
     name: _Text | None = None

@@ -31,6 +31,7 @@ class ReloadingCatalog:
         loaded = load()
         self._current = loaded.catalog
         self._read = loaded.files
+        _warn(loaded.catalog)
 
     @property
     def current(self) -> Catalog:
@@ -62,6 +63,13 @@ class ReloadingCatalog:
             self._current, self._read = loaded.catalog, loaded.files
             recovered, self._failing = self._failing, False
             _log.info("catalogue_reloaded", models=len(loaded.catalog.models), recovered=recovered)
+            _warn(loaded.catalog)
+
+
+def _warn(catalog: Catalog) -> None:
+    exposed = [provider.id for provider in catalog.providers.values() if provider.sends_key_in_clear]
+    if exposed:
+        _log.warning("keys_sent_in_clear", providers=exposed, advice="use https in their base_url")
 
 
 def _marks(files: Iterable[Path]) -> dict[Path, Mark]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
+from server.domain.addresses import is_near
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 
@@ -43,8 +45,9 @@ class Provider(msgspec.Struct, frozen=True):
 
     `api_key` is None where none is sent. `missing_key_env` names the unset variable of a provider that cannot be
     called for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can
-    be called. `base_url` has no trailing slash. `on_disconnect`: whether its stream is read to its end, for its own
-    account of the usage, when the client has gone.
+    be called. `base_url` has no trailing slash; `allow_link_local`: it may lead to a link-local address, or to one
+    where clouds keep their metadata. `on_disconnect`: whether its stream is read to its end, for its own account of
+    the usage, when the client has gone.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Provider(msgspec.Struct, frozen=True):
     name: str = ""
     unavailable_reason: str | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
+    allow_link_local: bool = False
 
     @property
     def is_configured(self) -> bool:
@@ -67,6 +71,12 @@ class Provider(msgspec.Struct, frozen=True):
         if self.missing_key_env is not None:
             return f"set {self.missing_key_env}"
         return self.unavailable_reason
+
+    @property
+    def sends_key_in_clear(self) -> bool:
+        """Whether its key can be read on the way: sent without TLS, to where its host does not look near by."""
+        parts = urlsplit(self.base_url)
+        return self.api_key is not None and parts.scheme == "http" and not is_near(parts.hostname or "")
 
     def __repr__(self) -> str:
         return f"Provider(id={self.id!r})"  # never the key

@@ -52,6 +52,7 @@ class AnthropicAdapter:
             body=body,
             wants_events=streamed,
             in_batches=request.stream,
+            allow_link_local=provider.allow_link_local,
         )
         batches = self._exchanges.run(
             post,

@@ -32,13 +32,17 @@ FailureOfReply = Callable[[int, ResponseHeaders, bytes], ProviderFailure]
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one."""
+    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one.
+
+    `allow_link_local`: as `Provider` says.
+    """
 
     url: str
     headers: Mapping[str, str]
     body: bytes
     wants_events: bool
     in_batches: bool
+    allow_link_local: bool = False
 
 
 class Exchanges:
@@ -60,7 +64,11 @@ class Exchanges:
     async def run(self, post: Post, decoder: StreamDecoder, failure_of: FailureOfReply) -> ProviderStream:
         """The events of the answer; as one batch at the end unless `in_batches`. Raises ProviderFailure."""
         response = await self._transport.post(
-            post.url, headers=post.headers, body=post.body, connect_timeout_s=self._connect_timeout_s
+            post.url,
+            headers=post.headers,
+            body=post.body,
+            connect_timeout_s=self._connect_timeout_s,
+            allow_link_local=post.allow_link_local,
         )
         async with response:
             if not 200 <= response.status < 300:

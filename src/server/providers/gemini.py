@@ -66,6 +66,7 @@ class GeminiAdapter:
             headers=_headers(provider, request),
             body=encode(offer, request),
             connect_timeout_s=self._connect_timeout_s,
+            allow_link_local=provider.allow_link_local,
         )
         async with response:
             if not 200 <= response.status < 300:

@@ -43,9 +43,18 @@ class HttpResponse(Protocol):
 
 class HttpTransport(Protocol):
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, connect_timeout_s: float
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        connect_timeout_s: float,
+        allow_link_local: bool = False,
     ) -> HttpResponse:
-        """Send, and return when the reply's headers are in. Raises ProviderFailure (connection, timeout)."""
+        """Send, and return when the reply's headers are in. Raises ProviderFailure (connection, timeout).
+
+        `allow_link_local`: as `Provider` says.
+        """
         ...
 
     def sse_batches(self, response: HttpResponse) -> AsyncGenerator[Sequence[SseEvent], None]:

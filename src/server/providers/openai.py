@@ -65,6 +65,7 @@ class OpenAIAdapter:
             body=_ENCODERS[api](offer, request),
             wants_events=request.stream,
             in_batches=request.stream,
+            allow_link_local=provider.allow_link_local,
         )
         batches = self._exchanges.run(
             post,

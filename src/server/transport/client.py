@@ -105,15 +105,29 @@ class Transport:
         await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, connect_timeout_s: float
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        connect_timeout_s: float,
+        allow_link_local: bool = False,
     ) -> UpstreamResponse:
         """Send a POST and return when the head of its reply is in.
 
         `connect_timeout_s` bounds what comes before the first byte is sent: name, connection, TLS. Every other
         deadline is the caller's: cancelling this, or any await on the response, closes the socket at once.
+        Where the URL leads to an address that is never called, nothing is; `allow_link_local` permits some of those.
         Raises ProviderFailure (connection, timeout, protocol; credentials for what no header may hold).
         """
-        return await self.request("POST", url, headers=headers, body=body, connect_timeout_s=connect_timeout_s)
+        return await self.request(
+            "POST",
+            url,
+            headers=headers,
+            body=body,
+            connect_timeout_s=connect_timeout_s,
+            allow_link_local=allow_link_local,
+        )
 
     async def request(
         self,
@@ -123,9 +137,10 @@ class Transport:
         headers: Mapping[str, str],
         body: bytes = b"",
         connect_timeout_s: float,
+        allow_link_local: bool = False,
     ) -> UpstreamResponse:
         """As `post`, for any method but HEAD and CONNECT."""
-        origin, target = split_url(url)
+        origin, target = split_url(url, allow_link_local)
         request = render_head(method, origin, target, headers, len(body))
         connection = await self._connect(origin, connect_timeout_s)
         try:
@@ -156,7 +171,7 @@ class Transport:
 
 
 @lru_cache(maxsize=1024)
-def split_url(url: str) -> tuple[Origin, str]:
+def split_url(url: str, allow_link_local: bool = False) -> tuple[Origin, str]:
     """Where to connect and what to ask for. Raises ProviderFailure for what is no http(s) URL."""
     try:
         parts = urlsplit(url)
@@ -169,7 +184,7 @@ def split_url(url: str) -> tuple[Origin, str]:
     secure = parts.scheme == "https"
     host = parts.netloc.rpartition("@")[2]
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Origin(parts.hostname, port or (443 if secure else 80), secure, host), target
+    return Origin(parts.hostname, port or (443 if secure else 80), secure, host, allow_link_local), target
 
 
 def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int) -> bytes:

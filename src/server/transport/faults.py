@@ -18,6 +18,7 @@ class Fault(StrEnum):
     REFUSED = "connection_refused"
     UNREACHABLE = "unreachable"
     NAME_NOT_FOUND = "name_not_found"
+    FORBIDDEN = "forbidden_address"
     TLS = "tls_failed"
     CONNECT_TIMEOUT = "connect_timeout"
     NO_CAPACITY = "no_capacity"
@@ -35,6 +36,7 @@ _TABLE: Final[dict[Fault, tuple[FailureCategory, str]]] = {
     Fault.REFUSED: (FailureCategory.CONNECTION, "The provider refused the connection."),
     Fault.UNREACHABLE: (FailureCategory.CONNECTION, "The provider could not be reached."),
     Fault.NAME_NOT_FOUND: (FailureCategory.CONNECTION, "The provider's name did not resolve."),
+    Fault.FORBIDDEN: (FailureCategory.CONNECTION, "The provider's address is one that the gateway does not call."),
     Fault.TLS: (FailureCategory.CONNECTION, "No trusted connection to the provider could be made."),
     Fault.CONNECT_TIMEOUT: (FailureCategory.TIMEOUT, "The provider did not accept the connection in time."),
     Fault.NO_CAPACITY: (FailureCategory.NO_CAPACITY, "The gateway has no connection left for the provider."),

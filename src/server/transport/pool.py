@@ -11,6 +11,7 @@ import msgspec
 
 from server.transport.connection import READ_BYTES, STALE_AFTER_S, Connection
 from server.transport.faults import Fault, failure, is_out_of_descriptors
+from server.transport.resolve import callable_addresses
 
 MAX_IN_FLIGHT: Final = 8192
 """Requests of one worker that may hold a connection; one more waits for as long as it may wait to connect."""
@@ -23,12 +24,16 @@ send in the moment that it closes would be lost, and a POST must not be sent twi
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where connections are interchangeable. `host_header` is the host as the URL spells it."""
+    """Where connections are interchangeable. `host_header` is the host as the URL spells it.
+
+    `allow_link_local`: whether it may be at a link-local address, or where a cloud keeps its metadata.
+    """
 
     host: str
     port: int
     secure: bool
     host_header: str
+    allow_link_local: bool = False
 
 
 class _Idle:
@@ -151,6 +156,19 @@ class Pool:
         return True
 
     async def _open(self, origin: Origin) -> Connection:
+        """A connection to the first of its addresses that takes one. Raises OSError, UnicodeError, ProviderFailure."""
+        addresses = await callable_addresses(origin.host, origin.port, allow_link_local=origin.allow_link_local)
+        for address in addresses[:-1]:
+            try:
+                return await self._open_at(address, origin)
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                if is_out_of_descriptors(error):
+                    raise
+        return await self._open_at(addresses[-1], origin)
+
+    async def _open_at(self, address: str, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()
 
         def forget(connection: Connection) -> None:
@@ -158,7 +176,7 @@ class Pool:
 
         _, connection = await loop.create_connection(
             lambda: Connection(self._buffer, forget),
-            origin.host,
+            address,
             origin.port,
             ssl=self._tls if origin.secure else None,
             server_hostname=origin.host if origin.secure else None,
