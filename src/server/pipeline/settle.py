@@ -33,13 +33,13 @@ CLIENT_GONE_STATUS: Final = 499
 
 _MS = 1000.0
 _DIGITS = 3
+_SCORE_DIGITS = 4
+_UNASSESSED: Final = Assessment(1.0, "closed", "")
 
 _log: Final = structlog.get_logger(__name__)
 
 
 class Bill(msgspec.Struct, frozen=True):
-_SCORE_DIGITS = 4
-_UNASSESSED: Final = Assessment(1.0, "closed", "")
     """One attempt that a provider bills, priced."""
 
     usage: Usage
@@ -240,15 +240,15 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
     return rows
 
 
+def _score(assessment: Assessment) -> float:
+    return round(assessment.score, _SCORE_DIGITS)
+
+
 def _ended(attempt: Attempt) -> float:
     return attempt.ended_s or attempt.dispatched_s
 
 
 def _latency(attempt: Attempt) -> float:
-def _score(assessment: Assessment) -> float:
-    return round(assessment.score, _SCORE_DIGITS)
-
-
     return _ms((attempt.first_s or _ended(attempt)) - attempt.dispatched_s)
 
 
