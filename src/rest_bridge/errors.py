@@ -81,7 +81,7 @@ def error_response(error: GatewayError, generation_id: str) -> RestResponse:
 
 def error_reply(error: GatewayError, body: bytes) -> RestResponse:
     """`body` with the status and the headers that an error has, however it is told."""
-    return RestResponse(status_of(error), (("content-type", JSON), *_headers(error)), body)
+    return RestResponse(status_of(error), (("content-type", JSON), *_headers(error)), body, error.reason)
 
 
 def written(error: GatewayError, arrival: Arrival, writer: ErrorWriter | None) -> RestResponse:

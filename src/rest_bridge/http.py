@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-from server.domain.errors import GatewayError
+from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.request import Endpoint
 
@@ -47,11 +47,15 @@ class RestRequest(msgspec.Struct, frozen=True):
 
 
 class RestResponse(msgspec.Struct, frozen=True):
-    """One response. Whoever carries a `ByteStream` closes it (`contextlib.aclosing`), whatever happens."""
+    """One response. Whoever carries a `ByteStream` closes it (`contextlib.aclosing`), whatever happens.
+
+    `reason` is that of the error that it tells of.
+    """
 
     status: int
     headers: Headers
     body: Body
+    reason: Reason | None = None
 
 
 ErrorWriter: TypeAlias = Callable[[GatewayError, Arrival], RestResponse]

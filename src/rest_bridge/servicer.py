@@ -54,6 +54,8 @@ class _Face:
             query=query or {},
         )
         response = await self._app(request)
+        if response.reason is not None:
+            context.answers_error(response.reason)
         if isinstance(response.body, bytes):
             await _send_metadata(context, response)
             context.announce_last_message()

@@ -7,7 +7,8 @@ import os
 import random
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -48,9 +49,13 @@ from server.catalogue.watch import ReloadingCatalog
 from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
+from server.domain.health import HealthView
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.pipeline.authenticate import Authenticate
+from server.metrics.figures import Figure, Sampled
+from server.metrics.meter import Meter, MeteredLedger, breakers
+from server.metrics.serve import figures_socket, telling
 from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
@@ -64,6 +69,7 @@ from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.gemini import GeminiAdapter
+from server.processes import LEAVE, RECORDS_LOST
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
@@ -76,6 +82,7 @@ from server.rpc.models import ModelsServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
+from server.rpc.readiness import endpoints_served, is_ready
 from server.settings import Settings
 from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
@@ -95,6 +102,8 @@ from server.tuning import collect_seldom
 GOODBYE_S: Final = 3.0
 """How long calls that were told to end may take to say so."""
 PURGE_INTERVAL_S: Final = 3600.0
+READINESS_S: Final = 0.5
+"""How often it is looked which services can do their work."""
 PURGE_PAUSE_S: Final = 1.0
 
 log = structlog.get_logger("server.worker")
@@ -102,6 +111,14 @@ log = structlog.get_logger("server.worker")
 
 def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, index: int) -> int:
     """Serve until told to stop; the exit code.
+
+class RecordsLost(Exception):
+    """Settlements were given up, `count` of them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
 
     SIGTERM lets the calls under way end for as long as the settings say. SIGINT, or the end of that time, ends each of
     them with an error that says why.
@@ -115,6 +132,9 @@ def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, 
     return 0
 
 
+    except RecordsLost as lost:
+        log.error("records_lost", count=lost.count)
+        return RECORDS_LOST
 async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> None:
     loop, stop, shutdown = asyncio.get_running_loop(), asyncio.Event(), Shutdown()
 
@@ -125,12 +145,14 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
     async with worker(settings, socket_path, grpc_port, shutdown) as host:
+    loop.add_signal_handler(LEAVE, shutdown.leaving.set)
         collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
         # Not taken back: what goes on without a client ends by it as well.
         loop.call_later(settings.drain_timeout_s, shutdown.begin)
         await host.stop(settings.drain_timeout_s + GOODBYE_S)
+        shutdown.leaving.set()
     log.info("stopped")
 
 
@@ -138,7 +160,7 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
 async def worker(
     settings: Settings, socket_path: Path, grpc_port: int | None, shutdown: Shutdown
 ) -> AsyncGenerator[GrpcAioHost, None]:
-    """A serving worker; leaving ends it. Raises DatabaseUnusable, ListenError, CatalogError."""
+    """A serving worker; leaving ends it. Raises DatabaseUnusable, ListenError, CatalogError, RecordsLost."""
     clock, ids = SystemClock(), UuidV7()
     await _require_schema(settings.database_url)
     async with AsyncExitStack() as stack:
@@ -171,7 +193,9 @@ async def worker(
             can_judge=lambda: sweeper.can_judge,
         )
         await stack.enter_async_context(_running(sweeper.run(), _purging(outcomes.purge)))
-        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(_close_books, ledger)
+        meter = None if settings.metrics_port is None else Meter(clock)
+        accounts = ledger if meter is None else MeteredLedger(ledger, meter)
         health = Health(clock, random.random)
         exchange = SqlHealthExchange(database, commits, clock, ledger.worker_id)
         sharing = Sharing(health, exchange, catalog, clock)
@@ -181,7 +205,7 @@ async def worker(
         await stack.enter_async_context(_running(sharing.run(), drained.run()))
         drains = Drains()
         stack.push_async_callback(drains.close)
-        generate = Generator(catalog, adapters, ledger, clock, shutdown, drains, health)
+        generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
         respond = Respond(generate, store, clock)
         count_tokens = TokenEstimate(catalog, adapters)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
@@ -195,8 +219,8 @@ async def worker(
             PricingRest(catalog),
             GenerationsRest(generations),
         )
-        refusals = RecordRefusals(ledger)
-        runner = IdempotentRunner(outcomes, ledger, clock, max_runs=MAX_CONCURRENT_CALLS)
+        refusals = RecordRefusals(accounts)
+        runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals, runner)
         measured = MeasuredHealth(catalog, health, clock)
@@ -216,10 +240,10 @@ async def worker(
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
-                HealthServicer(measured, clock, version("aistats-gateway")),
+                HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),
             ),
         )
-        guard = Guard(reception, clock, rest_error, refusals=refusals)
+        guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
         host = GrpcAioHost(
             guarded_routes(registrations, guard),
             unix_socket=socket_path,
@@ -236,6 +260,44 @@ async def _require_schema(url: str) -> None:
         await verify(url)
     except GatewayError:
         log.warning("the database does not answer; calls are refused until it does")
+
+
+async def _close_books(ledger: SqlLedger) -> None:
+    """Raises RecordsLost, so that nobody takes the end for a good one."""
+    await ledger.close()
+    if ledger.lost:
+        raise RecordsLost(ledger.lost)
+
+
+def _sampled(guard: Guard, ledger: SqlLedger, database: Database, health: HealthView) -> Sequence[Figure]:
+    """What parts of a worker know of themselves."""
+    return (
+        Sampled("aistats_requests_in_flight", "Calls under way.", read=lambda: {(): guard.under_way}),
+        Sampled(
+            "aistats_ledger_queue_length",
+            "Reservations and settlements that wait for the database.",
+            read=lambda: {(): ledger.queued},
+        ),
+        Sampled(
+            "aistats_ledger_lost_total",
+            "Settlements that were given up, and their records with them.",
+            read=lambda: {(): ledger.lost},
+            kind="counter",
+        ),
+        Sampled("aistats_database_up", "0 while the database does not answer.", read=lambda: {(): int(database.is_up)}),
+        Sampled(
+            "aistats_database_failures_total",
+            "Reads and transactions that failed because the database did not answer.",
+            read=lambda: {(): database.failures},
+            kind="counter",
+        ),
+        Sampled(
+            "aistats_breaker_state",
+            "Of the provider's route that is worst off: 0 closed, 1 half open, 2 open.",
+            "provider",
+            read=lambda: breakers(health),
+        ),
+    )
 
 
 @asynccontextmanager

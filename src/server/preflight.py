@@ -20,7 +20,7 @@ import msgspec
 
 from server.catalogue import CatalogError, load_catalog
 from server.probes import ask_http, port_problem
-from server.settings import Settings
+from server.settings import METRICS_HOST, Settings
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -71,13 +71,17 @@ async def check_data_dir(settings: Settings) -> list[Finding]:
 
 
 async def check_ports(settings: Settings) -> list[Finding]:
-    """Both ports are free, or a gateway answers there already (`warn`)."""
+    """Every port is free."""
     ports = [("HTTP port", settings.http_host, settings.http_port, "AISTATS_HTTP_PORT")]
     if settings.grpc_port:
         ports.append(("gRPC port", settings.grpc_host, settings.grpc_port, "AISTATS_GRPC_PORT"))
-    if len({port for _, _, port, _ in ports}) < len(ports):
-        advice = "choose different ones; Envoy serves gRPC on the HTTP port as well"
-        return [Finding("ports", "fail", "AISTATS_HTTP_PORT and AISTATS_GRPC_PORT are the same", advice)]
+    if settings.metrics_port is not None:
+        ports.append(("metrics port", METRICS_HOST, settings.metrics_port, "AISTATS_METRICS_PORT"))
+    by_port: dict[int, str] = {}
+    for _, _, port, variable in ports:
+        if (other := by_port.setdefault(port, variable)) != variable:
+            advice = "choose different ones; Envoy serves gRPC on the HTTP port as well"
+            return [Finding("ports", "fail", f"{other} and {variable} are the same", advice)]
     findings = []
     for name, host, port, variable in ports:
         problem = port_problem(host, port)

@@ -29,6 +29,8 @@ GATHER_S: Final = 0.02
 MAX_QUEUED_WRITES: Final = 4096
 """What a stalled terminal may hold up before lines are dropped."""
 ORPHAN_GRACE_S: Final = 5.0
+RECORDS_LOST: Final = 3
+"""The exit code of a worker that answered requests of which there is no record."""
 LAST_WORDS_S: Final = 1.0
 """How long output is awaited from a child that has ended, should something else hold its end of the pipe."""
 
@@ -55,6 +57,10 @@ class Backoff(msgspec.Struct, frozen=True):
         if previous_s <= 0 or lived_s >= self.reset_after_s:
             return self.first_s
         return min(previous_s * 2, self.max_s)
+
+
+LEAVE: Final = signal.SIGURG
+"""Tells a worker that it will be stopped soon. A process that does not know it, or is only starting, ignores it."""
 
 
 class StopStep(msgspec.Struct, frozen=True):
@@ -130,6 +136,11 @@ class Child:
         process = self._process
         return process.pid if process and process.returncode is None else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How the latest run ended, negative where a signal ended it; None while it goes on."""
+        return self._process.returncode if self._process else None
+
     async def keep_running(self) -> None:
         """Run the command, again and again, until `stop`. A cancelled call kills the child first."""
         delay_s = 0.0
@@ -144,6 +155,12 @@ class Child:
             log.warning("child ended; restarting it", child=self.command.name, outcome=outcome, restart_in_s=delay_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_stopping.wait(), delay_s)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send the present run a signal, if there is one."""
+        if self.pid is not None and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def stop(self, steps: Sequence[StopStep]) -> None:
         """End the child step by step and start it no more. Returns when it is gone, or after the last step."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +21,18 @@ from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.preflight import claimed_run_dir, envoy_binary, preflight
 from server.probes import EnvoyAdmin, accepts, ask_http, unused_port
-from server.processes import ChildOutput, Command, tied
-from server.settings import Settings, available_cores
+from server.processes import RECORDS_LOST, ChildOutput, Command, tied
+from server.settings import METRICS_HOST, Settings, available_cores
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
 
 LOCAL_MODEL_ID: Final = "local/smollm2-135m:free"
+END_S: Final = 15.0
+"""Longer than a worker waits for its last settlements."""
+_LOSSES: Final = {
+    RECORDS_LOST: "requests were answered of which there is no record; the log above says how many",
+    -signal.SIGKILL: "it had to be killed; what it had not yet written down is lost",
+}
+"""By a worker's exit code, why the whole has not ended well."""
 _ADMIN_SOCKET: Final = "envoy-admin.sock"
 _ENVOY_JSON_LOG: Final = '{"timestamp":"%Y-%m-%dT%T.%eZ","level":"%l","logger":"envoy.%n","event":"%j"}'
 _ENVOY_LINE_LOG: Final = "%Y-%m-%dT%T.%eZ [%l] %n: %v"
@@ -67,21 +76,39 @@ async def up(settings: Settings, version: str) -> None:
                 plan,
                 EnvoyAdmin(run_dir / _ADMIN_SOCKET),
                 stop,
-                limits=Limits(drain_s=settings.drain_timeout_s),
+                limits=Limits(drain_s=settings.drain_timeout_s, end_s=END_S),
                 output=output,
             )
             try:
-                await supervisor.run(prepare, ready)
+                with _figures(settings, run_dir):
+                    await supervisor.run(prepare, ready)
             except StartFailed as failure:
                 raise click.ClickException(f"the gateway did not start: {failure}") from None
             finally:
                 output.close()
+    for child in supervisor.children:
+        if child.command in plan.workers and child.exit_code in _LOSSES:
+            raise click.ClickException(f"{child.command.name}: {_LOSSES[child.exit_code]}")
     tell("stopped")
+
+
+def _figures(settings: Settings, run_dir: Path) -> AbstractContextManager[None]:
+    """Whatever tells the figures of the workers as long as it is entered; nothing where nobody wants them."""
+    if settings.metrics_port is None:
+        return nullcontext()
+    from server.metrics.serve import figures_socket, gathered, serving_metrics
+
+    sockets = {str(index): figures_socket(_socket(run_dir, index)) for index in range(settings.workers)}
+    return serving_metrics(METRICS_HOST, settings.metrics_port, lambda: gathered(sockets))
+
+
+def _socket(run_dir: Path, index: int) -> Path:
+    return run_dir / f"worker-{index}.sock"
 
 
 def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan:
     """What to run for these settings; writes Envoy's configuration beside the sockets."""
-    sockets = [run_dir / f"worker-{index}.sock" for index in range(settings.workers)]
+    sockets = [_socket(run_dir, index) for index in range(settings.workers)]
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
     probes: list[Probe] = [_socket_probe(path) for path in sockets]
@@ -208,6 +235,8 @@ def welcome(settings: Settings, key: FirstKey, version: str, took_s: float, *, h
     ]
     if settings.grpc_port:
         lines.append(f"  gRPC, direct    {settings.grpc_host}:{settings.grpc_port}")
+    if settings.metrics_port:
+        lines.append(f"  figures         http://{METRICS_HOST}:{settings.metrics_port}/metrics")
     lines += [
         f"  key             {shown}",
         "",

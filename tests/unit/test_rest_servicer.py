@@ -31,6 +31,7 @@ class Context:
         self.arrival: Arrival = ARRIVAL
         self.sent: list[tuple[tuple[str, str], ...]] = []
         self.last_announced = False
+        self.reason: Reason | None = None
 
     @property
     def call(self) -> Call:
@@ -38,6 +39,9 @@ class Context:
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         self.sent.append(tuple(metadata))
+
+    def answers_error(self, reason: Reason) -> None:
+        self.reason = reason
 
     def announce_last_message(self) -> None:
         self.last_announced = True

@@ -24,6 +24,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.database_url == f"sqlite+aiosqlite:///{tmp_path}/data/gateway.db"
     assert settings.workers == len(os.sched_getaffinity(0))
     assert settings.config is None
+    assert settings.metrics_port is None
     assert settings.local_model is True
     assert (settings.log_format, settings.log_level) == ("console", "info")
     assert settings.bootstrap_key_file == tmp_path / "data" / "bootstrap-key"
@@ -44,6 +45,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "LOG_LEVEL": "Debug",
         "DRAIN_TIMEOUT_S": "2.5",
         "RECORD_DAYS": "90",
+        "METRICS_PORT": "9464",
         "TLS_CERT": "cert.pem",
         "TLS_KEY": "key.pem",
     }.items():
@@ -58,6 +60,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert settings.local_model is False
     assert (settings.log_format, settings.log_level) == ("json", "debug")
     assert settings.drain_timeout_s == 2.5
+    assert settings.metrics_port == 9464
     assert settings.record_days == 90
     assert (settings.tls_cert, settings.tls_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
 

@@ -88,6 +88,14 @@ class Reception(Protocol):
         ...
 
 
+class CallObserver(Protocol):
+    """Counts calls."""
+
+    def __call__(self, method: str, status: int, reason: str, took_s: float) -> None:
+        """A call has ended: `method` is its full name, `status` as HTTP has it, `reason` empty where all went well."""
+        ...
+
+
 class Refusals(Protocol):
     """Keeps the record of a request that failed before the pipeline took it over."""
 

@@ -10,6 +10,9 @@ from server.domain.usage import Usage
 
 Disconnect = Literal["cancelled", "drained"]
 
+CLIENT_GONE: Final = "client_disconnected"
+CLIENT_GONE_STATUS: Final = 499
+"""What records, logs and figures say of a request whose client has gone; nobody is left to be told."""
 MAX_TEXT_BYTES: Final = 16 * 1024
 """Of an error's description; whoever it came from."""
 MAX_ID_BYTES: Final = 256

@@ -21,15 +21,20 @@ from server.domain.identity import Call
 from server.domain.ledger import Settlement
 from server.domain.money import Pricing
 from server.domain.pricing import STANDARD_TIERS, price
-from server.domain.record import MAX_ID_BYTES, AttemptRecord, GenerationRecord, StoredContent, bounded
+from server.domain.record import (
+    CLIENT_GONE,
+    CLIENT_GONE_STATUS,
+    MAX_ID_BYTES,
+    AttemptRecord,
+    GenerationRecord,
+    StoredContent,
+    bounded,
+)
 from server.domain.request import GenerationRequest
 from server.domain.routing import Assessment, Route
 from server.domain.usage import Meta, RoutingRow, Usage
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
-
-CLIENT_GONE: Final = "client_disconnected"
-CLIENT_GONE_STATUS: Final = 499
 
 _MS = 1000.0
 _DIGITS = 3

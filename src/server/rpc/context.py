@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
+from server.domain.errors import Reason
 from server.domain.identity import Arrival, Call
 
 
@@ -31,6 +32,10 @@ class CallContext(Protocol):
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Send response headers now; at most once, and before the first message."""
+        ...
+
+    def answers_error(self, reason: Reason) -> None:
+        """The reply tells of an error, though the call succeeds."""
         ...
 
     def announce_last_message(self) -> None:

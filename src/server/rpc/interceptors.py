@@ -18,9 +18,10 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from structlog.typing import FilteringBoundLogger
 
-from server.domain.errors import GatewayError, Reason, internal_error
+from server.domain.errors import HTTP_STATUS, ErrorCode, GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Scope
-from server.domain.ports import Clock, Reception, Refusals
+from server.domain.ports import CallObserver, Clock, Reception, Refusals
+from server.domain.record import CLIENT_GONE, CLIENT_GONE_STATUS
 from server.domain.request import Endpoint
 from server.rpc.context import CallContext, HostCall
 from server.rpc.status import REST_MARK_KEY, REST_STATUS_KEY, RpcFailure, rest_failure, rpc_failure
@@ -32,6 +33,8 @@ MAX_CONCURRENT_CALLS: Final = 8192
 OVERLOAD_RETRY_S: Final = 1.0
 MAX_DEADLINE_S: Final = 366 * 86_400.0
 """A caller that asks for more time than this might as well have set no deadline."""
+
+HTTP_OK: Final = 200
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -69,6 +72,7 @@ class Guard:
         rest_error: RestError,
         *,
         refusals: Refusals | None = None,
+        observe: CallObserver | None = None,
         log: FilteringBoundLogger | None = None,
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
     ) -> None:
@@ -76,6 +80,7 @@ class Guard:
         self.clock = clock
         self.rest_error = rest_error
         self.refusals = refusals
+        self.observe = observe
         self.log: FilteringBoundLogger = log or structlog.get_logger().bind()
         self.max_concurrent_calls = max_concurrent_calls
         self.under_way = 0
@@ -142,6 +147,7 @@ class _Passage:
         "_initial_sent",
         "_is_named",
         "_method",
+        "_reason",
         "arrival",
         "last_announced",
         "message",
@@ -157,6 +163,7 @@ class _Passage:
         self._initial_sent = False
         self.last_announced = False
         self._http_status: str | None = None
+        self._reason = ""
         self.message: Message | None = None
         self.metadata: Mapping[str, str] = host.metadata
         suffix = host.suffix
@@ -179,6 +186,9 @@ class _Passage:
             if name == REST_STATUS_KEY:
                 self._http_status = value
         await self._host.send_initial_metadata((*metadata, *self._ids()))
+
+    def answers_error(self, reason: Reason) -> None:
+        self._reason = reason.value
 
     def announce_last_message(self) -> None:
         self.last_announced = True
@@ -240,7 +250,7 @@ class _Passage:
             await refusals(call, endpoint, told, model=model, stream=stream)
 
     def ended(self) -> None:
-        self._leave("OK")
+        self._leave("OK", int(self._http_status or HTTP_OK), self._reason)
 
     def failed(self, error: BaseException) -> BaseException:
         """What to raise instead of `error`; logs what the client must not see."""
@@ -248,7 +258,10 @@ class _Passage:
             # Whatever the servicer made of it: a cancelled call must end as one, or gRPC leaks it.
             deadline_s = self.arrival.deadline_s
             late = deadline_s is not None and self._guard.clock.monotonic() >= deadline_s
-            self._leave("DEADLINE_EXCEEDED" if late else "CANCELLED")
+            if late:
+                self._leave("DEADLINE_EXCEEDED", HTTP_STATUS[ErrorCode.TIMEOUT], Reason.DEADLINE_EXCEEDED.value)
+            else:
+                self._leave("CANCELLED", CLIENT_GONE_STATUS, CLIENT_GONE)
             return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error
@@ -256,7 +269,7 @@ class _Passage:
             self._guard.log.error("unhandled_exception", method=self._method.name, exc_info=error)
             error = internal_error()
         failure = self._failure(error)
-        self._leave(failure.code.name, reason=error.reason.value)
+        self._leave(failure.code.name, HTTP_STATUS[error.code], error.reason.value)
         return failure
 
     @property
@@ -276,19 +289,26 @@ class _Passage:
     def _ids(self) -> tuple[tuple[str, str], ...]:
         return (("x-request-id", self.arrival.request_id), ("x-generation-id", self.arrival.generation_id))
 
-    def _leave(self, status: str, **more: str) -> None:
+    def _leave(self, status: str, as_http: int, reason: str) -> None:
+        """Log and count the end: `as_http` is its status as HTTP has it, `reason` empty where all went well."""
+        guard, more = self._guard, {}
         if self._counted:
-            self._guard.under_way -= 1
+            guard.under_way -= 1
+        took_s = guard.clock.monotonic() - self.arrival.received_s
+        if guard.observe is not None:
+            guard.observe(self._method.name, as_http, reason, took_s)
+        if reason:
+            more["reason"] = reason
         if self._http_status is not None:
             more["http_status"] = self._http_status
         if self._call is not None:
             more["team_id"] = self._call.principal.team_id
             more["key_id"] = self._call.principal.key_id
-        self._guard.log.info(
+        guard.log.info(
             "call",
             method=self._method.name,
             status=status,
-            duration_ms=round((self._guard.clock.monotonic() - self.arrival.received_s) * 1000, 3),
+            duration_ms=round(took_s * 1000, 3),
             peer=self._host.peer,
             request_id=self.arrival.request_id,
             generation_id=self.arrival.generation_id,

@@ -11,6 +11,7 @@ Both hold for SQLite and PostgreSQL alike:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -36,6 +37,11 @@ POOL_SIZE: Final = 5
 SLOT_WAIT_S: Final = 5.0
 """How long a call waits for its turn before it is refused."""
 RETRY_AFTER_S: Final = 1.0
+OUTAGE_LOG_S: Final = 60.0
+RELAPSE_LOG_S: Final = 1.0
+"""While the database does not answer each cause is logged once a minute, however many calls it fails; where it comes
+and goes, once a second.
+"""
 CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 15.0
 """How long a statement may take, waiting for another process's locks included."""
@@ -94,7 +100,11 @@ class Database:
         self._is_proven = engine.dialect.name == "sqlite"
         self._first_lock = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
-        self._is_up = True
+        self.is_up = True
+        self.failures = 0
+        """Reads and transactions that failed because the database did not answer."""
+        self._outage = 0
+        self._told: dict[str, tuple[int, float]] = {}
         self._log = None if quiet else structlog.get_logger("server.storage")
 
     @classmethod
@@ -194,7 +204,8 @@ class Database:
         try:
             async with asyncio.timeout(self._slot_wait_s):
                 await slots.acquire()
-        except TimeoutError:
+        except TimeoutError as error:
+            self._note(error)
             raise _unavailable() from None
         # From here to the task there is no await: whoever is cancelled has no slot, or a task that gives it back.
         task = asyncio.create_task(self._carry_out(transaction))
@@ -214,8 +225,8 @@ class Database:
                 self._note(error)
                 raise translated from error
             raise
-        if not self._is_up:
-            self._is_up = True
+        if not self.is_up:
+            self.is_up = True
             if self._log is not None:
                 self._log.info("database_available_again")
         return result
@@ -239,11 +250,19 @@ class Database:
             self._first = None
 
     def _note(self, error: Exception) -> None:
-        """Log the beginning of an outage, not each call that it fails."""
-        if self._is_up and self._log is not None:
-            cause = (error.orig if isinstance(error, exc.DBAPIError) else None) or error
-            self._log.error("database_unavailable", cause=type(cause).__name__, text=str(cause))
-        self._is_up = False
+        """Count it, and log it where its cause has not been logged lately."""
+        self.failures += 1
+        if self.is_up:
+            self.is_up = False
+            self._outage += 1
+        if self._log is None:
+            return
+        cause = (error.orig if isinstance(error, exc.DBAPIError) else None) or error
+        name, now_s = type(cause).__name__, asyncio.get_running_loop().time()
+        outage, told_s = self._told.get(name, (0, -math.inf))
+        if now_s - told_s >= (OUTAGE_LOG_S if outage == self._outage else RELAPSE_LOG_S):
+            self._told[name] = self._outage, now_s
+            self._log.error("database_unavailable", cause=name, text=str(cause), failures=self.failures)
 
 
 async def _begin(engine: AsyncEngine, work: Work[T]) -> T:

@@ -53,6 +53,17 @@ class SqlLedger:
         self._close_wait_s = close_wait_s
         self._is_closed = False
         self._is_ended = False
+        self._lost = 0
+
+    @property
+    def queued(self) -> int:
+        """How many operations wait."""
+        return len(self._queue)
+
+    @property
+    def lost(self) -> int:
+        """Settlements that were given up, or of which there is no record."""
+        return self._lost + self._queue.unrecorded
 
     async def reserve(self, hold: Hold) -> None:
         if self._is_closed:
@@ -77,10 +88,12 @@ class SqlLedger:
 
     def settle(self, settlement: Settlement) -> asyncio.Future[None]:
         if self._is_ended:
+            self._lost += 1
             log.error("settlements_given_up", count=1)
             return _refused(_shutting_down())
         is_record_only = not settlement.held and not settlement.charge_nanos
         if is_record_only and len(self._queue) >= self._max_records:
+            self._lost += 1
             return _refused(_overloaded())
         return self._queue.add(settlement)
 
@@ -88,6 +101,7 @@ class SqlLedger:
         """Take no more reservations; return when what was taken over is on disk, or has had its time."""
         self._is_closed = True
         if given_up := await self._queue.drain(self._close_wait_s):
+            self._lost += given_up
             log.error("settlements_given_up", count=given_up)
         self._is_ended = True
 

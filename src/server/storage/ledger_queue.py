@@ -75,6 +75,8 @@ class LedgerQueue:
         self._pending: deque[Pending] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._last_group = 0
+        self.unrecorded = 0
+        """Settlements whose record the database refused."""
 
     def __len__(self) -> int:
         """How many wait for a transaction, without those in one."""
@@ -183,6 +185,7 @@ class LedgerQueue:
                     cause=type(error).__name__,
                 )
                 if isinstance(pending.operation, Settlement):
+                    self.unrecorded += 1
                     batch.append(Pending(Unrecorded(pending.operation), asyncio.get_running_loop().create_future()))
                 pending.finish(internal_error())
             else:
