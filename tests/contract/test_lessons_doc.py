@@ -24,6 +24,14 @@ def test_every_test_that_is_named_exists() -> None:
     assert TEXT.count("::") == len(named), "a test is named in another form than `path::name`"
 
 
+def test_every_trap_of_upstreams_has_its_tests() -> None:
+    page = (ROOT / "docs" / "dialects.md").read_text()
+    named = set(re.findall(r"`(test_trap_\w+)`", page))
+    known = {name for name in functions_of("tests/integration/test_traps.py") if name.startswith("test_")}
+    assert named == known
+    assert {name[:12] for name in named} == {f"test_trap_{number:02}" for number in range(1, 11)}
+
+
 def test_every_row_names_a_test_or_a_reason() -> None:
     rows = [line.strip("| ").split(" | ") for line in TEXT.splitlines() if re.match(r"\| [A-Z]\d", line)]
     groups = [(number[0], int(number[1:])) for number, _, _ in rows]

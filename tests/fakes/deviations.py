@@ -241,6 +241,19 @@ def tool_without_index() -> Reply:
     return chat_chunks([role_chunk(), call, finish_chunk("tool_calls"), usage_chunk()])
 
 
+def tool_index_from_one() -> Reply:
+    """Proxies that number from 1."""
+    begin = _call(1, id="call_1", name="get_weather", arguments="")
+    return chat_chunks([begin, _call(1, arguments=ARGUMENTS), finish_chunk("tool_calls"), usage_chunk()])
+
+
+def tool_index_changes() -> Reply:
+    """Proxies that begin a call on one index and go on with it on another."""
+    begin = _call(0, id="call_1", name="get_weather", arguments="")
+    rest = [_call(1, arguments=piece) for piece in ('{"city":', '"Paris"}')]
+    return chat_chunks([begin, *rest, finish_chunk("tool_calls"), usage_chunk()])
+
+
 def tool_empty_ids() -> Reply:
     """Alibaba: empty id and name on the pieces that follow."""
     begin = _call(0, id="call_1", name="get_weather", arguments="")
@@ -466,8 +479,8 @@ STREAMS = _named(
     cumulative_usage, no_usage, null_fields, together_extras, obfuscation, moderation_chunk, content_parts,
 )  # fmt: skip
 TOOL_STREAMS = _named(
-    tool_openai, tool_whole, tool_without_index, tool_empty_ids, tool_without_id, tool_late_name,
-    tool_object_arguments, tool_finish_stop,
+    tool_openai, tool_whole, tool_without_index, tool_index_from_one, tool_index_changes, tool_empty_ids,
+    tool_without_id, tool_late_name, tool_object_arguments, tool_finish_stop,
 )  # fmt: skip
 FAILING_STREAMS = _named(
     error_first, error_after_text, groq_error_event, openrouter_error_chunk, lm_studio_error,

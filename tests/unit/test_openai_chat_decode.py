@@ -509,12 +509,23 @@ def test_s14_one_choice_of_two_cut_is_a_cut() -> None:
     assert caught.value.category is FailureCategory.CONNECTION
 
 
-@pytest.mark.parametrize("chunks", [[], [role_chunk()], [usage_chunk()]])
+NOTHING = usage(9, 0)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [[], [role_chunk()], [usage_chunk()], [finish_chunk()], [role_chunk(), finish_chunk(), usage_chunk(NOTHING)]],
+)
 def test_an_empty_answer_is_no_success(chunks: list[Any]) -> None:
     with pytest.raises(ProviderFailure) as caught:
         chat_stream(chunks)
 
     assert caught.value.category is FailureCategory.PROTOCOL
+
+
+def test_an_answer_that_met_a_stop_sequence_at_once_is_one() -> None:
+    """Output was counted, although there is none to see."""
+    assert chat_stream([role_chunk(), finish_chunk(), usage_chunk(usage(9, 1))]).only.reason is FinishReason.STOP
 
 
 ERROR = {"message": "It broke.", "type": "server_error", "code": "boom", "param": None}

@@ -159,8 +159,9 @@ def test_u14_however_a_text_is_cut_it_adds_up_to_the_whole(said: str, cuts: list
 
     chunks = [chunk_of(reasoning=part) for part in pieces(thought)]
     chunks += [chunk_of(content=part) for part in pieces(said)]
-    chunks.append({"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    counted = {"prompt_tokens": 9, "completion_tokens": 99}
+    chunks.append({"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": counted})
     message = {"content": said, "reasoning": thought}
-    body = {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    body = {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": counted}
 
     assert chat_stream(chunks) == chat_whole(body)

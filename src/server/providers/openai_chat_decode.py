@@ -112,7 +112,8 @@ class ChatDecoder:
         choices = [self._choices[index] for index in sorted(self._choices)]
         if not self.complete:
             raise cut_failure()
-        if not any(choice.native_reason or choice.parts.any for choice in choices):
+        counted = self._usage is not None and self._usage.output_tokens > 0
+        if all(choice.is_silent(counted=counted) for choice in choices):
             raise protocol_failure("The provider ended its answer without saying anything.")
         for choice in choices:
             choice.end(self._citations if choice is choices[0] else (None, None), out)
@@ -204,6 +205,13 @@ class _Choice:
             failed = FAILED_REASONS.get(self.native_reason.lower())
             if failed is not None:
                 raise ProviderFailure(failed, upstream=UpstreamError(code=self.native_reason[:200]))
+
+    def is_silent(self, *, counted: bool) -> bool:
+        """Whether nothing was said, nor a reason given for that; a mere `stop` is one where output was `counted`."""
+        if self.parts.any or self._tools.any:
+            return False
+        stopped = FINISH_REASONS.get(self.native_reason.lower()) is FinishReason.STOP
+        return not self.native_reason or (stopped and not counted)
 
     def end(self, citations: tuple[Any, Any], out: list[ProviderEvent]) -> None:
         """Nothing more will come of this choice."""

@@ -173,6 +173,8 @@ class ResponsesDecoder:
         if usage is not None:
             out.append(UsageReported(usage, words(response.service_tier) or None))
         self._ending = self._reason(response, status)
+        if self._ending[0] is FinishReason.STOP and not self._items and not (usage and usage.output_tokens):
+            raise protocol_failure("The provider ended its answer without saying anything.")
         self.done = True
 
     def _completed_item(self, index: int, raw: msgspec.Raw, out: list[ProviderEvent]) -> None:
