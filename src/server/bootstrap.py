@@ -7,8 +7,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -52,24 +51,24 @@ from server.domain.errors import GatewayError
 from server.domain.health import HealthView
 from server.domain.ports import ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
-from server.pipeline.authenticate import Authenticate
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
 from server.metrics.serve import figures_socket, telling
+from server.pipeline.authenticate import Authenticate
 from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
+from server.pipeline.health.drained import FollowDrained
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.refusals import RecordRefusals
-from server.pipeline.health.drained import FollowDrained
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
+from server.processes import RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.gemini import GeminiAdapter
-from server.processes import LEAVE, RECORDS_LOST
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.chat import ChatServicer
@@ -82,16 +81,15 @@ from server.rpc.models import ModelsServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
-from server.rpc.readiness import endpoints_served, is_ready
 from server.settings import Settings
 from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
+from server.storage.drained import SqlDrained
 from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
 from server.storage.health_reports import SqlHealthExchange
 from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
-from server.storage.drained import SqlDrained
 from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
@@ -102,15 +100,10 @@ from server.tuning import collect_seldom
 GOODBYE_S: Final = 3.0
 """How long calls that were told to end may take to say so."""
 PURGE_INTERVAL_S: Final = 3600.0
-READINESS_S: Final = 0.5
-"""How often it is looked which services can do their work."""
 PURGE_PAUSE_S: Final = 1.0
 
 log = structlog.get_logger("server.worker")
 
-
-def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, index: int) -> int:
-    """Serve until told to stop; the exit code.
 
 class RecordsLost(Exception):
     """Settlements were given up, `count` of them."""
@@ -119,6 +112,9 @@ class RecordsLost(Exception):
         super().__init__(count)
         self.count = count
 
+
+def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, index: int) -> int:
+    """Serve until told to stop; the exit code.
 
     SIGTERM lets the calls under way end for as long as the settings say. SIGINT, or the end of that time, ends each of
     them with an error that says why.
@@ -129,12 +125,12 @@ class RecordsLost(Exception):
     except (DatabaseUnusable, ListenError, CatalogError) as error:
         log.error("cannot serve", problem=str(error))
         return 1
-    return 0
-
-
     except RecordsLost as lost:
         log.error("records_lost", count=lost.count)
         return RECORDS_LOST
+    return 0
+
+
 async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> None:
     loop, stop, shutdown = asyncio.get_running_loop(), asyncio.Event(), Shutdown()
 
@@ -145,14 +141,12 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
     async with worker(settings, socket_path, grpc_port, shutdown) as host:
-    loop.add_signal_handler(LEAVE, shutdown.leaving.set)
         collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
         # Not taken back: what goes on without a client ends by it as well.
         loop.call_later(settings.drain_timeout_s, shutdown.begin)
         await host.stop(settings.drain_timeout_s + GOODBYE_S)
-        shutdown.leaving.set()
     log.info("stopped")
 
 
@@ -240,7 +234,7 @@ async def worker(
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
-                HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),
+                HealthServicer(measured, clock, version("aistats-gateway")),
             ),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
@@ -251,15 +245,11 @@ async def worker(
         )
         stack.push_async_callback(host.stop, 0.0)
         await host.start()
+        if meter is not None:
+            meter.add(*_sampled(guard, ledger, database, measured))
+            await stack.enter_async_context(telling(figures_socket(socket_path), meter.snapshot))
+            await stack.enter_async_context(_running(meter.watch_loop()))
         yield host
-
-
-async def _require_schema(url: str) -> None:
-    """Refuse a schema that is not this release's; a database that is down is waited for by each call instead."""
-    try:
-        await verify(url)
-    except GatewayError:
-        log.warning("the database does not answer; calls are refused until it does")
 
 
 async def _close_books(ledger: SqlLedger) -> None:
@@ -298,6 +288,14 @@ def _sampled(guard: Guard, ledger: SqlLedger, database: Database, health: Health
             read=lambda: breakers(health),
         ),
     )
+
+
+async def _require_schema(url: str) -> None:
+    """Refuse a schema that is not this release's; a database that is down is waited for by each call instead."""
+    try:
+        await verify(url)
+    except GatewayError:
+        log.warning("the database does not answer; calls are refused until it does")
 
 
 @asynccontextmanager

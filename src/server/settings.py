@@ -20,9 +20,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "AISTATS_"
 MAX_WORKERS: Final = 128
+METRICS_HOST: Final = "127.0.0.1"
 MAX_SOCKET_PATH_BYTES: Final = 100
 """Linux takes 107 bytes for the path of a Unix socket, others less."""
-METRICS_HOST: Final = "127.0.0.1"
 
 _DATABASE_SCHEMES: Final = ("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")
 _LONGEST_SOCKET_NAME: Final = f"65535/worker-{MAX_WORKERS}.sock"
@@ -73,15 +73,15 @@ class Settings(BaseSettings):
     worker_lease_s: float = Field(default=30.0, ge=1, le=3600)
     """How long a worker may be silent before others end what it has reserved."""
 
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where the supervisor tells its figures, on the loopback only; None for nowhere."""
+
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
-    metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """Where the supervisor tells its figures, on the loopback only; None for nowhere."""
-
         return {name: value for name, value in values.items() if not (isinstance(value, str) and not value.strip())}
 
     @field_validator("data_dir", "config", "tls_cert", "tls_key")
