@@ -7,7 +7,8 @@ import os
 import random
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -49,7 +50,7 @@ from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
 from server.domain.health import HealthView
-from server.domain.ports import ProviderAdapter
+from server.domain.ports import CatalogSource, ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
@@ -60,13 +61,14 @@ from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
 from server.pipeline.health.drained import FollowDrained
+from server.pipeline.health.feed import Feed
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
-from server.processes import RECORDS_LOST
+from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
@@ -79,6 +81,7 @@ from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
 from server.rpc.messages import MessagesServicer
 from server.rpc.models import ModelsServicer
 from server.rpc.pricing import PricingServicer
+from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
@@ -97,6 +100,8 @@ from server.storage.sweeper import Sweeper
 from server.transport import Transport
 from server.tuning import collect_seldom
 
+READINESS_S: Final = 0.5
+"""How often it is looked which services can do their work."""
 GOODBYE_S: Final = 3.0
 """How long calls that were told to end may take to say so."""
 PURGE_INTERVAL_S: Final = 3600.0
@@ -138,12 +143,14 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
         stop.set()
         shutdown.begin()
 
+    loop.add_signal_handler(LEAVE, shutdown.leaving.set)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
     async with worker(settings, socket_path, grpc_port, shutdown) as host:
         collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
+        shutdown.leaving.set()
         # Not taken back: what goes on without a client ends by it as well.
         loop.call_later(settings.drain_timeout_s, shutdown.begin)
         await host.stop(settings.drain_timeout_s + GOODBYE_S)
@@ -196,7 +203,7 @@ async def worker(
         stack.push_async_callback(sharing.close)
         drained = FollowDrained(health, SqlDrained(database, clock))
         await drained.start()
-        await stack.enter_async_context(_running(sharing.run(), drained.run()))
+        await stack.enter_async_context(_running(sharing.run(), _purging(exchange.purge), drained.run()))
         drains = Drains()
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
@@ -234,7 +241,7 @@ async def worker(
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
-                HealthServicer(measured, clock, version("aistats-gateway")),
+                HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),
             ),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
@@ -245,6 +252,7 @@ async def worker(
         )
         stack.push_async_callback(host.stop, 0.0)
         await host.start()
+        await stack.enter_async_context(_running(_tell_ready(host, shutdown, catalog, health, drained)))
         if meter is not None:
             meter.add(*_sampled(guard, ledger, database, measured))
             await stack.enter_async_context(telling(figures_socket(socket_path), meter.snapshot))
@@ -296,6 +304,19 @@ async def _require_schema(url: str) -> None:
         await verify(url)
     except GatewayError:
         log.warning("the database does not answer; calls are refused until it does")
+
+
+async def _tell_ready(
+    host: GrpcAioHost, shutdown: Shutdown, catalog: CatalogSource, health: Health, drained: FollowDrained
+) -> None:
+    """Keep `grpc.health.v1` up to date, until the worker leaves."""
+    while not shutdown.leaving.is_set():
+        endpoints, has_database = endpoints_served(catalog.current, health.drained), drained.answers
+        host.tell_ready(partial(is_ready, endpoints=endpoints, has_database=has_database))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READINESS_S):
+                await shutdown.leaving.wait()
+    host.leave()
 
 
 @asynccontextmanager

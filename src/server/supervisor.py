@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from server.processes import Backoff, Child, ChildOutput, Command, StopStep
+from server.processes import LEAVE, Backoff, Child, ChildOutput, Command, StopStep
 
 READY_TIMEOUT_S: Final = 60.0
 MAX_STARTS_BEFORE_READY: Final = 3
@@ -156,13 +156,16 @@ class Supervisor:
                 await asyncio.sleep(POLL_S)
 
     async def _drain(self) -> None:
-        """Let requests in flight end, Envoy's first, then those that native clients sent to the workers.
+        """Let requests in flight end, Envoy's first, then those that native clients sent to the workers. What has no
+        end of its own, such as a watch, the workers end now.
 
         Past the limit, or when hurried, the workers are told to cut what is left while Envoy still stands, so that each
         client gets a last event that says so.
         """
         limit_s = self._limits.drain_s
         log.info("draining: no new connections, requests in flight may end", limit_s=limit_s)
+        for worker in self._workers:
+            worker.tell(LEAVE)
         ends_at = asyncio.get_running_loop().time() + limit_s
         if await self._in_time(self._until_idle(), limit_s):
             await self._envoy.stop(self._steps(signal.SIGTERM))

@@ -12,19 +12,27 @@ from aistats.gateway.v1 import health_pb2, health_pb2_grpc
 from server.clock import SystemClock
 from server.domain.catalog import Catalog, Provider
 from server.domain.health import ProviderHealth
+from server.domain.request import Endpoint
+from server.pipeline.health.feed import FIGURES_S, LOOK_S, Feed
+from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import MeasuredHealth
+from server.pipeline.shutdown import Shutdown
 from server.rpc.health import HealthServicer, overall_status
 from tests.fakes.catalogues import Source
-from tests.fakes.health import steady
+from tests.fakes.health import steady, succeed
 from tests.fakes.rpc_host import Metadata
-from tests.fakes.typed_client import refused
+from tests.fakes.typed_client import details, refused
 
 Stub = Any
 
 
-def measured(source: Source) -> MeasuredHealth:
-    clock = SystemClock()
-    return MeasuredHealth(source, steady(clock), clock)
+class World:
+    """What the servicer under test tells of."""
+
+    def __init__(self) -> None:
+        self.clock, self.shutdown = SystemClock(), Shutdown()
+        self.health = steady(self.clock)
+        self.view = MeasuredHealth(Source(), self.health, self.clock)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +41,13 @@ def grpc_add_to_server() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="module")
-def grpc_servicer() -> HealthServicer:
-    return HealthServicer(measured(Source()), SystemClock(), "1.2.3")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def grpc_servicer(world: World) -> HealthServicer:
+    return HealthServicer(world.view, Feed(world.view, world.clock, world.shutdown), world.clock, "1.2.3")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +75,8 @@ def test_health_tells_of_every_provider(grpc_stub: Stub, as_inference: Metadata,
 def test_health_needs_a_key_and_liveness_none(grpc_stub: Stub) -> None:
     error = refused(grpc_stub.GetHealth, health_pb2.GetHealthRequest(), ())
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    error = refused(grpc_stub.WatchHealth, health_pb2.WatchHealthRequest(), ())
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     reply = grpc_stub.GetLiveness(health_pb2.GetLivenessRequest())
     assert reply == health_pb2.GetLivenessResponse(status="ok")
 
@@ -77,13 +92,53 @@ def test_health_needs_a_key_and_liveness_none(grpc_stub: Stub) -> None:
         (("ok", "down"), "degraded"),
         (("degraded",), "degraded"),
         (("down", "down"), "down"),
+        (("ok", "drained"), "ok"),
+        (("degraded", "drained"), "degraded"),
+        (("drained", "not_configured"), "down"),
     ],
 )
 def test_the_overall_status(statuses: tuple[Any, ...], overall: str) -> None:
     assert overall_status(tuple(ProviderHealth(f"p{i}", status) for i, status in enumerate(statuses))) == overall
 
 
+def test_who_watches_is_told_at_once_and_of_each_change(grpc_stub: Stub, as_inference: Metadata, world: World) -> None:
+    watch = grpc_stub.WatchHealth(health_pb2.WatchHealthRequest(), metadata=as_inference, timeout=20)
+    first = next(watch).health
+    assert (first.status, first.version) == ("ok", "1.2.3")
+    assert [provider.id for provider in first.providers] == ["keyless", "ready"]
+    world.health.drained = frozenset({"ready"})
+    told = next(watch).health
+    assert (told.status, told.providers[1].status) == ("down", "drained")
+    world.health.drained = frozenset()
+    assert next(watch).health.status == "ok"
+    watch.cancel()
+
+
+def test_figures_alone_are_told_seldom(grpc_stub: Stub, as_inference: Metadata, world: World) -> None:
+    watch = grpc_stub.WatchHealth(health_pb2.WatchHealthRequest(), metadata=as_inference, timeout=20)
+    next(watch)
+    began_s = world.clock.monotonic()
+    succeed(world.health, 10, RouteKey("ready", "acme/test-1", Endpoint.CHAT))
+    told = next(watch).health
+    assert 8 <= told.providers[1].requests_1m <= 10
+    assert FIGURES_S - LOOK_S <= world.clock.monotonic() - began_s < FIGURES_S + 3 * LOOK_S
+    watch.cancel()
+
+
+def test_a_worker_that_is_leaving_sends_away_who_watches(grpc_stub: Stub, as_inference: Metadata, world: World) -> None:
+    watch = grpc_stub.WatchHealth(health_pb2.WatchHealthRequest(), metadata=as_inference, timeout=20)
+    next(watch)
+    world.shutdown.leaving.set()
+    with pytest.raises(grpc.RpcError) as ended:
+        next(watch)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    error = refused(grpc_stub.WatchHealth, health_pb2.WatchHealthRequest(), as_inference)
+    assert (error.code(), details(error)[1].reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    world.shutdown.leaving.clear()
+
+
 def test_a_gateway_without_any_configured_provider_is_down() -> None:
     source = Source()
     source.current = Catalog({"a": Provider("a", "openai", "http://x", missing_key_env="A_KEY")}, {})
-    assert overall_status(measured(source).providers()) == "down"
+    clock = SystemClock()
+    assert overall_status(MeasuredHealth(source, steady(clock), clock).providers()) == "down"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -54,6 +54,15 @@ class ProviderHealth(msgspec.Struct, frozen=True):
 class HealthView(Protocol):
     def providers(self) -> tuple[ProviderHealth, ...]:
         """Every provider of the catalogue, in the order of their ids."""
+        ...
+
+
+class HealthFeed(Protocol):
+    def watch(self) -> AsyncGenerator[tuple[ProviderHealth, ...], None]:
+        """What `HealthView` tells, at once and again whenever it has changed; the newest, for who reads slowly.
+
+        Raises GatewayError (`shutting_down`) when the worker is about to stop.
+        """
         ...
 
 

@@ -15,9 +15,10 @@ from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from server.hosts.health import WORKER, ServiceHealth
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, StreamEntry, UnaryEntry
 from server.rpc.registry import Route
 from server.rpc.status import RpcFailure
@@ -83,13 +84,15 @@ class GrpcAioHost:
         self._max_concurrent_calls = max_concurrent_calls
         self._calls: set[asyncio.Task[Any]] = set()
         self._server: grpc.aio.Server | None = None
-        self._health: Any = health.aio.HealthServicer()
+        self._health = ServiceHealth()
+        self._services: list[str] = []
         self.tcp_port: int | None = None
 
     async def start(self) -> None:
         """Listen and serve. Raises ListenError."""
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_calls + SPARE_CALLS)
-        services = self._add_routes(server)
+        self._services = services = self._add_routes(server)
+        self._health.tell(dict.fromkeys(services, False))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         if self._unix_socket is not None:
@@ -98,14 +101,21 @@ class GrpcAioHost:
             self.tcp_port = _listen_on_tcp(server, *self._tcp)
         await server.start()
         self._server = server
-        for service in services:
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._health.tell(dict.fromkeys((WORKER, *services), True))
+
+    def tell_ready(self, is_ready: Callable[[str], bool]) -> None:
+        """Tell `grpc.health.v1` which services can do their work; by `start` all of them can."""
+        self._health.tell({service: is_ready(service) for service in self._services})
+
+    def leave(self) -> None:
+        """Tell `grpc.health.v1`, for good, that nothing takes calls; those that come are served all the same."""
+        self._health.leave()
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, give those under way `grace_s` seconds, then cancel them and wait for their ends."""
         if self._server is None:
             return
-        await self._health.enter_graceful_shutdown()
+        self.leave()
         await self._server.stop(grace_s)
         if self._calls:
             await asyncio.wait(self._calls, timeout=UNWIND_TIMEOUT_S)

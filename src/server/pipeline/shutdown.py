@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,11 +16,14 @@ class Shutdown:
     """One per worker. Whoever waits for a provider does so with a patience that is watched here."""
 
     def __init__(self) -> None:
+        self.leaving = asyncio.Event()
+        """Set as soon as this worker is to take no more calls: what has no end of its own ends then."""
         self.has_begun = False
         self._watched: set[Patience] = set()
 
     def begin(self) -> None:
         """Let every watched wait end now, and none begin. Idempotent."""
+        self.leaving.set()
         self.has_begun = True
         for patience in self._watched:
             patience.end()
@@ -37,6 +41,13 @@ class Shutdown:
     def check(self) -> None:
         """Raise GatewayError (`shutting_down`) once the shutdown has begun."""
         if self.has_begun:
-            raise GatewayError(
-                Reason.SHUTTING_DOWN, "This gateway is being stopped. Try again.", retry_after_s=RETRY_AFTER_S
-            )
+            raise _shutting_down()
+
+    def check_leaving(self) -> None:
+        """The same, as soon as this worker is leaving."""
+        if self.leaving.is_set():
+            raise _shutting_down()
+
+
+def _shutting_down() -> GatewayError:
+    return GatewayError(Reason.SHUTTING_DOWN, "This gateway is being stopped. Try again.", retry_after_s=RETRY_AFTER_S)

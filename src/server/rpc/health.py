@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal
 
 from aistats.gateway.v1 import health_pb2, health_pb2_grpc
-from server.domain.health import HealthView, ProviderHealth
+from server.domain.health import HealthFeed, HealthView, ProviderHealth
 from server.domain.ports import Clock
 from server.rpc.context import CallContext
 
@@ -15,8 +17,9 @@ __all__ = ["HealthServicer"]
 class HealthServicer(health_pb2_grpc.HealthServiceServicer):
     """Make it when the worker starts: uptime counts from there."""
 
-    def __init__(self, health: HealthView, clock: Clock, version: str) -> None:
+    def __init__(self, health: HealthView, feed: HealthFeed, clock: Clock, version: str) -> None:
         self._health = health
+        self._feed = feed
         self._clock = clock
         self._version = version
         self._started_s = clock.monotonic()
@@ -24,18 +27,27 @@ class HealthServicer(health_pb2_grpc.HealthServiceServicer):
     async def GetHealth(  # type: ignore[override]  # the context is our own
         self, request: health_pb2.GetHealthRequest, context: CallContext
     ) -> health_pb2.GetHealthResponse:
-        providers = self._health.providers()
+        return self._encode(self._health.providers())
+
+    async def WatchHealth(  # type: ignore[override]  # the context is our own
+        self, request: health_pb2.WatchHealthRequest, context: CallContext
+    ) -> AsyncGenerator[health_pb2.WatchHealthResponse, None]:
+        async with aclosing(self._feed.watch()) as snapshots:
+            async for providers in snapshots:
+                yield health_pb2.WatchHealthResponse(health=self._encode(providers))
+
+    async def GetLiveness(  # type: ignore[override]  # the context is our own
+        self, request: health_pb2.GetLivenessRequest, context: CallContext
+    ) -> health_pb2.GetLivenessResponse:
+        return health_pb2.GetLivenessResponse(status="ok")
+
+    def _encode(self, providers: tuple[ProviderHealth, ...]) -> health_pb2.GetHealthResponse:
         return health_pb2.GetHealthResponse(
             status=overall_status(providers),
             version=self._version,
             uptime_s=round(self._clock.monotonic() - self._started_s, 3),
             providers=[_encode_provider(provider) for provider in providers],
         )
-
-    async def GetLiveness(  # type: ignore[override]  # the context is our own
-        self, request: health_pb2.GetLivenessRequest, context: CallContext
-    ) -> health_pb2.GetLivenessResponse:
-        return health_pb2.GetLivenessResponse(status="ok")
 
 
 def overall_status(providers: tuple[ProviderHealth, ...]) -> Literal["ok", "degraded", "down"]:

@@ -45,6 +45,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "PricingService/CalculatePricing": _ANY_KEY,
         "PricingService/ListPricingModels": _ANY_KEY,
         "HealthService/GetHealth": _ANY_KEY,
+        "HealthService/WatchHealth": _ANY_KEY,
         "HealthService/GetLiveness": _NO_KEY,
         # The REST faces hand the `authorization` header to the bridge, which authenticates by itself.
         "ChatRestService/CreateChatCompletion": _NO_KEY,

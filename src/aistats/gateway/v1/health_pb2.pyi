@@ -46,7 +46,7 @@ class GetHealthResponse(_message.Message):
     UPTIME_S_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
     status: _builtins.str
-    """status: `ok`, `degraded` (some configured provider is not well) or `down` (none is)."""
+    """status: `ok`, `degraded` (some provider in service is not well) or `down` (none can be called)."""
     version: _builtins.str
     """version: of the gateway."""
     uptime_s: _builtins.float
@@ -72,6 +72,47 @@ class GetHealthResponse(_message.Message):
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
 
 @_typing.final
+class WatchHealthRequest(_message.Message):
+    """WatchHealthRequest has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchHealthRequest: _TypeAlias = WatchHealthRequest  # noqa: Y015
+
+@_typing.final
+class WatchHealthResponse(_message.Message):
+    """WatchHealthResponse tells how the gateway and its providers are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def health(self) -> Global___GetHealthResponse:
+        """health: all of it, not only what has changed."""
+
+    def __init__(
+        self,
+        *,
+        health: Global___GetHealthResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchHealthResponse: _TypeAlias = WatchHealthResponse  # noqa: Y015
+
+@_typing.final
 class ProviderHealth(_message.Message):
     """ProviderHealth tells how a provider is."""
 
@@ -91,7 +132,7 @@ class ProviderHealth(_message.Message):
     id: _builtins.str
     """id: of the provider."""
     status: _builtins.str
-    """status: `ok`, `degraded`, `down` or `not_configured`."""
+    """status: `ok`, `degraded`, `down`, `drained` (by the operator) or `not_configured`."""
     score: _builtins.float
     """score: from 0 (avoided) to 1 (preferred)."""
     success_rate: _builtins.float

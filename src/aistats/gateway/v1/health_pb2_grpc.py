@@ -40,6 +40,11 @@ class HealthServiceStub:
                 request_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.SerializeToString,
                 response_deserializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthResponse.FromString,
                 _registered_method=True)
+        self.WatchHealth = channel.unary_stream(
+                '/aistats.gateway.v1.HealthService/WatchHealth',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthRequest.SerializeToString,
+                response_deserializer=aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthResponse.FromString,
+                _registered_method=True)
         self.GetLiveness = channel.unary_unary(
                 '/aistats.gateway.v1.HealthService/GetLiveness',
                 request_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetLivenessRequest.SerializeToString,
@@ -53,6 +58,16 @@ class HealthServiceServicer:
 
     def GetHealth(self, request, context):
         """GetHealth tells how the gateway and each provider are; needs a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchHealth(self, request, context):
+        """WatchHealth tells the same as GetHealth at once, again as soon as the status or breaker of a provider or route
+        changes, and every few seconds where only figures do. Who reads slowly is told the newest, and misses what was
+        between. It ends when the client leaves, or UNAVAILABLE when this worker is about to stop: call again then. Needs a
+        key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +87,11 @@ def add_HealthServiceServicer_to_server(servicer, server):
                     servicer.GetHealth,
                     request_deserializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.FromString,
                     response_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthResponse.SerializeToString,
+            ),
+            'WatchHealth': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchHealth,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthRequest.FromString,
+                    response_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthResponse.SerializeToString,
             ),
             'GetLiveness': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLiveness,
@@ -107,6 +127,33 @@ class HealthService:
             '/aistats.gateway.v1.HealthService/GetHealth',
             aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.SerializeToString,
             aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.HealthService/WatchHealth',
+            aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthRequest.SerializeToString,
+            aistats_dot_gateway_dot_v1_dot_health__pb2.WatchHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,12 @@ class HealthServiceStub:
     def __new__(cls, channel: _aio.Channel) -> HealthServiceAsyncStub: ...
     GetHealth: _grpc.UnaryUnaryMultiCallable[_health_pb2.GetHealthRequest, _health_pb2.GetHealthResponse]
     """GetHealth tells how the gateway and each provider are; needs a key."""
+    WatchHealth: _grpc.UnaryStreamMultiCallable[_health_pb2.WatchHealthRequest, _health_pb2.WatchHealthResponse]
+    """WatchHealth tells the same as GetHealth at once, again as soon as the status or breaker of a provider or route
+    changes, and every few seconds where only figures do. Who reads slowly is told the newest, and misses what was
+    between. It ends when the client leaves, or UNAVAILABLE when this worker is about to stop: call again then. Needs a
+    key.
+    """
     GetLiveness: _grpc.UnaryUnaryMultiCallable[_health_pb2.GetLivenessRequest, _health_pb2.GetLivenessResponse]
     """GetLiveness tells that this worker serves; needs no key and says nothing else."""
 
@@ -45,6 +51,12 @@ class HealthServiceAsyncStub(HealthServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHealth: _aio.UnaryUnaryMultiCallable[_health_pb2.GetHealthRequest, _health_pb2.GetHealthResponse]  # type: ignore[assignment]
     """GetHealth tells how the gateway and each provider are; needs a key."""
+    WatchHealth: _aio.UnaryStreamMultiCallable[_health_pb2.WatchHealthRequest, _health_pb2.WatchHealthResponse]  # type: ignore[assignment]
+    """WatchHealth tells the same as GetHealth at once, again as soon as the status or breaker of a provider or route
+    changes, and every few seconds where only figures do. Who reads slowly is told the newest, and misses what was
+    between. It ends when the client leaves, or UNAVAILABLE when this worker is about to stop: call again then. Needs a
+    key.
+    """
     GetLiveness: _aio.UnaryUnaryMultiCallable[_health_pb2.GetLivenessRequest, _health_pb2.GetLivenessResponse]  # type: ignore[assignment]
     """GetLiveness tells that this worker serves; needs no key and says nothing else."""
 
@@ -58,6 +70,18 @@ class HealthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_health_pb2.GetHealthResponse, _abc.Awaitable[_health_pb2.GetHealthResponse]]:
         """GetHealth tells how the gateway and each provider are; needs a key."""
+
+    @_abc_1.abstractmethod
+    def WatchHealth(
+        self,
+        request: _health_pb2.WatchHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_health_pb2.WatchHealthResponse], _abc.AsyncIterator[_health_pb2.WatchHealthResponse]]:
+        """WatchHealth tells the same as GetHealth at once, again as soon as the status or breaker of a provider or route
+        changes, and every few seconds where only figures do. Who reads slowly is told the newest, and misses what was
+        between. It ends when the client leaves, or UNAVAILABLE when this worker is about to stop: call again then. Needs a
+        key.
+        """
 
     @_abc_1.abstractmethod
     def GetLiveness(
