@@ -49,8 +49,8 @@ from server.catalogue.watch import ReloadingCatalog
 from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
-from server.domain.health import HealthView
-from server.domain.ports import CatalogSource, ProviderAdapter
+from server.domain.health import HealthExchange, HealthView
+from server.domain.ports import CatalogSource, Clock, ProviderAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
@@ -97,6 +97,7 @@ from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
 from server.storage.sweeper import Sweeper
+from server.storage.valkey_health import ValkeyHealthExchange
 from server.transport import Transport
 from server.tuning import collect_seldom
 
@@ -198,12 +199,12 @@ async def worker(
         meter = None if settings.metrics_port is None else Meter(clock)
         accounts = ledger if meter is None else MeteredLedger(ledger, meter)
         health = Health(clock, random.random)
-        exchange = SqlHealthExchange(database, commits, clock, ledger.worker_id)
+        exchange = await stack.enter_async_context(_exchange(settings, database, commits, clock, ledger.worker_id))
         sharing = Sharing(health, exchange, catalog, clock)
         stack.push_async_callback(sharing.close)
         drained = FollowDrained(health, SqlDrained(database, clock))
         await drained.start()
-        await stack.enter_async_context(_running(sharing.run(), _purging(exchange.purge), drained.run()))
+        await stack.enter_async_context(_running(sharing.run(), drained.run()))
         drains = Drains()
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
@@ -304,6 +305,23 @@ async def _require_schema(url: str) -> None:
         await verify(url)
     except GatewayError:
         log.warning("the database does not answer; calls are refused until it does")
+
+
+@asynccontextmanager
+async def _exchange(
+    settings: Settings, database: Database, commits: GroupCommit, clock: Clock, worker_id: str
+) -> AsyncGenerator[HealthExchange, None]:
+    """Where workers tell each other how providers are: Valkey if there is one, or else the database."""
+    if settings.valkey is not None:
+        exchange = ValkeyHealthExchange(settings.valkey, database, clock, worker_id)
+        try:
+            yield exchange
+        finally:
+            exchange.close()
+    else:
+        reports = SqlHealthExchange(database, commits, clock, worker_id)
+        async with _running(_purging(reports.purge)):
+            yield reports
 
 
 async def _tell_ready(

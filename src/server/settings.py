@@ -18,6 +18,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.storage.valkey_url import ValkeyAddress, parse_valkey_url
+
 PREFIX: Final = "AISTATS_"
 MAX_WORKERS: Final = 128
 METRICS_HOST: Final = "127.0.0.1"
@@ -27,6 +29,8 @@ MAX_SOCKET_PATH_BYTES: Final = 100
 _DATABASE_SCHEMES: Final = ("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")
 _LONGEST_SOCKET_NAME: Final = f"65535/worker-{MAX_WORKERS}.sock"
 """A second gateway on the same data directory has its sockets in a directory named by its port."""
+_SECRET: Final = frozenset({"database_url", "valkey_url"})
+"""What may hold a password, and is never shown."""
 _FOREIGN: Final = frozenset({"AISTATS_API_KEY", "AISTATS_BASE_URL"})
 """Variables that clients of the gateway use; not ours, and no misspelling of ours."""
 
@@ -58,6 +62,8 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default_factory=lambda data: f"sqlite+aiosqlite:///{data['data_dir'] / 'gateway.db'}", repr=False
     )
+    valkey_url: str | None = Field(default=None, repr=False)
+    """Where workers tell each other how providers are; None: in the database."""
     config: Path | None = None
 
     workers: int = Field(default_factory=lambda: min(available_cores(), MAX_WORKERS), ge=1, le=MAX_WORKERS)
@@ -101,6 +107,13 @@ class Settings(BaseSettings):
             raise ValueError("it must be sqlite+aiosqlite:///<path> or postgresql+asyncpg://<user>@<host>/<database>")
         return value
 
+    @field_validator("valkey_url")
+    @classmethod
+    def _check_valkey_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_valkey_url(value)
+        return value
+
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -121,6 +134,11 @@ class Settings(BaseSettings):
     def bootstrap_key_file(self) -> Path:
         """Where the first start leaves the default team's key, readable by its owner only."""
         return self.data_dir / "bootstrap-key"
+
+    @property
+    def valkey(self) -> ValkeyAddress | None:
+        """What `valkey_url` says."""
+        return None if self.valkey_url is None else parse_valkey_url(self.valkey_url)
 
     @property
     def http_url(self) -> str:
@@ -168,6 +186,5 @@ def _explain(error: ErrorDetails) -> str:
     if not error["loc"]:
         return text
     name = str(error["loc"][0])
-    # A database URL may hold a password.
-    shown = "" if name == "database_url" else f"={error['input']!s:.60}"
+    shown = "" if name in _SECRET else f"={error['input']!s:.60}"
     return f"{PREFIX}{name.upper()}{shown}: {text[0].lower()}{text[1:]}"

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.integration.databases import clock, database, database_url, postgres, postgres_url, sqlite_url
+from tests.integration.valkey import valkey
 
-__all__ = ["clock", "database", "database_url", "postgres", "postgres_url", "sqlite_url"]
+__all__ = ["clock", "database", "database_url", "postgres", "postgres_url", "sqlite_url", "valkey"]

@@ -67,7 +67,7 @@ class HealthFeed(Protocol):
 
 
 class SharedReport(msgspec.Struct, frozen=True):
-    """What another worker published last; `number` ascends with each of its reports."""
+    """What another worker published last; `number` is another with each of its reports."""
 
     worker_id: str
     number: int
@@ -75,10 +75,13 @@ class SharedReport(msgspec.Struct, frozen=True):
 
 
 class HealthExchange(Protocol):
-    """Where workers tell each other how providers are. All raise GatewayError (`database_unavailable`)."""
+    """Where workers tell each other how providers are.
+
+    All raise GatewayError (`database_unavailable`) where it is away; the beginning of that has been logged then.
+    """
 
     async def publish(self, number: int, report: bytes) -> None:
-        """Replace this worker's report; durable when this returns."""
+        """Replace this worker's report; others find it when this returns."""
         ...
 
     async def others(self, known: Mapping[str, int]) -> list[SharedReport]:

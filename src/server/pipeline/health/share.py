@@ -1,12 +1,14 @@
 """Health among workers: each publishes what it sees about once a second, and merges what the others saw.
 
 Figures add up. Of a breaker the latest opening or closing counts, wherever it happened; being half-open is each
-worker's own affair. Without a database a worker goes on with what it knows itself.
+worker's own affair. Where no exchange answers, a worker goes on with what it knows itself; and whatever one brings,
+nothing is taken in that no worker would have sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 
 import msgspec
@@ -18,7 +20,7 @@ from server.domain.health import HealthExchange, SharedReport
 from server.domain.ports import CatalogSource, Clock
 from server.domain.request import Endpoint
 from server.pipeline.health.breaker import ACCOUNT_REASONS, MAX_BACK_OFF_S, Transition
-from server.pipeline.health.figures import LONG, Reading, Sums
+from server.pipeline.health.figures import BOUNDS_MS, LONG, Reading, Sums
 from server.pipeline.health.offers import Entry, Health, Pressure, tell
 from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import route_keys
@@ -33,7 +35,18 @@ STALE_S: Final = 5.0
 TELLING: Final = 0.05
 """Fewer attempts than this, in the longest window, are not worth telling."""
 
+MAX_ROUTES: Final = 10_000
+"""Of one report."""
+MAX_TOLD: Final = 512
+"""Workers whose figures count: those that reported last."""
+MAX_KNOWN: Final = 4096
+"""Workers whose last report is remembered as read."""
+MAX_AHEAD_S: Final = 300.0
+"""How far the clock of another machine may be ahead."""
+MAX_VALUE: Final = 1e12
+
 _DIGITS: Final = 3
+_REASON: Final = re.compile(r"[a-z_]{0,40}")
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -74,36 +87,44 @@ class Sharing:
         self._clock = clock
         self._catalog: Catalog | None = None
         self._keys: set[RouteKey] = set()
-        self._published = health.version
+        self._published: int | None = health.version
         self._number = 0
         self._known: dict[str, int] = {}
         self._readings: dict[str, tuple[float, dict[RouteKey, Reading]]] = {}
         self._has_read = False
 
     async def run(self) -> None:
-        """Exchange for ever; an outage of the database is waited for."""
+        """Exchange for ever; an outage is waited for."""
         while True:
             try:
                 await self.exchange()
             except GatewayError:
-                pass  # the database is away, which `Database` has logged
+                pass  # which the exchange has logged
             except Exception as error:  # the boundary: routing goes on with what this worker knows
                 _log.error("health_not_shared", cause=type(error).__name__)
             await asyncio.sleep(INTERVAL_S)
 
     async def close(self) -> None:
-        """Publish what is new once more, if the database takes it soon."""
+        """Publish what is new once more, if it is taken soon."""
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._publish()
         except (GatewayError, TimeoutError):
-            _log.info("health_not_shared", cause="the database is away")
+            _log.info("health_not_shared", cause="the exchange is away")
 
     async def exchange(self) -> None:
-        """Publish what is new here, take in what is new elsewhere. Raises GatewayError (`database_unavailable`)."""
+        """Publish what is new here, take in what is new elsewhere. Raises GatewayError (`database_unavailable`).
+
+        After a failure all is published again: what was there may be lost.
+        """
         self._follow_catalogue()
-        await self._publish()
-        await self._take_in(await self._exchange.others(self._known))
+        try:
+            await self._publish()
+            shared = await self._exchange.others(self._known)
+        except GatewayError:
+            self._published = None
+            raise
+        await self._take_in(shared)
         self._has_read = True
 
     async def _publish(self) -> None:
@@ -133,12 +154,18 @@ class Sharing:
         now_s = self._clock.monotonic()
         changed: set[RouteKey] = set()
         for one in shared:
+            self._known.pop(one.worker_id, None)
             self._known[one.worker_id] = one.number
             try:
                 report = _decoder.decode(one.report)
-            except msgspec.MsgspecError:
-                continue  # of another release
-            changed |= self._note(one.worker_id, report, now_s)
+            except (msgspec.MsgspecError, RecursionError):
+                continue  # of another release, or nothing of ours
+            if len(report.routes) <= MAX_ROUTES:
+                changed |= self._note(one.worker_id, report, now_s)
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        for worker_id in list(self._readings)[:-MAX_TOLD]:
+            changed |= self._readings.pop(worker_id)[1].keys()
         for worker_id, (at_s, readings) in list(self._readings.items()):
             if now_s - at_s > FORGOTTEN_S:
                 del self._readings[worker_id]
@@ -158,13 +185,13 @@ class Sharing:
                 key = RouteKey(route.provider, route.model, Endpoint(route.endpoint))
             except ValueError:
                 continue
-            if key in self._keys:
+            if key in self._keys and _is_sound(route, self._clock.now()):
                 readings[key] = route.reading
                 entry = self._health.entry(key)
                 self._adopt(entry, route, worker_id, now_s)
                 if route.used_told_at > entry.pressure.told_at:
                     entry.pressure = _pressure(route, now_s - self._clock.now())
-        before = self._readings.get(worker_id)
+        before = self._readings.pop(worker_id, None)
         self._readings[worker_id] = (now_s - age_s, readings)
         return {*readings, *(before[1] if before else ())}
 
@@ -202,6 +229,22 @@ class Sharing:
         for at_s, reading in told:
             total = total.plus(reading.aged(now_s - at_s))
         entry.others = total
+
+
+def _is_sound(route: RouteReport, now: float) -> bool:
+    """Whether a worker may have sent it: moments that have come, and figures that add up."""
+    sums = [value for window in route.reading.windows for value in msgspec.structs.astuple(window)]
+    return (
+        0.0 <= route.changed_at <= now + MAX_AHEAD_S
+        and 0.0 <= route.opened_at <= now + MAX_AHEAD_S
+        and 0.0 <= route.retry_at <= MAX_VALUE
+        and 0.0 <= route.used <= 1.0
+        and 0.0 <= route.used_told_at <= now + MAX_AHEAD_S
+        and 0.0 <= route.used_until <= MAX_VALUE
+        and _REASON.fullmatch(route.reason) is not None
+        and len(route.reading.latencies) <= len(BOUNDS_MS)
+        and all(0.0 <= value <= MAX_VALUE for value in (*sums, *route.reading.latencies))
+    )
 
 
 def _pressure(route: RouteReport, offset_s: float) -> Pressure:
