@@ -46,7 +46,7 @@ PAIR = """
       - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}
       - {{provider: backup, provider_model: test-2, endpoints: [chat, responses, messages]}}
 """
-PAIRS = 48
+PAIRS = 64
 _pair_numbers = itertools.count()
 ACME_KEY = "sk-acme-canary-0123456789abcdef"
 

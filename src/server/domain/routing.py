@@ -11,6 +11,7 @@ import msgspec
 from server.domain.catalog import Model, Offer
 from server.domain.health import BreakerState
 from server.domain.request import GenerationRequest
+from server.domain.trace import Choice
 from server.domain.usage import RoutingRow
 
 
@@ -34,7 +35,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `assessments` are those of the candidates, one by one, or empty where nobody assessed them. The candidates from the
     place `resorts_from` on have an open breaker: one of them may be tried where all others have failed. `is_only`:
-    there never was another candidate, so that it is called whatever its breaker says.
+    there never was another candidate, so that it is called whatever its breaker says. `choice` is there where the
+    request wants a trace.
     """
 
     candidates: tuple[Candidate, ...]
@@ -42,6 +44,7 @@ class Route(msgspec.Struct, frozen=True):
     assessments: tuple[Assessment, ...] = ()
     resorts_from: int = sys.maxsize
     is_only: bool = False
+    choice: Choice | None = None
 
 
 Ranker: TypeAlias = Callable[[Sequence[Candidate], GenerationRequest], Route]

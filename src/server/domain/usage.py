@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from server.domain.money import Pricing
+from server.domain.trace import Trace
 
 UsageSource = Literal["provider", "counted"]
 
@@ -49,6 +50,7 @@ class Meta(msgspec.Struct, frozen=True):
 
     `latency_ms`: upstream dispatch to first byte (first token when streaming). `generation_ms`: dispatch to last
     byte. `throughput_tps`: output tokens per second of generation. `gateway_ms`: what the gateway itself added.
+    `trace` is there where the client asked for it.
     """
 
     provider: str
@@ -60,3 +62,4 @@ class Meta(msgspec.Struct, frozen=True):
     gateway_ms: float
     attempts: int
     routing: tuple[RoutingRow, ...] = ()
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET

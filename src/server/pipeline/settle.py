@@ -32,6 +32,7 @@ from server.domain.record import (
 )
 from server.domain.request import GenerationRequest
 from server.domain.routing import Assessment, Route
+from server.domain.trace import Trace, TracedAttempt
 from server.domain.usage import Meta, RoutingRow, Usage
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
@@ -39,6 +40,7 @@ from server.pipeline.attempt import Attempt
 _MS = 1000.0
 _DIGITS = 3
 _SCORE_DIGITS = 4
+OUTRUN: Final = "outrun"
 _UNASSESSED: Final = Assessment(1.0, "closed", "")
 
 _log: Final = structlog.get_logger(__name__)
@@ -112,8 +114,16 @@ class Account:
             gateway_ms=self._gateway_ms,
             attempts=len(self._attempts),
             routing=(*_rows(self._route, self._attempts), *self._route.rejected),
+            trace=self._trace(),
         )
         return Settled(usage, meta, served.service_tier)
+
+    def _trace(self) -> Trace | msgspec.UnsetType:
+        choice, received_s = self._route.choice, self._call.arrival.received_s
+        if choice is None:
+            return msgspec.UNSET
+        attempts = tuple(_traced(attempt, received_s) for attempt in self._attempts)
+        return Trace(choice.mode, choice.affinity, choice.candidates, attempts)
 
     def settlement(self, held: bool, transcript: Fold | None) -> Settlement:
         """How the request ends in the ledger and on the record."""
@@ -243,6 +253,23 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
             outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else "chosen"
         rows.append(RoutingRow(candidate.offer.provider.id, outcome, _score(assessment), assessment.breaker))
     return rows
+
+
+def _traced(attempt: Attempt, received_s: float) -> TracedAttempt:
+    failure = attempt.failure
+    status, error = (200, None) if attempt.is_complete else (0, OUTRUN)
+    if failure is not None:
+        status, error = failure.status, failure.category.value
+    return TracedAttempt(
+        provider=attempt.candidate.offer.provider.id,
+        model=attempt.candidate.model.id,
+        provider_model=attempt.candidate.offer.provider_model,
+        status=status,
+        error=error,
+        began_ms=_ms(attempt.dispatched_s - received_s),
+        latency_ms=None if attempt.first_s is None else _ms(attempt.first_s - attempt.dispatched_s),
+        took_ms=_ms(_ended(attempt) - attempt.dispatched_s),
+    )
 
 
 def _score(assessment: Assessment) -> float:

@@ -112,6 +112,7 @@ def decode_request(request: chat_pb2.CreateChatCompletionRequest, *, stream: boo
         passthrough=shared.passthrough,
         provider_options=shared.provider_options,
         routing=shared.routing,
+        trace=request.routing.trace,
     )
 
 

@@ -33,6 +33,7 @@ from server.domain.request import (
     ToolResult,
     Turn,
 )
+from server.domain.trace import Trace
 from server.domain.usage import Meta, Usage
 
 _ROLES: Final = {
@@ -259,6 +260,16 @@ def encode_meta(meta: Meta) -> usage_pb2.Meta:
             usage_pb2.RoutingRow(provider=row.provider, outcome=row.outcome, score=row.score, breaker=row.breaker)
             for row in meta.routing
         ],
+        trace=None if isinstance(meta.trace, msgspec.UnsetType) else _encode_trace(meta.trace),
+    )
+
+
+def _encode_trace(trace: Trace) -> usage_pb2.RoutingTrace:
+    return usage_pb2.RoutingTrace(
+        mode=trace.mode,
+        affinity=trace.affinity or "",
+        candidates=[usage_pb2.TracedCandidate(**msgspec.structs.asdict(one)) for one in trace.candidates],
+        attempts=[usage_pb2.TracedAttempt(**msgspec.structs.asdict(one)) for one in trace.attempts],
     )
 
 

@@ -115,6 +115,7 @@ def decode_request(request: messages_pb2.CreateMessageRequest, *, stream: bool) 
         hints=hints,
         provider_options=shared.provider_options,
         routing=shared.routing,
+        trace=request.routing.trace,
     )
 
 

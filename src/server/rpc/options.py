@@ -58,6 +58,7 @@ _TYPED_FIELDS: Final[dict[Surface, dict[str, str]]] = {
         "provider": "routing",
         "models": "routing.fallback_models",
         "session_id": "routing.session_id",
+        "debug": "routing.trace",
     },
     "responses": {
         "text": "output_format",
@@ -65,6 +66,7 @@ _TYPED_FIELDS: Final[dict[Surface, dict[str, str]]] = {
         "provider": "routing",
         "models": "routing.fallback_models",
         "session_id": "routing.session_id",
+        "debug": "routing.trace",
     },
     "messages": {
         "temperature": "sampling.temperature",
@@ -76,6 +78,7 @@ _TYPED_FIELDS: Final[dict[Surface, dict[str, str]]] = {
         "provider": "routing",
         "models": "routing.fallback_models",
         "session_id": "routing.session_id",
+        "debug": "routing.trace",
     },
 }
 """The REST surface's names of what has a field of its own, and that field's name where it is another."""

@@ -117,6 +117,7 @@ def decode_request(request: responses_pb2.CreateResponseRequest, *, stream: bool
         passthrough=shared.passthrough,
         provider_options=shared.provider_options,
         routing=shared.routing,
+        trace=request.routing.trace,
     )
     metadata = dict(request.metadata)
     limits.check_metadata(metadata, "metadata")

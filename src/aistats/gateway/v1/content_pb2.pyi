@@ -839,6 +839,7 @@ class RoutingOptions(_message.Message):
     MAX_COMPLETION_USD_FIELD_NUMBER: _builtins.int
     FALLBACK_MODELS_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     allow_fallbacks: _builtins.bool
     """allow_fallbacks: whether a second provider may be tried; absent is true."""
     require_parameters: _builtins.bool
@@ -851,6 +852,8 @@ class RoutingOptions(_message.Message):
     """max_completion_usd: the dearest acceptable output price, USD per million tokens, a decimal; empty for no limit."""
     session_id: _builtins.str
     """session_id: requests with the same one prefer the same provider; at most 256 characters."""
+    trace: _builtins.bool
+    """trace: whether meta.trace tells how the provider was chosen."""
     @_builtins.property
     def order(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """order: provider ids to try first, in this order."""
@@ -880,10 +883,11 @@ class RoutingOptions(_message.Message):
         max_completion_usd: _builtins.str = ...,
         fallback_models: _abc.Iterable[_builtins.str] | None = ...,
         session_id: _builtins.str = ...,
+        trace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_require_parameters", b"_require_parameters", "allow_fallbacks", b"allow_fallbacks", "require_parameters", b"require_parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_require_parameters", b"_require_parameters", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "ignore", b"ignore", "max_completion_usd", b"max_completion_usd", "max_prompt_usd", b"max_prompt_usd", "only", b"only", "order", b"order", "require_parameters", b"require_parameters", "session_id", b"session_id", "sort", b"sort"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_require_parameters", b"_require_parameters", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "ignore", b"ignore", "max_completion_usd", b"max_completion_usd", "max_prompt_usd", b"max_prompt_usd", "only", b"only", "order", b"order", "require_parameters", b"require_parameters", "session_id", b"session_id", "sort", b"sort", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_fallbacks: _TypeAlias = _typing.Literal["allow_fallbacks"]  # noqa: Y015
     _WhichOneofArgType__allow_fallbacks: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks"]  # noqa: Y015

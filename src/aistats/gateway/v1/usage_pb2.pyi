@@ -196,6 +196,7 @@ class Meta(_message.Message):
     GATEWAY_MS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """provider: id of the provider that served it."""
     provider_model: _builtins.str
@@ -216,6 +217,10 @@ class Meta(_message.Message):
     def routing(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutingRow]:
         """routing: one row a candidate, in the order of preference."""
 
+    @_builtins.property
+    def trace(self) -> Global___RoutingTrace:
+        """trace: how the choice was made; only where the request's routing.trace asks for it."""
+
     def __init__(
         self,
         *,
@@ -228,16 +233,189 @@ class Meta(_message.Message):
         gateway_ms: _builtins.float = ...,
         attempts: _builtins.int = ...,
         routing: _abc.Iterable[Global___RoutingRow] | None = ...,
+        trace: Global___RoutingTrace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "native_response_id", b"native_response_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "native_response_id", b"native_response_id", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "attempts", b"attempts", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "native_response_id", b"native_response_id", "provider", b"provider", "provider_model", b"provider_model", "routing", b"routing", "throughput_tps", b"throughput_tps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "attempts", b"attempts", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "native_response_id", b"native_response_id", "provider", b"provider", "provider_model", b"provider_model", "routing", b"routing", "throughput_tps", b"throughput_tps", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__native_response_id: _TypeAlias = _typing.Literal["native_response_id"]  # noqa: Y015
     _WhichOneofArgType__native_response_id: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__native_response_id) -> _WhichOneofReturnType__native_response_id | None: ...
 
 Global___Meta: _TypeAlias = Meta  # noqa: Y015
+
+@_typing.final
+class RoutingTrace(_message.Message):
+    """RoutingTrace tells how candidates were put in order, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """mode: `balanced`, `price`, `latency` or `throughput`."""
+    affinity: _builtins.str
+    """affinity: `session_id` or `prompt_cache_key` where that decided instead of a draw, else empty."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedCandidate]:
+        """candidates: first to last, and after them those that were not to be called."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedAttempt]:
+        """attempts: every call of a provider, in order."""
+
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        affinity: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___TracedCandidate] | None = ...,
+        attempts: _abc.Iterable[Global___TracedAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "attempts", b"attempts", "candidates", b"candidates", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingTrace: _TypeAlias = RoutingTrace  # noqa: Y015
+
+@_typing.final
+class TracedCandidate(_message.Message):
+    """TracedCandidate is a candidate as it stood when the choice was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_TPS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    PRICE_NANOS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider: its provider id."""
+    model: _builtins.str
+    """model: its model id; a fallback model's where it is one."""
+    provider_model: _builtins.str
+    """provider_model: what the provider calls the model."""
+    score: _builtins.float
+    """score: its weight in the draw, from 0 to 1."""
+    breaker: _builtins.str
+    """breaker: `closed`, `open` or `half_open`."""
+    reason: _builtins.str
+    """reason: what set it back or forward, empty for nothing."""
+    chance: _builtins.float
+    """chance: what was drawn for it, from 0 to 1; absent where nothing had to be."""
+    health: _builtins.float
+    """health: its success rate and what else ails it, from 0 to 1."""
+    latency_ms: _builtins.float
+    """latency_ms: milliseconds to the first token, or of a whole answer, as was asked for; absent until measured."""
+    throughput_tps: _builtins.float
+    """throughput_tps: output tokens per second; absent until measured."""
+    in_flight: _builtins.int
+    """in_flight: calls of this worker that were under way."""
+    price_nanos: _builtins.int
+    """price_nanos: nano-dollars for a million tokens of input and as many of output together."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        provider_model: _builtins.str = ...,
+        score: _builtins.float = ...,
+        breaker: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        chance: _builtins.float | None = ...,
+        health: _builtins.float = ...,
+        latency_ms: _builtins.float | None = ...,
+        throughput_tps: _builtins.float | None = ...,
+        in_flight: _builtins.int = ...,
+        price_nanos: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_latency_ms", b"_latency_ms", "_throughput_tps", b"_throughput_tps", "chance", b"chance", "latency_ms", b"latency_ms", "throughput_tps", b"throughput_tps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_latency_ms", b"_latency_ms", "_throughput_tps", b"_throughput_tps", "breaker", b"breaker", "chance", b"chance", "health", b"health", "in_flight", b"in_flight", "latency_ms", b"latency_ms", "model", b"model", "price_nanos", b"price_nanos", "provider", b"provider", "provider_model", b"provider_model", "reason", b"reason", "score", b"score", "throughput_tps", b"throughput_tps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chance: _TypeAlias = _typing.Literal["chance"]  # noqa: Y015
+    _WhichOneofArgType__chance: _TypeAlias = _typing.Literal["_chance", b"_chance"]  # noqa: Y015
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__throughput_tps: _TypeAlias = _typing.Literal["throughput_tps"]  # noqa: Y015
+    _WhichOneofArgType__throughput_tps: _TypeAlias = _typing.Literal["_throughput_tps", b"_throughput_tps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chance) -> _WhichOneofReturnType__chance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput_tps) -> _WhichOneofReturnType__throughput_tps | None: ...
+
+Global___TracedCandidate: _TypeAlias = TracedCandidate  # noqa: Y015
+
+@_typing.final
+class TracedAttempt(_message.Message):
+    """TracedAttempt is one call of a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_MODEL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    BEGAN_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider: its provider id."""
+    model: _builtins.str
+    """model: the model id of the candidate."""
+    provider_model: _builtins.str
+    """provider_model: what the provider calls the model."""
+    status: _builtins.int
+    """status: the provider's HTTP status, 0 where there was none."""
+    error: _builtins.str
+    """error: the category of its failure; absent where it succeeded."""
+    began_ms: _builtins.float
+    """began_ms: milliseconds since the request came in."""
+    latency_ms: _builtins.float
+    """latency_ms: milliseconds until the first output; absent where there was none."""
+    took_ms: _builtins.float
+    """took_ms: milliseconds in all."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        provider_model: _builtins.str = ...,
+        status: _builtins.int = ...,
+        error: _builtins.str | None = ...,
+        began_ms: _builtins.float = ...,
+        latency_ms: _builtins.float | None = ...,
+        took_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_latency_ms", b"_latency_ms", "error", b"error", "latency_ms", b"latency_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_latency_ms", b"_latency_ms", "began_ms", b"began_ms", "error", b"error", "latency_ms", b"latency_ms", "model", b"model", "provider", b"provider", "provider_model", b"provider_model", "status", b"status", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
+
+Global___TracedAttempt: _TypeAlias = TracedAttempt  # noqa: Y015
 
 @_typing.final
 class RoutingRow(_message.Message):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -17,9 +17,8 @@ from msgspec.structs import replace
 
 from server.domain.request import RoutingPreferences
 from server.domain.routing import Assessment, Candidate
+from server.domain.trace import Mode
 from server.pipeline.health.standing import Standing
-
-Mode = Literal["balanced", "price", "latency", "throughput"]
 
 PROBE_SHARE: Final = 0.1
 SLACK: Final = 1.25

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from server.domain.request import Endpoint, GenerationRequest
 from server.domain.routing import Candidate, Route
+from server.domain.trace import Affinity, Choice, TracedCandidate
 from server.domain.usage import RoutingRow
 from server.pipeline.health.offers import Health
 from server.pipeline.health.rank import Ranked, last_resorts, rank
 from server.pipeline.health.standing import RouteKey
+
+_DIGITS = 4
 
 
 class RankByHealth:
@@ -25,7 +28,7 @@ class RankByHealth:
             request.routing,
             self._health.draw,
             streamed=request.stream,
-            affinity=_affinity(request),
+            affinity=_affinity(request)[1],
         )
         order, avoided = ranking.order, ranking.avoided
         if avoided:
@@ -40,6 +43,7 @@ class RankByHealth:
             order,
             len(ranking.order),
             is_only=len(found) == 1,
+            choice=_choice((*order, *avoided), request) if request.trace else None,
         )
 
 
@@ -58,12 +62,36 @@ def route_key(candidate: Candidate, endpoint: Endpoint) -> RouteKey:
     return RouteKey(candidate.offer.provider.id, candidate.model.id, endpoint)
 
 
-def _affinity(request: GenerationRequest) -> str | None:
-    """What ties requests together that would profit from one provider's cache."""
+def _affinity(request: GenerationRequest) -> tuple[Affinity | None, str | None]:
+    """What ties requests together that would profit from one provider's cache, by its name and value."""
     if request.routing.session_id:
-        return request.routing.session_id
+        return "session_id", request.routing.session_id
     key = request.passthrough.get("prompt_cache_key")
-    return None if key is None else bytes(key).decode("utf-8", "replace")
+    return (None, None) if key is None else ("prompt_cache_key", bytes(key).decode("utf-8", "replace"))
+
+
+def _choice(ranked: Sequence[Ranked], request: GenerationRequest) -> Choice:
+    traced = tuple(_traced(one, request.stream) for one in ranked)
+    return Choice(request.routing.sort or "balanced", _affinity(request)[0], traced)
+
+
+def _traced(one: Ranked, streamed: bool) -> TracedCandidate:
+    candidate, standing = one.candidate, one.standing
+    latency_ms = standing.first_token_ms if streamed else standing.answer_ms
+    return TracedCandidate(
+        provider=candidate.offer.provider.id,
+        model=candidate.model.id,
+        provider_model=candidate.offer.provider_model,
+        score=round(one.score, _DIGITS),
+        breaker=one.breaker,
+        reason=one.reason,
+        chance=None if one.chance is None else round(one.chance, _DIGITS),
+        health=round(standing.score, _DIGITS),
+        latency_ms=None if latency_ms is None else round(latency_ms, _DIGITS),
+        throughput_tps=None if standing.throughput_tps is None else round(standing.throughput_tps, _DIGITS),
+        in_flight=standing.in_flight,
+        price_nanos=candidate.offer.prices.compared,
+    )
 
 
 def _row(ranked: Ranked) -> RoutingRow:
