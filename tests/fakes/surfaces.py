@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import anthropic
+import httpx2
 import openai
 
 from tests.fakes.dialects import Called, Counted
@@ -242,3 +243,10 @@ class Messages:
 
         async with await self._create.create(model=model, stream=True, **asked) as events:
             yield pairs()
+
+
+def surfaces(origin: str, key: str, http: httpx2.AsyncClient | None = None) -> dict[SurfaceName, Surface]:
+    """All three by the SDKs as their users have them: only the base URL and the key differ."""
+    client = openai.AsyncOpenAI(api_key=key, base_url=f"{origin}/v1", http_client=http, max_retries=0)
+    native = anthropic.AsyncAnthropic(api_key=key, base_url=origin, http_client=http, max_retries=0)
+    return {"chat": Chat(client), "responses": Responses(client), "messages": Messages(native)}

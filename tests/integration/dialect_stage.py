@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
 
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
@@ -28,6 +26,7 @@ from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.responses import SqlResponseStore
 from server.transport import Transport
+from tests.dialects.cells import Bench, model_of
 from tests.fakes.anthropic_upstream import AnthropicUpstream
 from tests.fakes.dialects import DialectName
 from tests.fakes.gemini_upstream import KEY, GeminiUpstream
@@ -35,7 +34,7 @@ from tests.fakes.health import steady
 from tests.fakes.openai_upstream import Upstream
 from tests.fakes.responses_rest import TwoTeams
 from tests.fakes.rest import pieces_of
-from tests.fakes.surfaces import Chat, Messages, Responses, Surface, SurfaceName
+from tests.fakes.surfaces import surfaces
 from tests.fakes.wire import WireServer
 from tests.integration.money import Till, till
 
@@ -49,34 +48,13 @@ SPOKEN: dict[DialectName, tuple[Dialect, str, ProviderProfile]] = {
 ROUTING = Routing(timeout_s=20.0, first_byte_timeout_s=10.0, idle_timeout_s=10.0, max_attempts=1)
 
 
-def model_of(dialect: DialectName) -> str:
-    return f"acme/{dialect}:free"
-
-
-class Stage:
-    """`surfaces` are the SDKs of one team; `upstreams` what its gateway calls, each by its dialect's name."""
+class Stage(Bench):
+    """A bench in this process: `counter` is its pipeline, `http` what its SDKs speak through."""
 
     def __init__(self, upstreams: dict[DialectName, WireServer], counter: Till, http: httpx2.AsyncClient) -> None:
-        self.upstreams = upstreams
+        super().__init__(surfaces("http://gateway.test", "real", http), upstreams)
         self.counter = counter
         self.http = http
-        client = openai.AsyncOpenAI(api_key="real", base_url="http://gateway.test/v1", http_client=http, max_retries=0)
-        native = anthropic.AsyncAnthropic(
-            api_key="real", base_url="http://gateway.test", http_client=http, max_retries=0
-        )
-        self.surfaces: dict[SurfaceName, Surface] = {
-            "chat": Chat(client),
-            "responses": Responses(client),
-            "messages": Messages(native),
-        }
-
-    def sent(self, dialect: DialectName) -> Any:
-        """The body of the upstream's latest request."""
-        return self.upstreams[dialect].requests[-1].json
-
-    def forget(self) -> None:
-        for upstream in self.upstreams.values():
-            upstream.forget()
 
 
 def catalog(upstreams: dict[DialectName, Any]) -> Catalog:

@@ -11,6 +11,10 @@ import pytest
 import pytest_asyncio
 
 from server.domain.identity import TeamPolicy
+from tests.dialects.asked import ASKED
+from tests.dialects.cells import model_of
+from tests.dialects.heard import ENDS
+from tests.dialects.sent import TURNS
 from tests.fakes import anthropic_wire, chat_wire, deviations, gemini_wire, responses_wire
 from tests.fakes.dialects import REPLIES, Called, Counted, DialectName, Said
 from tests.fakes.openai_upstream import rate_limited
@@ -18,8 +22,7 @@ from tests.fakes.replies import error
 from tests.fakes.surfaces import Heard, SurfaceName
 from tests.fakes.wire import Cut, Pause, Reply
 from tests.integration.databases import migrated
-from tests.integration.dialect_stage import Stage, model_of, stage
-from tests.integration.dialect_table import ASKED, ENDS, TURNS
+from tests.integration.dialect_stage import Stage, stage
 
 together = pytest.mark.asyncio(loop_scope="module")
 on_every_surface = pytest.mark.parametrize("surface", get_args(SurfaceName))
