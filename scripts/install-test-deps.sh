@@ -1,7 +1,7 @@
 #!/bin/sh
-# The tests run on SQLite and on a real PostgreSQL server, once with PgBouncer before it. This makes sure that their
-# programs are there: quick where they are, an installation where the machine has apt, and a clear sentence where
-# neither helps.
+# The tests run on SQLite and on a real PostgreSQL server, once with PgBouncer before it, and on a real Valkey or Redis
+# server. This makes sure that their programs are there: quick where they are, an installation where the machine has
+# apt, and a clear sentence where neither helps.
 set -eu
 
 has_postgres() {
@@ -17,7 +17,18 @@ has_pooler() {
     [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null 2>&1
 }
 
-if has_postgres && has_pooler; then
+has_valkey() {
+    command -v valkey-server >/dev/null 2>&1 || command -v redis-server >/dev/null 2>&1
+}
+
+missing() {
+    has_postgres || echo postgresql
+    has_pooler || echo pgbouncer
+    has_valkey || echo valkey-server
+}
+
+packages=$(missing)
+if [ -z "$packages" ]; then
     exit 0
 fi
 
@@ -26,15 +37,21 @@ if command -v apt-get >/dev/null 2>&1; then
     if [ "$(id -u)" -ne 0 ]; then
         as_root="sudo -n"
     fi
-    echo "installing the PostgreSQL server and the PgBouncer that the tests run against (once)"
+    echo "installing the servers that the tests run against (once):" $packages
     export DEBIAN_FRONTEND=noninteractive
-    if log=$($as_root apt-get update -qq 2>&1 &&
-        $as_root apt-get install -y -qq --no-install-recommends postgresql pgbouncer 2>&1) && has_postgres && has_pooler; then
+    if log=$($as_root apt-get update -qq 2>&1); then
+        # Debian has Valkey since release 13; the same tests pass on Redis.
+        if [ -z "$(apt-cache madison valkey-server 2>/dev/null)" ]; then
+            packages=$(echo "$packages" | sed 's/^valkey-server$/redis-server/')
+        fi
+        log=$($as_root apt-get install -y -qq --no-install-recommends $packages 2>&1) || true
+    fi
+    if [ -z "$(missing)" ]; then
         exit 0
     fi
     printf '%s\n' "${log:-}" | tail -n 5 >&2
 fi
 
-echo "The tests need PostgreSQL's server programs (initdb, postgres) and pgbouncer, and they could not be installed here." >&2
-echo "Install the packages 'postgresql' and 'pgbouncer' of your system and run this again." >&2
+echo "The tests need server programs that could not be installed here:" $(missing) >&2
+echo "Install these packages of your system (redis-server will do for valkey-server) and run this again." >&2
 exit 1
