@@ -25,6 +25,7 @@ from server.domain.events import (
     UsageReported,
 )
 from server.domain.request import Endpoint, GenerationRequest, Part, Role, Text, Turn
+from server.domain.seals import own_seals
 from server.domain.usage import Usage
 from server.providers.decoding import StreamDecoder
 from server.providers.openai_chat_decode import ChatDecoder
@@ -162,6 +163,11 @@ def fold(events: Iterable[ProviderEvent]) -> Answer:
     return answer
 
 
+def _bare(value: str) -> str:
+    """The seal as the upstream gave it."""
+    return "".join(own_seals("chat", "acme", value) + own_seals("responses", "acme", value)) or value
+
+
 def _add(
     event: TextDelta | ReasoningDelta | ToolCallDelta | AnnotationAdded,
     open_parts: dict[tuple[int, int], PartStarted],
@@ -178,7 +184,7 @@ def _add(
             choice.text += event.text
             choice.logprobs += json.loads(bytes(event.logprobs)) if event.logprobs is not None else []
         case ReasoningDelta():
-            choice.signature += event.signature
+            choice.signature += _bare(event.signature)
             if kind is PartKind.REASONING_SUMMARY:
                 choice.summaries[-1] += event.text
             else:

@@ -159,7 +159,7 @@ HISTORY = (
     turn(U, "Hi"),
     turn(
         A,
-        Reasoning(text="Hm.", signature="sig=="),
+        Reasoning(text="Hm.", signature="gAAAA=="),
         Text("Let me look."),
         CALL,
         ToolCall("call_2", "sql", "SELECT", custom=True),
@@ -194,7 +194,7 @@ def test_p6_the_same_on_responses_with_the_signature_before_the_call() -> None:
         {
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": "Hm."}],
-            "encrypted_content": "sig==",
+            "encrypted_content": "gAAAA==",
         },
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me look."}]},
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"b":1,"a":2}'},

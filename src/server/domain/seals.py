@@ -3,6 +3,10 @@
 Some surfaces keep the two for each thought, some for all of a turn joined together. The first thought of a turn travels
 with its seal as it is; any other seal is wrapped with its kind and the lengths of its text and its seal, so that what
 was joined can be told apart again. A `redacted` thought has no text, and its seal is all that there is of it.
+
+Only its maker can open a seal, and another refuses the request that holds it. So a seal that is not Claude's says
+whose it is: Gemini's begin with `gemini/`, those of OpenAI's APIs with the API and the provider, for they are good with
+one account. A bare seal is taken for Claude's, which are good with every provider of Claude; or OpenAI's, by its looks.
 """
 
 from __future__ import annotations
@@ -14,9 +18,14 @@ from typing import Final, Literal
 import msgspec
 
 SealKind = Literal["thinking", "redacted"]
+SealingApi = Literal["chat", "responses"]
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_-]*")
 _WRAPPED: Final = re.compile(r"\.([tr])(\d{1,9}),(\d{1,9})\.")
+_MADE: Final = re.compile(r"(chat|responses)/([a-z0-9][a-z0-9._-]{0,63}):(\d{1,9}):")
+_GEMINI: Final = "gemini/"
+_OPENAI: Final = "gAAAA"
+"""How the seals of OpenAI itself begin."""
 _KINDS: Final[dict[str, SealKind]] = {"t": "thinking", "r": "redacted"}
 
 
@@ -58,6 +67,29 @@ def unwrapped(value: str) -> tuple[SealKind, str]:
         return "thinking", value
     kind, _, seal = wrapped[0]
     return kind, seal
+
+
+def made_by(api: SealingApi, provider: str, seal: str) -> str:
+    """The opaque value that a seal of one of OpenAI's APIs travels as; values can be joined. Empty where it is."""
+    return f"{api}/{provider}:{len(seal)}:{seal}" if seal else ""
+
+
+def own_seals(api: SealingApi, provider: str, value: str) -> list[str]:
+    """The seals in a value that may go back to that API of that provider."""
+    if value.startswith(_OPENAI):
+        return [value] if api == "responses" else []
+    found: list[str] = []
+    at = 0
+    while (head := _MADE.match(value, at)) is not None:
+        at = head.end() + int(head[3])
+        if at <= len(value) and head[1] == api and head[2] == provider:
+            found.append(value[head.end() : at])
+    return found
+
+
+def is_claudes(value: str) -> bool:
+    """Whether nothing speaks against a value being seals of Claude's."""
+    return bool(value) and not value.startswith((_OPENAI, _GEMINI)) and _MADE.match(value) is None
 
 
 def _split(value: str) -> tuple[str, list[tuple[SealKind, int, str]]]:

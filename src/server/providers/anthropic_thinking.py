@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from server.domain.request import Endpoint, GenerationRequest, Reasoning
-from server.domain.seals import SealedThought, is_wrapped, unsealed
+from server.domain.seals import SealedThought, is_claudes, is_wrapped, unsealed
 from server.providers.anthropic_models import Abilities
 
 MIN_BUDGET: Final = 1024
@@ -22,9 +22,6 @@ _BUDGETS: Final = {
 }
 _NEAREST: Final = {"minimal": "low", "xhigh": "max"}
 """The nearest word, where a model does not have the client's."""
-
-_FOREIGN: Final = "gAAAA"
-"""How the sealed reasoning of OpenAI's models begins; it means nothing here."""
 
 
 def thinking_fields(request: GenerationRequest, able: Abilities, max_tokens: int) -> Mapping[str, Any]:
@@ -73,7 +70,7 @@ def thinking_blocks(part: Reasoning, endpoint: Endpoint) -> Iterator[dict[str, A
     place in a request would keep them from being read as something that was said.
     """
     value = part.signature or part.encrypted or ""
-    if value.startswith(_FOREIGN):
+    if not is_claudes(value):
         return
     if endpoint is Endpoint.MESSAGES and not part.signature and value and not is_wrapped(value):
         yield _block(SealedThought("redacted", "", value))

@@ -25,6 +25,7 @@ from server.domain.events import (
     UsageReported,
 )
 from server.domain.ports import IdSource
+from server.domain.seals import made_by
 from server.domain.usage import Usage
 from server.providers.decoding import MAX_CHOICES, UNREADABLE, Parts
 from server.providers.openai_annotations import citation, flat_annotation
@@ -160,7 +161,7 @@ class ChatDecoder:
         if choice is None:
             if index >= MAX_CHOICES:
                 raise protocol_failure("The provider sent too many choices.")
-            choice = self._choices[index] = _Choice(index, self._ids)
+            choice = self._choices[index] = _Choice(index, self._ids, self._provider.id)
         return choice
 
     def _count(self, chunk: WireChunk, out: list[ProviderEvent]) -> None:
@@ -179,10 +180,11 @@ class ChatDecoder:
 class _Choice:
     """One choice under way. Its text part stays open to the end; reasoning closes when text or a tool begins."""
 
-    __slots__ = ("_annotations", "_reasoning", "_refusal", "_text", "_tools", "native_reason", "parts")
+    __slots__ = ("_annotations", "_provider_id", "_reasoning", "_refusal", "_text", "_tools", "native_reason", "parts")
 
-    def __init__(self, index: int, ids: IdSource) -> None:
+    def __init__(self, index: int, ids: IdSource, provider_id: str) -> None:
         self.parts = Parts(index)
+        self._provider_id = provider_id
         self.native_reason = ""
         self._text = -1
         self._refusal = -1
@@ -287,7 +289,8 @@ class _Choice:
             if self.parts.full:
                 raise protocol_failure("The provider sent too many parts.")
             self._reasoning = self.parts.start(PartKind.REASONING, out)
-        out.append(ReasoningDelta(self.parts.choice, self._reasoning, text, signature))
+        seal = made_by("chat", self._provider_id, signature)
+        out.append(ReasoningDelta(self.parts.choice, self._reasoning, text, seal))
 
     def _close_reasoning(self, out: list[ProviderEvent]) -> None:
         if self._reasoning >= 0:

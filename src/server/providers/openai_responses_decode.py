@@ -157,7 +157,7 @@ class ResponsesDecoder:
     def _add(self, key: int | str) -> Item:
         if len(self._items) >= MAX_ITEMS:
             raise protocol_failure("The provider sent too many output items.")
-        item = self._items[key] = Item(self._parts, self._ids)
+        item = self._items[key] = Item(self._parts, self._ids, self._provider.id)
         return item
 
     def _end(self, response: WireResponse | None, status: str, out: list[ProviderEvent]) -> None:

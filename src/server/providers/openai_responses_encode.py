@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from server.domain.catalog import Offer, ProviderProfile
+from server.domain.catalog import Offer, Provider
 from server.domain.request import (
     BuiltInTool,
     CustomTool,
@@ -28,6 +28,7 @@ from server.domain.request import (
     ToolResult,
     Turn,
 )
+from server.domain.seals import own_seals
 from server.providers.media import image_data_url, relabelled
 from server.providers.openai_chat_encode import file_data
 from server.providers.openai_shapes import flat_grammar, responses_tool_choice
@@ -51,7 +52,7 @@ def encode_responses(offer: Offer, request: GenerationRequest) -> bytes:
     sampling, choice = request.sampling, request.tool_choice
     body: dict[str, Any] = {
         "model": offer.provider_model,
-        "input": list(_input(request.turns, offer.provider.profile)),
+        "input": list(_input(request.turns, offer.provider)),
         **_set(
             {
                 "temperature": sampling.temperature,
@@ -137,21 +138,21 @@ def _tool(tool: Tool, request: GenerationRequest) -> Any:
             return tool.tool
 
 
-def _input(turns: Iterable[Turn], profile: ProviderProfile) -> Iterator[Any]:
+def _input(turns: Iterable[Turn], provider: Provider) -> Iterator[Any]:
     for turn in turns:
         role = turn.role.value
         if turn.role in (Role.SYSTEM, Role.DEVELOPER):
-            role = profile.system_role or role
+            role = provider.profile.system_role or role
         content: list[dict[str, Any]] = []
         for part in turn.parts:
-            item = _item(part)
-            if item is None:
+            items = _items(part, provider.id)
+            if items is None:
                 content.append(_content_part(part, assistant=turn.role is Role.ASSISTANT))
                 continue
-            if content:
+            if items and content:
                 yield _message(role, content)
                 content = []
-            yield item
+            yield from items
         if content or not turn.parts:
             yield _message(role, content)
 
@@ -160,15 +161,21 @@ def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": content}
 
 
+def _items(part: Part, provider_id: str) -> Sequence[Any] | None:
+    """The input items that a part is by itself, or None where it belongs into a message."""
+    if isinstance(part, Reasoning):
+        return list(_reasoning_items(part, provider_id))
+    item = _item(part)
+    return None if item is None else (item,)
+
+
 def _item(part: Part) -> Any:
-    """The input item that a part is by itself, or None where it belongs into a message.
+    """The input item that a part other than reasoning is by itself, or None where it belongs into a message.
 
     Items go without their ids: the gateway's own mean nothing to the provider, and the provider's are only good with
     the account that stored them.
     """
     match part:
-        case Reasoning():
-            return _reasoning_item(part)
         case ToolCall(custom=True):
             return {
                 "type": "custom_tool_call",
@@ -192,17 +199,18 @@ def _item(part: Part) -> Any:
             return None
 
 
-def _reasoning_item(part: Reasoning) -> dict[str, Any]:
-    """A thought as its summary: of a reasoning item that comes back OpenAI refuses any `content`."""
+def _reasoning_items(part: Reasoning, provider_id: str) -> Iterator[dict[str, Any]]:
+    """A thought as its summary, for OpenAI refuses any `content` of one that comes back; and an item for each seal.
+
+    A seal that is not this account's cannot be opened there, and is left out.
+    """
     texts = (*part.summary, part.text) if part.text else part.summary
-    item: dict[str, Any] = {
-        "type": "reasoning",
-        "summary": [{"type": "summary_text", "text": text} for text in texts],
-    }
-    encrypted = part.encrypted or part.signature
-    if encrypted:
-        item["encrypted_content"] = encrypted
-    return item
+    summary = [{"type": "summary_text", "text": text} for text in texts]
+    for seal in own_seals("responses", provider_id, part.encrypted or part.signature):
+        yield {"type": "reasoning", "summary": summary, "encrypted_content": seal}
+        summary = []
+    if summary:
+        yield {"type": "reasoning", "summary": summary}
 
 
 def _tool_output(result: ToolResult) -> str | list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from server.domain.events import (
     ToolCallDelta,
 )
 from server.domain.ports import IdSource
+from server.domain.seals import made_by
 from server.providers.decoding import Parts
 from server.providers.openai_annotations import flat_annotation
 from server.providers.openai_chat_wire import NOTHING, arguments_text, checked, words
@@ -47,13 +48,15 @@ class Item:
         "_early_size",
         "_ids",
         "_parts",
+        "_provider_id",
         "_spoken",
         "_texts",
     )
 
-    def __init__(self, parts: Parts, ids: IdSource) -> None:
+    def __init__(self, parts: Parts, ids: IdSource, provider_id: str) -> None:
         self._parts = parts
         self._ids = ids
+        self._provider_id = provider_id
         self._texts: dict[tuple[PartKind, int], int] = {}
         self._spoken: set[int] = set()
         self._annotations: set[tuple[int, bytes]] = set()
@@ -158,7 +161,7 @@ class Item:
             self.missing_text(PartKind.REASONING_SUMMARY, index, words(piece.text), NOTHING, out)
         for index, piece in enumerate(item.content or ()):
             self.missing_text(PartKind.REASONING, index, words(piece.text), NOTHING, out)
-        signature = words(item.encrypted_content)
+        signature = made_by("responses", self._provider_id, words(item.encrypted_content))
         if signature:
             still_open = [part for part in self._texts.values() if part in self._parts.open]
             part = still_open[-1] if still_open else self._part(PartKind.REASONING, 0, out)
