@@ -97,3 +97,11 @@ def test_only_free_candidates_hold_nothing() -> None:
     free = candidate(PriceList(), model_id="a/b:free")
     assert not is_billable(Route((free,)))
     assert is_billable(Route((free, candidate())))
+
+
+def test_two_that_may_be_called_at_once_are_held_for_both() -> None:
+    asked = request(max_output_tokens=10)
+    cheap, dear, dearer = candidate(), candidate(DEAR, name="dear"), candidate(DEAR, name="dearer")
+    one = bound(asked, Route((cheap, dear, dearer)))
+    assert bound(asked, Route((cheap, dear, dearer)), 2) == 2 * one
+    assert bound(asked, Route((cheap, dear)), 2) == one + bound(asked, Route((cheap,)))

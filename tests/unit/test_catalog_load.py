@@ -178,8 +178,10 @@ def test_the_manual_lists_every_dimension() -> None:
 
 
 def test_routing_limits_are_read(tmp_path: Path) -> None:
-    text = "routing: {timeout_s: 90, first_byte_timeout_s: 2.5, max_attempts: 2}"
-    assert load(tmp_path, text).routing == Routing(timeout_s=90, first_byte_timeout_s=2.5, max_attempts=2)
+    text = "routing: {timeout_s: 90, first_byte_timeout_s: 2.5, max_attempts: 2, hedge_after_s: 1.5}"
+    assert load(tmp_path, text).routing == Routing(
+        timeout_s=90, first_byte_timeout_s=2.5, max_attempts=2, hedge_after_s=1.5
+    )
 
 
 def test_every_spelling_of_a_parameter_is_understood(tmp_path: Path) -> None:
@@ -328,6 +330,7 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated(tmp_path: Path) ->
          'my.yaml:5: models[0].offers[0].provider_modle: unknown key; did you mean "provider_model" or "provider"?'),
         ("routing:\n  timeout: 3", 'my.yaml:2: routing.timeout: unknown key; did you mean "timeout_s"'),
         ("routing: {timeout_s: 0}", "my.yaml:1: routing.timeout_s: should be greater than 0"),
+        ("routing: {hedge_after_s: 0}", "my.yaml:1: routing.hedge_after_s: should be greater than 0"),
         ("routing: {max_attempts: 99}", "my.yaml:1: routing.max_attempts: should be less than or equal to 10"),
         ("routing: {timeout_s: '3'}", "my.yaml:1: routing.timeout_s: should be a valid number"),
         ("replace_catalog: 'yes'", "my.yaml:1: replace_catalog: should be a valid boolean"),

@@ -115,6 +115,7 @@ class RoutingEntry(_Entry):
     first_byte_timeout_s: _Seconds | None = None
     idle_timeout_s: _Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=10)] | None = None
+    hedge_after_s: _Seconds | None = None
 
 
 class CatalogFile(_Entry):

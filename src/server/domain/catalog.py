@@ -129,7 +129,8 @@ class Routing(msgspec.Struct, frozen=True):
     """Limits of one request's attempts, in seconds.
 
     `timeout_s` bounds a whole answer, or a stream until it shows something, over all attempts. `first_byte_timeout_s`
-    bounds one attempt of a stream until it shows something, `idle_timeout_s` any silence after that.
+    bounds one attempt of a stream until it shows something, `idle_timeout_s` any silence after that. `hedge_after_s`: a
+    stream that has shown nothing by then is asked of another provider as well; None for never.
     """
 
     timeout_s: float = 120.0
@@ -137,6 +138,7 @@ class Routing(msgspec.Struct, frozen=True):
     first_byte_timeout_s: float = 30.0
     idle_timeout_s: float = 60.0
     max_attempts: int = 3
+    hedge_after_s: float | None = None
 
 
 class Catalog(msgspec.Struct, frozen=True):

@@ -30,13 +30,13 @@ def is_billable(route: Route) -> bool:
     return not all(candidate.model.is_free for candidate in route.candidates)
 
 
-async def admit(ledger: Ledger, call: Call, request: GenerationRequest, route: Route) -> None:
-    """Hold the credit that `request` may cost on the dearest candidate.
+async def admit(ledger: Ledger, call: Call, request: GenerationRequest, route: Route, *, at_once: int = 1) -> None:
+    """Hold the credit that `request` may cost on the dearest candidates, of which so many may be called `at_once`.
 
     Raises GatewayError where the team has not enough of it. A caller that is cancelled settles all the same, for the
     hold may have been made.
     """
-    await ledger.reserve(Hold(bound(request, route), opening(call, request), call.principal.spend_limit))
+    await ledger.reserve(Hold(bound(request, route, at_once), opening(call, request), call.principal.spend_limit))
 
 
 def opening(call: Call, request: GenerationRequest) -> GenerationRecord:
@@ -53,12 +53,13 @@ def opening(call: Call, request: GenerationRequest) -> GenerationRecord:
     )
 
 
-def bound(request: GenerationRequest, route: Route) -> int:
-    """The most that a request may cost on any candidate, in nano-dollars; its prompt is estimated."""
+def bound(request: GenerationRequest, route: Route, at_once: int = 1) -> int:
+    """The most that a request may cost on so many candidates, in nano-dollars; its prompt is estimated."""
     prompt = estimate_prompt(request)
-    return max(
+    bounds = [
         upper_bound(candidate.offer.prices, prompt, output_bound(request, candidate)) for candidate in route.candidates
-    )
+    ]
+    return max(bounds) if at_once == 1 else sum(sorted(bounds)[-at_once:])
 
 
 def estimate_prompt(request: GenerationRequest) -> int:

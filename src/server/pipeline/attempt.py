@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,7 @@ from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted, unavailable
 from server.pipeline.health.offers import Health, Watch
 from server.pipeline.health.router import choices, route_key
+from server.pipeline.hedge import may_hedge, race
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
 
@@ -61,6 +62,7 @@ class Attempt:
         self.failure: AttemptFailure | None = None
         self.is_complete = False
         self.is_rushed = False
+        self.is_outrun = False
         self._held: list[ProviderEvent] = []
 
     def take(self, batch: Sequence[ProviderEvent], now_s: float) -> Sequence[ProviderEvent]:
@@ -111,8 +113,19 @@ class TimeLimits(msgspec.Struct, frozen=True):
     end_by_s: float
 
 
+class _Call(NamedTuple):
+    """An attempt under way; `batches` is what it has to show, and raises ProviderFailure."""
+
+    attempt: Attempt
+    watch: Watch
+    batches: AsyncGenerator[Sequence[ProviderEvent], None]
+
+
 class Attempts:
-    """All attempts of one request. `made` is their record, `waited_s` the time spent waiting for providers."""
+    """All attempts of one request. `made` is their record; the one that was served, or failed last, is the last of it.
+
+    `waited_s` is the time spent waiting for providers.
+    """
 
     def __init__(
         self,
@@ -127,6 +140,8 @@ class Attempts:
         self._clock = clock
         self._shutdown = shutdown
         self._health = health
+        self._watches: list[Watch] = []
+        self._has_hedged = False
         self.made: list[Attempt] = []
         self.waited_s = 0.0
 
@@ -138,43 +153,116 @@ class Attempts:
         A candidate whose breaker lets nothing through by now is left out.
         """
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
-        for candidate, last_resort in choices(route, self.made.__len__):
-            key = route_key(candidate, request.endpoint)
-            watch = self._health.start(key, last_resort=last_resort, is_only=route.is_only)
-            if watch is None:
-                continue
-            offer = candidate.offer
-            attempt = Attempt(candidate, self._clock.monotonic())
-            self.made.append(attempt)
-            try:
-                async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
-                    with self._shutdown.watched(Patience()) as patience:
-                        while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
-                            was_silent = attempt.first_s is None
-                            if ready := attempt.take(batch, self._clock.monotonic()):
-                                if was_silent:
-                                    watch.shown(attempt.started.headroom)
-                                yield ready
-                if not attempt.is_complete:
-                    raise ProviderFailure(FailureCategory.CONNECTION)
-            except ProviderFailure as failure:
-                attempt.failure = _recorded(candidate, failure)
-                if not attempt.is_rushed:
-                    watch.failed(failure.category, failure.retry_after_s, of_model=failure.is_of_model)
-                if attempt.first_s is not None:
-                    raise interrupted(self._failures()) from failure
-                is_late = self._clock.monotonic() >= limits.answer_by_s
-                if failure.is_final or is_late or len(self.made) >= limit:
-                    break
-            else:
-                _succeeded(watch, attempt, request, self._clock.monotonic())
-                return
-            finally:
-                attempt.ended_s = self._clock.monotonic()
+        hedges = may_hedge(route, request, self._routing)
+        try:
+            for candidate, last_resort in choices(route, self.made.__len__):
+                call = self._begin(candidate, route, request, limits, last_resort=last_resort)
+                if call is None:
+                    continue
+                try:
+                    shown: Sequence[ProviderEvent] = ()
+                    if hedges and not self._has_hedged and len(self.made) < limit:
+                        call, shown = await self._first_to_show(call, route, request, limits)
+                    async with aclosing(call.batches) as batches:
+                        if shown:
+                            yield shown
+                        async for ready in batches:
+                            yield ready
+                    return
+                except ProviderFailure as failure:
+                    if call.attempt.first_s is not None:
+                        raise interrupted(self._failures()) from failure
+                    is_late = self._clock.monotonic() >= limits.answer_by_s
+                    if failure.is_final or is_late or len(self.made) >= limit:
+                        break
+        finally:
+            for watch in self._watches:
                 watch.dropped()
         if not self.made:
             raise unavailable(self._retry_after_s(route, request))
         raise exhausted(self._failures())
+
+    def _begin(
+        self,
+        candidate: Candidate,
+        route: Route,
+        request: GenerationRequest,
+        limits: TimeLimits,
+        *,
+        last_resort: bool = False,
+    ) -> _Call | None:
+        """None where it was called already, or its breaker lets nothing through."""
+        if any(attempt.candidate is candidate for attempt in self.made):
+            return None
+        key = route_key(candidate, request.endpoint)
+        watch = self._health.start(key, last_resort=last_resort, is_only=route.is_only)
+        if watch is None:
+            return None
+        attempt = Attempt(candidate, self._clock.monotonic())
+        self.made.append(attempt)
+        self._watches.append(watch)
+        return _Call(attempt, watch, self._batches(attempt, watch, request, limits))
+
+    async def _batches(
+        self, attempt: Attempt, watch: Watch, request: GenerationRequest, limits: TimeLimits
+    ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
+        """What one candidate has to show. Raises ProviderFailure, GatewayError (the gateway is stopping)."""
+        offer = attempt.candidate.offer
+        try:
+            async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
+                with self._shutdown.watched(Patience()) as patience:
+                    while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
+                        was_silent = attempt.first_s is None
+                        if ready := attempt.take(batch, self._clock.monotonic()):
+                            if was_silent:
+                                watch.shown(attempt.started.headroom)
+                            yield ready
+            if not attempt.is_complete:
+                raise ProviderFailure(FailureCategory.CONNECTION)
+        except ProviderFailure as failure:
+            attempt.failure = _recorded(attempt.candidate, failure)
+            if not attempt.is_rushed:
+                watch.failed(failure.category, failure.retry_after_s, of_model=failure.is_of_model)
+            raise
+        else:
+            _succeeded(watch, attempt, request, self._clock.monotonic())
+        finally:
+            attempt.ended_s = self._clock.monotonic()
+            watch.dropped()
+
+    async def _first_to_show(
+        self, slow: _Call, route: Route, request: GenerationRequest, limits: TimeLimits
+    ) -> tuple[_Call, Sequence[ProviderEvent]]:
+        """`slow`, or who was called beside it where it showed nothing for a while; and what that has shown.
+
+        Raises ProviderFailure where neither has anything to show.
+        """
+
+        def other() -> _Call | None:
+            """The next best of another provider."""
+            provider_id = slow.attempt.candidate.offer.provider.id
+            others = (one for one in route.candidates[: route.resorts_from] if one.offer.provider.id != provider_id)
+            begun = next(filter(None, (self._begin(one, route, request, limits) for one in others)), None)
+            self._has_hedged = begun is not None
+            return begun
+
+        def outrun(call: _Call) -> None:
+            call.attempt.is_outrun = True
+            if call is slow:
+                call.watch.outrun((self._clock.monotonic() - call.attempt.dispatched_s) * 1000.0)
+
+        began_s, waited_s = self._clock.monotonic(), self.waited_s
+        after_s = self._routing.hedge_after_s
+        assert after_s is not None, "who may hedge knows when"
+        try:
+            finish = await race(slow, after_s, other, outrun)
+        finally:
+            self.waited_s = waited_s + self._clock.monotonic() - began_s
+        self.made.remove(finish.first.attempt)
+        self.made.append(finish.first.attempt)
+        if finish.failure is not None:
+            raise finish.failure
+        return finish.first, finish.shown
 
     async def _next(
         self,

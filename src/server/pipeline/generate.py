@@ -24,6 +24,7 @@ from server.pipeline.attempt import Attempts, TimeLimits
 from server.pipeline.drain import Drains, wants_drain
 from server.pipeline.health.offers import Health
 from server.pipeline.health.router import RankByHealth
+from server.pipeline.hedge import may_hedge
 from server.pipeline.pseudonyms import pseudonymised
 from server.pipeline.route import candidates
 from server.pipeline.settle import Account
@@ -86,7 +87,8 @@ class Generator:
 
         try:
             if held:
-                await admit(self._ledger, call, request, route)
+                at_once = 2 if may_hedge(route, request, routing) else 1
+                await admit(self._ledger, call, request, route, at_once=at_once)
                 admitted = True
             async with aclosing(attempts.run(route, request, limits)) as batches:
                 async for batch in batches:

@@ -41,6 +41,7 @@ _MS = 1000.0
 _DIGITS = 3
 _SCORE_DIGITS = 4
 OUTRUN: Final = "outrun"
+"""What the record and the routing say of an attempt that was cancelled because another showed output first."""
 _UNASSESSED: Final = Assessment(1.0, "closed", "")
 
 _log: Final = structlog.get_logger(__name__)
@@ -221,6 +222,8 @@ def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException |
     failure = attempt.failure
     if failure is not None:
         status, error_code = failure.status, failure.category.value
+    elif attempt.is_outrun:
+        status, error_code = None, OUTRUN
     elif attempt.is_complete:
         status, error_code = 200, None
     else:
@@ -250,7 +253,8 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
             outcome = "not_needed" if place < route.resorts_from else "avoided"
             outcome += f": {assessment.reason}" if assessment.reason else ""
         else:
-            outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else "chosen"
+            outcome = OUTRUN if attempt.is_outrun else "chosen"
+            outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else outcome
         rows.append(RoutingRow(candidate.offer.provider.id, outcome, _score(assessment), assessment.breaker))
     return rows
 

@@ -129,6 +129,14 @@ class Figures:
                 window[_TOKEN_S] += took_s * growth
         self._latencies[min(bisect_left(BOUNDS_MS, latency_ms), _BUCKETS - 1)] += growths[LONG]
 
+    def outrun(self, now_s: float, waited_ms: float) -> None:
+        """The first token of a stream had not come after `waited_ms`, and was waited for no longer."""
+        growths = self._growths(now_s)
+        for window, growth in zip(self._windows, growths, strict=True):
+            window[_STREAMS] += growth
+            window[_STREAM_MS] += waited_ms * growth
+        self._latencies[min(bisect_left(BOUNDS_MS, waited_ms), _BUCKETS - 1)] += growths[LONG]
+
     def failed(self, now_s: float, *, limited: bool = False) -> None:
         for window, growth in zip(self._windows, self._growths(now_s), strict=True):
             window[_LIMITED if limited else _FAILED] += growth

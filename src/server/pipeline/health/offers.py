@@ -194,6 +194,14 @@ class Watch:
             if change is None and entry.breaker.retry_s != retry_s:
                 self._stamp()
 
+    def outrun(self, waited_ms: float) -> None:
+        """Another provider showed output sooner: this one had shown nothing after `waited_ms`."""
+        if self._end():
+            self._health.version += 1
+            self._entry.figures.outrun(self._clock.monotonic(), waited_ms)
+            if self._is_probe:
+                self._entry.breaker.dropped()
+
     def dropped(self) -> None:
         """It ended without telling anything about the provider: the caller went, or was wrong."""
         if self._end() and self._is_probe:
