@@ -66,7 +66,7 @@ _GRPC: Final = {
 _DATA: Final = {
     "AISTATS_DATA_DIR": ("database, key file, sockets", "./data"),
     "AISTATS_DATABASE_URL": ("postgresql+asyncpg://…", "SQLite in the data directory"),
-    "AISTATS_VALKEY_URL": ("valkey://…, for the health of providers", "in the database"),
+    "AISTATS_VALKEY_URL": ("valkey://…, where workers share health", "the database"),
     "AISTATS_CONFIG": ("your providers and models", "none"),
     "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }

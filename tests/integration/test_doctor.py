@@ -20,6 +20,7 @@ from server.doctor import reach
 from server.domain.catalog import Provider
 from server.probes import unused_port
 from server.storage.migrate import upgrade
+from tests.integration.valkey import ValkeyServer
 
 
 class Doctor:
@@ -91,6 +92,21 @@ async def test_a_database_that_does_not_answer_is_a_failure_and_its_password_sta
     assert code == 1
     assert "fail  database" in printed
     assert "AISTATS_DATABASE_URL" in printed
+    assert "s3cret" not in printed
+
+
+async def test_a_valkey_is_asked_whether_it_answers_and_without_it_the_gateway_may_run(
+    doctor: Doctor, valkey: ValkeyServer
+) -> None:
+    assert (await doctor.findings())[1].get("Valkey") is None
+    _, findings = await doctor.findings(AISTATS_VALKEY_URL=valkey.url)
+    assert (findings["Valkey"]["level"], findings["Valkey"]["text"]) == ("ok", f"127.0.0.1:{valkey.port}")
+    valkey.kill()
+    code, printed = await doctor.run(AISTATS_VALKEY_URL=valkey.url.replace("://", "://me:s3cret@"))
+    assert code == 0
+    assert "warn  Valkey" in printed
+    assert "Connection refused" in printed
+    assert "AISTATS_VALKEY_URL" in printed
     assert "s3cret" not in printed
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import MAX_SOCKET_PATH_BYTES, Settings, SettingsError, load_settings, unknown_variables
+from server.storage.valkey_url import ValkeyAddress
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +24,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.data_dir == tmp_path / "data"
     assert settings.database_url == f"sqlite+aiosqlite:///{tmp_path}/data/gateway.db"
     assert settings.workers == len(os.sched_getaffinity(0))
+    assert settings.valkey is None
     assert settings.config is None
     assert settings.metrics_port is None
     assert settings.local_model is True
@@ -39,6 +41,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "DATA_DIR": "elsewhere",
         "WORKERS": "3",
         "DATABASE_URL": "postgresql+asyncpg://me@db/x",
+        "VALKEY_URL": "rediss://me:pw@cache/2",
         "CONFIG": "gateway.yaml",
         "LOCAL_MODEL": "0",
         "LOG_FORMAT": "JSON",
@@ -56,6 +59,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert settings.data_dir == tmp_path / "elsewhere"
     assert settings.workers == 3
     assert settings.database_url == "postgresql+asyncpg://me@db/x"
+    assert settings.valkey == ValkeyAddress("cache", 6379, is_tls=True, user="me", password="pw", database=2)
     assert settings.config == tmp_path / "gateway.yaml"
     assert settings.local_model is False
     assert (settings.log_format, settings.log_level) == ("json", "debug")
@@ -84,6 +88,7 @@ def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, blank: str) 
         ("AISTATS_LOCAL_MODEL", "perhaps", "boolean"),
         ("AISTATS_DRAIN_TIMEOUT_S", "-1", "0"),
         ("AISTATS_RECORD_DAYS", "0", "1"),
+        ("AISTATS_VALKEY_URL", "memcached://cache", "valkey://"),
         ("AISTATS_DATABASE_URL", "mysql://u@h/d", "postgresql+asyncpg://"),
     ],
 )
@@ -115,12 +120,16 @@ def test_a_certificate_without_its_key_is_refused(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
-def test_a_database_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AISTATS_DATABASE_URL", "mysql://user:s3cret@host/db")
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [("DATABASE_URL", "mysql", "postgresql"), ("VALKEY_URL", "memcached", "valkeys")],
+)
+def test_a_servers_password_is_never_shown(monkeypatch: pytest.MonkeyPatch, name: str, wrong: str, right: str) -> None:
+    monkeypatch.setenv(f"AISTATS_{name}", f"{wrong}://user:s3cret@host/0")
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "s3cret" not in caught.value.message
-    monkeypatch.setenv("AISTATS_DATABASE_URL", "postgresql://user:s3cret@host/db")
+    monkeypatch.setenv(f"AISTATS_{name}", f"{right}://user:s3cret@host/0")
     assert "s3cret" not in repr(load_settings())
 
 
