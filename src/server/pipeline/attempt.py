@@ -163,11 +163,10 @@ class Attempts:
                     shown: Sequence[ProviderEvent] = ()
                     if hedges and not self._has_hedged and len(self.made) < limit:
                         call, shown = await self._first_to_show(call, route, request, limits)
-                    async with aclosing(call.batches) as batches:
-                        if shown:
-                            yield shown
-                        async for ready in batches:
-                            yield ready
+                    if shown:
+                        yield shown
+                    async for ready in call.batches:
+                        yield ready
                     return
                 except ProviderFailure as failure:
                     if call.attempt.first_s is not None:
@@ -175,6 +174,8 @@ class Attempts:
                     is_late = self._clock.monotonic() >= limits.answer_by_s
                     if failure.is_final or is_late or len(self.made) >= limit:
                         break
+                finally:
+                    await call.batches.aclose()
         finally:
             for watch in self._watches:
                 watch.dropped()
@@ -192,7 +193,7 @@ class Attempts:
         last_resort: bool = False,
     ) -> _Call | None:
         """None where it was called already, or its breaker lets nothing through."""
-        if any(attempt.candidate is candidate for attempt in self.made):
+        if self.made and any(attempt.candidate is candidate for attempt in self.made):
             return None
         key = route_key(candidate, request.endpoint)
         watch = self._health.start(key, last_resort=last_resort, is_only=route.is_only)
