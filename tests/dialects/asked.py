@@ -36,7 +36,7 @@ SCHEMA: Json = {
 FOLLOW_UP = "Sure?"
 BONN = Called("call_bonn", "weather", {"city": "Bonn"})
 OSLO = Called("call_oslo", "weather", {"city": "Oslo"})
-SEAL = "EqQBCkYIBxgCKkDnOYH9+/a=="
+SEAL = "EqQBCkYIBxgCKkDnOYH9+/8="
 
 STOPS = ["two", "END"]
 

@@ -97,6 +97,11 @@ def as_openai(request: Request) -> Reply:
         wants_usage = (body.get("stream_options") or {}).get("include_usage")
         return chat_chunks(chunks if wants_usage else chunks[:-1])
     if path.endswith("/responses"):
+        items = body["input"] if isinstance(body["input"], list) else []
+        for place, item in enumerate(items):
+            if item.get("type") == "reasoning" and item.get("content"):
+                said = f"Invalid 'input[{place}].content': array too long. Expected an array with maximum length 0."
+                return error(400, said, type="invalid_request_error", code="array_above_max_length")
         return responses_stream() if streamed else responses_unary()
     return error(404, "Invalid URL.", type="invalid_request_error")
 

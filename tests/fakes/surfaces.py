@@ -98,7 +98,7 @@ class Chat:
                     _fold_call(calls, call)
                 for name, value in delta.items():
                     message[name] = (message.get(name) or "") + value if name != "role" and value else value
-            told["usage"] = chunk.to_dict()["usage"]
+            told["usage"] = chunk.to_dict().get("usage")
         if calls:
             message["tool_calls"] = calls
         return told
