@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from typing import Any, Final, get_args
 
 import click
 
+from server.catalogue.files import REGION
 from server.cli_shared import as_json, date, example, print_json, print_table, unknown_team, with_database
 from server.clock import SystemClock, UuidV7
+from server.domain.request import Sort
 from server.storage.database import Database
 from server.storage.teams import InvalidName, NameTaken, Team, Teams
 
@@ -15,6 +18,8 @@ __all__ = ["teams"]
 
 MAX_CONTENT_DAYS: Final = 3650
 _PROVIDER: Final = "provider"
+_BALANCE: Final = "balanced"
+_ANY: Final = "any"
 
 
 @click.group(epilog=example("aistats-gateway teams create acme", "aistats-gateway teams list"))
@@ -53,7 +58,9 @@ def list_teams(as_json: bool) -> None:
     if as_json:
         print_json([_team_object(team) for team in found])
         return
-    print_table(("NAME", "ID", "CREATED", "CONTENT", "ON DISCONNECT"), [_row(team) for team in found])
+    print_table(
+        ("NAME", "ID", "CREATED", "CONTENT", "ON DISCONNECT", "SORT", "REGIONS"), [_row(team) for team in found]
+    )
 
 
 @teams.command(
@@ -61,6 +68,7 @@ def list_teams(as_json: bool) -> None:
     epilog=example(
         "aistats-gateway teams set acme --store-content on --content-days 7",
         "aistats-gateway teams set acme --on-disconnect drain",
+        "aistats-gateway teams set acme --sort latency --regions eu,ch",
     ),
 )
 @click.argument("name", metavar="NAME")
@@ -77,9 +85,25 @@ def list_teams(as_json: bool) -> None:
     type=click.Choice(("cancel", "drain", _PROVIDER)),
     help="When a client leaves: end the call, read it to its end, or do as the provider's entry says.",
 )
+@click.option(
+    "--sort",
+    type=click.Choice((_BALANCE, *get_args(Sort))),
+    help="What its requests prefer of providers that serve them alike, where they say nothing themselves.",
+)
+@click.option(
+    "--regions",
+    metavar="REGION,…",
+    help=f"The only regions of providers that may serve it, as their entries say; {_ANY!r} for all.",
+)
 @as_json
 def set_team(
-    name: str, store_content: str | None, content_days: int | None, on_disconnect: str | None, as_json: bool
+    name: str,
+    store_content: str | None,
+    content_days: int | None,
+    on_disconnect: str | None,
+    sort: str | None,
+    regions: str | None,
+    as_json: bool,
 ) -> None:
     """Change how the requests of team NAME are treated. Running workers know within a second."""
     changes: dict[str, Any] = {}
@@ -89,8 +113,14 @@ def set_team(
         changes["content_days"] = content_days
     if on_disconnect is not None:
         changes["on_disconnect"] = None if on_disconnect == _PROVIDER else on_disconnect
+    if sort is not None:
+        changes["sort"] = None if sort == _BALANCE else sort
+    if regions is not None:
+        changes["regions"] = _regions(regions)
     if not changes:
-        raise click.UsageError("Say what to change: --store-content, --content-days or --on-disconnect.")
+        raise click.UsageError(
+            "Say what to change: --store-content, --content-days, --on-disconnect, --sort or --regions."
+        )
     team = with_database(lambda database: _teams(database).change(name, changes))
     if team is None:
         raise unknown_team(name, param_hint="NAME")
@@ -98,7 +128,10 @@ def set_team(
         print_json(_team_object(team))
         return
     policy = team.policy
-    click.echo(f"Team {team.name}: content {_content(team)}, on disconnect {policy.on_disconnect or _PROVIDER}.")
+    click.echo(
+        f"Team {team.name}: content {_content(team)}, on disconnect {policy.on_disconnect or _PROVIDER},"
+        f" sort {policy.sort or _BALANCE}, regions {_listed(team)}."
+    )
 
 
 def _teams(database: Database) -> Teams:
@@ -106,7 +139,23 @@ def _teams(database: Database) -> Teams:
 
 
 def _row(team: Team) -> tuple[str, ...]:
-    return team.name, team.id, date(team.created_at), _content(team), team.policy.on_disconnect or _PROVIDER
+    policy = team.policy
+    chosen = policy.on_disconnect or _PROVIDER, policy.sort or _BALANCE, _listed(team)
+    return team.name, team.id, date(team.created_at), _content(team), *chosen
+
+
+def _regions(text: str) -> str | None:
+    """As they are stored: None for any."""
+    if text == _ANY:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(REGION, name) for name in names):
+        raise click.BadParameter("Give regions as in the catalogue, parted by commas: eu,ch", param_hint="--regions")
+    return " ".join(dict.fromkeys(names))
+
+
+def _listed(team: Team) -> str:
+    return _ANY if team.policy.regions is None else ",".join(team.policy.regions)
 
 
 def _content(team: Team) -> str:
@@ -121,4 +170,6 @@ def _team_object(team: Team) -> dict[str, Any]:
         "store_content": team.policy.store_content,
         "content_days": team.policy.content_days,
         "on_disconnect": team.policy.on_disconnect or _PROVIDER,
+        "sort": team.policy.sort or _BALANCE,
+        "regions": None if team.policy.regions is None else list(team.policy.regions),
     }

@@ -16,6 +16,7 @@ from tests.e2e.sse_client import DONE
 from tests.e2e.test_grpc_clients import user
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.openai_upstream import error
+from tests.fakes.typed_client import eventually
 
 TRACED = {"meta": True, "debug": {"enabled": True, "trace": True}}
 BODIES: dict[str, dict[str, Any]] = {
@@ -83,6 +84,23 @@ def test_a_trace_tells_by_what_the_choice_was_made(
 ) -> None:
     trace = meta_of(post(gateway, "/v1/chat/completions", **asked, **TRACED))["trace"]
     assert (trace["mode"], trace["affinity"]) == (mode, affinity)
+
+
+def test_a_team_s_own_wish_holds_where_its_requests_say_nothing(
+    gateway: Gateway, acme: UpstreamThread, backup: UpstreamThread
+) -> None:
+    gateway.create_team("quick")
+    headers = {"authorization": f"Bearer {gateway.create_key(team='quick')}"}
+    done = gateway.run("teams", "set", "quick", "--sort", "latency")
+    assert done.returncode == 0, done.stderr
+    for asked, mode in (({}, "latency"), ({"provider": {"sort": "price"}}, "price")):
+        body = {"model": "acme/two:free", **BODIES["/v1/responses"], **asked, **TRACED}
+        reply = httpx.post(f"{gateway.url}/v1/responses", json=body, headers=headers, timeout=60)
+        assert meta_of(reply)["trace"]["mode"] == mode
+    done = gateway.run("teams", "set", "quick", "--regions", "moon")
+    assert done.returncode == 0, done.stderr
+    refused = {**body, "model": "acme/native:free"}
+    eventually(lambda: httpx.post(f"{gateway.url}/v1/responses", json=refused, headers=headers).status_code == 400)
 
 
 @pytest.mark.parametrize(

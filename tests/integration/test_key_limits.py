@@ -57,11 +57,12 @@ async def test_a_principal_has_its_limit_and_its_team_s_policy(database: Databas
     assert await store.authenticate(key.key) == Principal(team.id, key.id, SCOPES, limit, TeamPolicy(False, 30, None))
     assert await store.authenticate(free.key) == Principal(team.id, free.id, SCOPES)
     await execute(database, update(tables.teams).values(store_content=True, content_days=7, on_disconnect="drain"))
+    await execute(database, update(tables.teams).values(sort="price", regions="eu ch"))
     assert await records.set_limit(key.id, reset="daily") == SpendLimit(5 * USD, "daily")
     clock.advance(1)
     found = await store.authenticate(key.key)
     assert found is not None
-    assert found.policy == TeamPolicy(True, 7, "drain")
+    assert found.policy == TeamPolicy(True, 7, "drain", "price", ("eu", "ch"))
     assert found.spend_limit == SpendLimit(5 * USD, "daily")
 
 

@@ -50,6 +50,8 @@ def test_from_an_empty_database_to_a_key_and_back(shell: Shell) -> None:
         "store_content": False,
         "content_days": 30,
         "on_disconnect": "provider",
+        "sort": "balanced",
+        "regions": None,
     }
     assert shell.json(teams, "list") == [team]
     created = shell.json(keys, "create", "--team", "acme", "--name", "ci", "--scope", "inference")
@@ -156,7 +158,15 @@ def test_a_team_is_set_up(shell: Shell) -> None:
     assert "kept 7 days" in listed
     assert "drain" in listed
     said = shell.run(teams, "set", "acme", "--store-content", "off", "--on-disconnect", "provider").stdout
-    assert said == "Team acme: content not kept, on disconnect provider.\n"
+    assert said == "Team acme: content not kept, on disconnect provider, sort balanced, regions any.\n"
+    said = shell.run(teams, "set", "acme", "--sort", "latency", "--regions", "eu, ch,eu").stdout
+    assert said == "Team acme: content not kept, on disconnect provider, sort latency, regions eu,ch.\n"
+    changed = shell.json(teams, "set", "acme", "--sort", "throughput")
+    assert (changed["sort"], changed["regions"]) == ("throughput", ["eu", "ch"])
+    changed = shell.json(teams, "set", "acme", "--sort", "balanced", "--regions", "any")
+    assert (changed["sort"], changed["regions"]) == ("balanced", None)
+    for wrong in ("", "EU", "eu,,ch", "eu ch"):
+        assert "parted by commas" in shell.fails(teams, "set", "acme", "--regions", wrong)
 
 
 @pytest.mark.parametrize(

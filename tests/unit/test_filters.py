@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Catalog, Model, Offer, Provider
 from server.domain.errors import GatewayError, Reason
+from server.domain.identity import TeamPolicy
 from server.domain.request import (
     Audio,
     Endpoint,
@@ -22,13 +23,16 @@ from server.domain.request import (
     Role,
     RoutingPreferences,
     Sampling,
+    Sort,
     Text,
     ToolResult,
     Turn,
 )
 from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.fit import MOST_CHARS_PER_TOKEN, least_tokens
+from server.pipeline.health.router import RankByHealth
 from server.pipeline.route import candidates
+from tests.fakes.health import HandClock, steady
 from tests.unit.test_route import ADAPTERS
 
 IMAGE = Image(url="https://example.com/cat.png")
@@ -47,7 +51,7 @@ class Fixed:
 def catalog(**facts: Any) -> Catalog:
     """One model for each provider p0, p1, …, and `a/all`, which all of them offer; `facts` are lists of theirs."""
     count = max((len(values) for values in facts.values()), default=1)
-    providers = [Provider(f"p{index}", "openai", "http://p") for index in range(count)]
+    providers = facts.pop("provider", None) or [Provider(f"p{index}", "openai", "http://p") for index in range(count)]
     offers = [
         Offer(provider, "m", frozenset(Endpoint), **{name: values[index] for name, values in facts.items()})
         for index, provider in enumerate(providers)
@@ -209,6 +213,46 @@ def test_nobody_who_might_have_room_is_left_out_unless_another_surely_has(
         return
     left, _ = sorted_out(found, asked)
     assert [lengths[int(name[1:])] for name in left] == (roomy or perhaps)
+
+
+REGIONS = catalog(
+    provider=[
+        Provider("p0", "openai", "", region="eu"),
+        Provider("p1", "openai", "", region="us"),
+        Provider("p2", "openai", ""),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("regions", "left"), [(None, ["p0", "p1", "p2"]), (("eu",), ["p0"]), (("us", "eu"), ["p0", "p1"])]
+)
+def test_a_team_stays_in_its_regions(regions: tuple[str, ...] | None, left: list[str]) -> None:
+    """Who has not said where they are is in none."""
+    route = candidates(REGIONS, request(), ADAPTERS, policy=TeamPolicy(regions=regions))
+    assert [one.offer.provider.id for one in route.candidates] == left
+    assert [row.outcome for row in route.rejected] == ["outside_region"] * (3 - len(left))
+
+
+def test_a_model_that_is_outside_a_teams_regions_is_refused() -> None:
+    with pytest.raises(GatewayError) as caught:
+        candidates(REGIONS, request(model="a/m1:free"), ADAPTERS, policy=TeamPolicy(regions=("eu", "ch")))
+    assert (caught.value.reason, caught.value.param) == (Reason.UNSUPPORTED_ENDPOINT, "model")
+    assert 'a region that this team may use; these are "eu", "ch"' in caught.value.description
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_team", "expected"),
+    [(None, None, "balanced"), (None, "latency", "latency"), ("price", "latency", "price"), ("price", None, "price")],
+)
+def test_what_a_team_prefers_holds_where_a_request_says_nothing(
+    asked: Sort | None, of_team: Sort | None, expected: str
+) -> None:
+    ranker = RankByHealth(steady(HandClock()))
+    traced = replace(request(sort=asked), trace=True)
+    route = candidates(KNOWN, traced, ADAPTERS, ranker, policy=TeamPolicy(sort=of_team))
+    assert route.choice is not None
+    assert route.choice.mode == expected
 
 
 def test_an_order_of_filters_names_what_stands_in_the_way_first() -> None:

@@ -105,6 +105,7 @@ class _Provider:
             name=entry.name or entry.id,
             unavailable_reason=(entry.setup or f"set {unset}") if unset else None,
             on_disconnect=entry.on_disconnect or "cancel",
+            region=entry.region,
             allow_link_local=entry.allow_link_local,
         )
 

@@ -17,6 +17,7 @@ from server.domain.catalog import Dialect
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
+REGION: Final = r"^[a-z0-9][a-z0-9-]*$"
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _TIER: Final = r"^[a-z0-9][a-z0-9_-]*$"
 _ProviderId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -26,12 +27,14 @@ _ModelId = Annotated[str, Field(pattern=_MODEL_ID, max_length=128)]
 _Alias = Annotated[str, Field(pattern=_ALIAS, max_length=128)]
 _Endpoint = Annotated[Endpoint, Field(strict=False)]
 _Modality = Literal["text", "image", "audio", "video", "file", "embedding"]
+_Region = Annotated[str, Field(pattern=REGION, max_length=32)]
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 _EXPECTED: Final = {
     _MODEL_ID: 'must look like "author/slug" or "author/slug:free"',
     _ALIAS: 'must look like "name" or "author/slug", with ":free" after it where it costs nothing',
     r"^[a-z0-9][a-z0-9._-]*$": "must be lower-case letters, digits, dots, dashes and underscores",
+    REGION: "must be lower-case letters, digits and dashes",
     _TIER: "must be the provider's word for it, in lower case",
     r"^[A-Z_][A-Z0-9_]*$": "must be the name of an environment variable in capitals, not the key itself",
     r"^\d{4}-\d{2}-\d{2}$": "must be a date such as 2026-11-21",
@@ -59,6 +62,7 @@ class ProviderEntry(_Entry):
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool | None = None
     on_disconnect: OnDisconnect | None = None
+    region: _Region | None = None
     prices_as: _ProviderId | None = None
     tool_call_start: _Text | None = None
 

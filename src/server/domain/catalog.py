@@ -47,7 +47,7 @@ class Provider(msgspec.Struct, frozen=True):
     called for want of its key; `unavailable_reason` says, as an instruction, what else must be done before it can
     be called. `base_url` has no trailing slash; `allow_link_local`: it may lead to a link-local address, or to one
     where clouds keep their metadata. `on_disconnect`: whether its stream is read to its end, for its own account of
-    the usage, when the client has gone.
+    the usage, when the client has gone. `region` is where it processes what it is sent, None where that is not known.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Provider(msgspec.Struct, frozen=True):
     name: str = ""
     unavailable_reason: str | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
+    region: str | None = None
     allow_link_local: bool = False
 
     @property

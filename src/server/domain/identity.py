@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from server.domain.ledger import Settlement, SpendLimit
+from server.domain.request import Sort
 
 OnDisconnect = Literal["cancel", "drain"]
 
@@ -18,11 +19,17 @@ class Scope(StrEnum):
 
 
 class TeamPolicy(msgspec.Struct, frozen=True):
-    """What a team has chosen. `on_disconnect` None leaves it to the provider."""
+    """What a team has chosen. `on_disconnect` None leaves it to the provider.
+
+    `sort` is for requests that say nothing of it themselves. `regions` are those of the providers that may serve the
+    team, None for any; where they are named, a provider whose region nobody has written down is in none of them.
+    """
 
     store_content: bool = False
     content_days: int = 30
     on_disconnect: OnDisconnect | None = None
+    sort: Sort | None = None
+    regions: tuple[str, ...] | None = None
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -224,6 +224,9 @@ class MaxPrice(msgspec.Struct, frozen=True):
     completion: str | None = None
 
 
+Sort: TypeAlias = Literal["price", "latency", "throughput"]
+
+
 class RoutingPreferences(msgspec.Struct, frozen=True):
     """The client's wishes about providers; `fallback_models` is tried in order after `model`."""
 
@@ -232,7 +235,7 @@ class RoutingPreferences(msgspec.Struct, frozen=True):
     ignore: tuple[str, ...] = ()
     allow_fallbacks: bool = True
     require_parameters: bool = True
-    sort: Literal["price", "latency", "throughput"] | None = None
+    sort: Sort | None = None
     max_price: MaxPrice | None = None
     fallback_models: tuple[str, ...] = ()
     session_id: str | None = None

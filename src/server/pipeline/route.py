@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Catalog, Dialect, Model, Offer, split_pin
 from server.domain.errors import GatewayError, Reason
+from server.domain.identity import TeamPolicy
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
 from server.domain.routing import Candidate, Ranker, Route
@@ -23,6 +24,7 @@ from server.pipeline.route_refusals import (
     listed,
     not_configured,
     nothing_allowed,
+    outside,
     shown,
     too_dear,
     unknown_model,
@@ -32,6 +34,7 @@ from server.pipeline.route_refusals import (
 from server.pipeline.service_tier import unpriced_tier
 
 MAX_FALLBACK_MODELS: Final = 16
+_NO_POLICY: Final = TeamPolicy()
 
 
 class _Sieve:
@@ -70,8 +73,11 @@ def candidates(
     adapters: Mapping[Dialect, ProviderAdapter],
     rank: Ranker = in_catalogue_order,
     drained: Collection[str] = (),
+    policy: TeamPolicy = _NO_POLICY,
 ) -> Route:
     """The offers to try, in order, and why the others are not among them. No provider in `drained` is.
+
+    What `policy` prefers holds where the request says nothing; the regions that it names hold for every request.
 
     Raises GatewayError: `unknown_model`, `unsupported_endpoint`, `provider_not_configured`, `unsupported_parameter`,
     `context_length_exceeded`, `invalid_value` for wishes about providers that cannot be met, or
@@ -93,6 +99,10 @@ def candidates(
             lambda one: _is_allowed(one.offer.provider.id, wishes),
             lambda left: nothing_allowed(left, wishes),
         )
+    if (regions := policy.regions) is not None:
+        sieve.keep(
+            "outside_region", lambda one: one.offer.provider.region in regions, lambda left: outside(left, regions)
+        )
     sieve.keep(
         "not_configured",
         lambda one: one.offer.provider.is_configured,
@@ -112,6 +122,8 @@ def candidates(
     if drained:
         sieve.keep("drained", lambda one: one.offer.provider.id not in drained, all_drained)
 
+    if policy.sort is not None and wishes.sort is None:
+        request = replace(request, routing=replace(wishes, sort=policy.sort))
     if pinned or not wishes.allow_fallbacks:
         named = [candidate for candidate in sieve.left if candidate.offer.provider.id in wishes.order]
         route = rank(named or sieve.left, request)

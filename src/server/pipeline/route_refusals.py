@@ -42,6 +42,11 @@ def nothing_allowed(serving: Sequence[Candidate], wishes: RoutingPreferences) ->
     return GatewayError(Reason.INVALID_VALUE, text, param=param)
 
 
+def outside(allowed: Sequence[Candidate], regions: Sequence[str]) -> GatewayError:
+    text = f'No provider of "{allowed[0].model.id}" is in a region that this team may use; these are {listed(regions)}.'
+    return GatewayError(Reason.UNSUPPORTED_ENDPOINT, text, param="model")
+
+
 def not_configured(allowed: Sequence[Candidate], free: Model | None) -> GatewayError:
     """`free` is a model that works now, if there is one."""
     providers = {candidate.offer.provider.id: candidate.offer.provider for candidate in allowed}

@@ -241,7 +241,14 @@ async def select_key(connection: AsyncConnection, kid: str) -> KeyRecord | None:
     return None if row is None else _record(row)
 
 
-_COLUMNS: Final = (api_keys, teams.c.store_content, teams.c.content_days, teams.c.on_disconnect)
+_COLUMNS: Final = (
+    api_keys,
+    teams.c.store_content,
+    teams.c.content_days,
+    teams.c.on_disconnect,
+    teams.c.sort,
+    teams.c.regions,
+)
 
 
 def _record(row: Row[Any]) -> KeyRecord:

@@ -40,6 +40,8 @@ teams = Table(
     Column("store_content", Boolean, nullable=False, server_default=false(), comment="whether prompts are kept"),
     Column("content_days", Integer, nullable=False, server_default="30", comment="for how long"),
     Column("on_disconnect", Text, comment="cancel or drain; NULL leaves it to the provider"),
+    Column("sort", Text, comment="price, latency or throughput; NULL for the balance"),
+    Column("regions", Text, comment="the only ones, parted by spaces; NULL for any"),
 )
 
 api_keys = Table(

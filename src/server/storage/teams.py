@@ -94,7 +94,13 @@ async def find_team(connection: AsyncConnection, name: str) -> Team | None:
 
 def policy_of(row: Row[Any]) -> TeamPolicy:
     """What a team has chosen, of a row that has its columns."""
-    return TeamPolicy(store_content=row.store_content, content_days=row.content_days, on_disconnect=row.on_disconnect)
+    return TeamPolicy(
+        store_content=row.store_content,
+        content_days=row.content_days,
+        on_disconnect=row.on_disconnect,
+        sort=row.sort,
+        regions=None if row.regions is None else tuple(row.regions.split()),
+    )
 
 
 def _team(row: Row[Any]) -> Team:
