@@ -20,7 +20,9 @@ from server.catalogue.problems import CatalogError, suggestion
 from server.cli_shared import ShortText, as_json, date, example, print_json, print_table, with_database
 from server.clock import SystemClock
 from server.domain.catalog import Catalog
+from server.domain.errors import GatewayError
 from server.domain.health import BreakerHealth, DrainedProvider, ProviderHealth
+from server.domain.ports import Clock
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
@@ -29,6 +31,7 @@ from server.storage.database import Database
 from server.storage.drained import SqlDrained
 from server.storage.group_commit import GroupCommit
 from server.storage.health_reports import SqlHealthExchange
+from server.storage.valkey_health import ValkeyHealthExchange
 
 __all__ = ["providers"]
 
@@ -46,10 +49,14 @@ class _Fixed:
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What the database tells of providers: as `GET /v1/health` does, and what is drained, by provider."""
+    """What is told of providers: as `GET /v1/health` does, and what is drained, by provider.
+
+    `has_reports`: whether the figures could be read; from Valkey, where the gateway uses that.
+    """
 
     health: tuple[ProviderHealth, ...]
     drained: dict[str, DrainedProvider]
+    has_reports: bool
 
 
 the_id = click.argument("provider_id", metavar="ID")
@@ -75,6 +82,8 @@ def status(as_json: bool) -> None:
     catalog = _catalog()
     with _silence():
         known = with_database(lambda database: _read(database, catalog))
+    if not known.has_reports:
+        click.echo("warning: Valkey does not answer: no worker's figures, and no breakers, are known.", err=True)
     if as_json:
         print_json([_as_object(one, known.drained.get(one.id)) for one in known.health])
         return
@@ -172,12 +181,28 @@ def _lost(catalog: Catalog, provider_id: str, drained: set[str]) -> list[str]:
 async def _read(database: Database, catalog: Catalog) -> Known:
     clock = SystemClock()
     health = Health(clock, lambda: 0.5)
-    commits = GroupCommit(database)
-    exchange = SqlHealthExchange(database, commits, clock, _NOBODY)
-    await Sharing(health, exchange, _Fixed(catalog), clock).exchange()
     drained = {one.provider: one for one in await SqlDrained(database, clock).list()}
     health.drained = frozenset(drained)
-    return Known(MeasuredHealth(_Fixed(_as_called(catalog, health)), health, clock).providers(), drained)
+    has_reports = await _take_in_reports(health, database, catalog, clock)
+    view = MeasuredHealth(_Fixed(_as_called(catalog, health)), health, clock)
+    return Known(view.providers(), drained, has_reports)
+
+
+async def _take_in_reports(health: Health, database: Database, catalog: Catalog, clock: Clock) -> bool:
+    """Whether what the workers share could be read. Raises GatewayError (`database_unavailable`)."""
+    valkey = load_settings().valkey
+    if valkey is None:
+        reports = SqlHealthExchange(database, GroupCommit(database), clock, _NOBODY)
+        await Sharing(health, reports, _Fixed(catalog), clock).exchange()
+        return True
+    exchange = ValkeyHealthExchange(valkey, database, clock, _NOBODY)
+    try:
+        await Sharing(health, exchange, _Fixed(catalog), clock).exchange()
+    except GatewayError:
+        return False
+    finally:
+        exchange.close()
+    return True
 
 
 @contextmanager

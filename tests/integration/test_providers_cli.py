@@ -13,17 +13,24 @@ from click.testing import CliRunner, Result
 
 from server.catalogue import load_catalog
 from server.cli_providers import providers
-from server.clock import SystemClock
+from server.clock import SystemClock, UuidV7
 from server.domain.catalog import Catalog
 from server.domain.errors import FailureCategory
+from server.domain.health import HealthExchange
 from server.domain.request import Endpoint
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.standing import RouteKey
 from server.storage.group_commit import GroupCommit
 from server.storage.health_reports import SqlHealthExchange
+from server.storage.teams import DEFAULT_TEAM, Teams
+from server.storage.valkey_health import ValkeyHealthExchange
+from server.storage.valkey_url import parse_valkey_url
 from tests.fakes.health import fail, middle, succeed
 from tests.integration.databases import migrated
+from tests.integration.valkey import ValkeyServer, valkey
+
+__all__ = ["valkey"]
 
 CONFIG = """
 providers:
@@ -55,6 +62,10 @@ class Shell:
             "AISTATS_DATA_DIR": str(directory),
             "AISTATS_CONFIG": str(self._config),
         }
+        self._valkey: str | None = None
+
+    def use_valkey(self, url: str) -> None:
+        self._valkey = self._environment["AISTATS_VALKEY_URL"] = url
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(providers, arguments, env=self._environment)
@@ -75,12 +86,17 @@ class Shell:
         async with migrated(self._url) as database:
             clock, commits = SystemClock(), GroupCommit(database)
             health = Health(clock, middle)
-            exchange = SqlHealthExchange(database, commits, clock, worker)
+            exchange: HealthExchange = SqlHealthExchange(database, commits, clock, worker)
+            if self._valkey is not None:
+                await Teams(database, clock, UuidV7()).create(DEFAULT_TEAM)
+                exchange = ValkeyHealthExchange(parse_valkey_url(self._valkey), database, clock, worker)
             catalog = load_catalog(self._config, {"ACME_KEY_THAT_IS_NOT_SET": "key"})
             sharing = Sharing(health, exchange, Source(catalog), clock)
             happened(health)
             await sharing.exchange()
             await commits.close()
+            if isinstance(exchange, ValkeyHealthExchange):
+                exchange.close()
 
 
 @pytest.fixture
@@ -103,6 +119,22 @@ def test_status_adds_up_what_workers_have_reported(shell: Shell) -> None:
     acme = next(row for row in rows if row.startswith("acme "))
     assert "breaker open: credentials, to be tried 20" in acme
     assert next(row for row in rows if row.startswith("openai ")).split()[:2] == ["openai", "not_configured"]
+
+
+def test_with_valkey_figures_come_from_there_and_drains_from_the_database(
+    sqlite_url: str, tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    shell = Shell(sqlite_url, tmp_path)
+    shell.use_valkey(valkey.url)
+    shell.report("one", lambda health: fail(health, 1, BACKUP, category=FailureCategory.CREDENTIALS))
+    shell.said("drain", "acme")
+    known = shell.status()
+    assert (known["backup"]["status"], known["acme"]["status"]) == ("down", "drained")
+    valkey.kill()
+    result = shell.run("status")
+    assert result.exit_code == 0
+    assert "warning: Valkey does not answer" in result.stderr
+    assert "drained 20" in result.stdout
 
 
 def test_drained_and_back(shell: Shell) -> None:
