@@ -14,10 +14,11 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from server.domain.errors import GatewayError
 from server.pipeline.health import share
 from server.storage.database import Database
 from server.storage.valkey_client import Garbled, Refused, ValkeyConnection
-from server.storage.valkey_health import MAX_REPORT_BYTES, STEP_S, try_valkey
+from server.storage.valkey_health import MAX_PAUSE_S, MAX_REPORT_BYTES, STEP_S, try_valkey
 from server.storage.valkey_url import parse_valkey_url
 from tests.fakes.health import fail, succeed
 from tests.integration.databases import ManualClock
@@ -189,6 +190,26 @@ async def test_a_server_that_is_no_valkey_is_left_at_once(kind: str, gateway: Da
     assert line["event"] == "valkey_unavailable"
     assert line["cause"].startswith(cause)
     assert one.breaker == "open"
+
+
+async def test_one_that_only_sometimes_answers_is_one_line_until_all_has_been_read(
+    gateway: Database, clock: ManualClock
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(65536):
+            if b"ZREVRANGEBYSCORE" in command:
+                writer.write(b"*2\r\n$1\r\na\r\n$%d\r\n%d\r\n" % (16, int(clock.now()) << 20))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"valkey://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        one = Worker("one", url, gateway, clock)
+        with capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(GatewayError):
+                    await one.exchange.others({})
+                clock.advance(MAX_PAUSE_S)
+    assert [(log["event"], log["cause"]) for log in logs] == [("valkey_unavailable", "no answer within 1 s")]
 
 
 async def test_what_a_server_says_of_a_password_is_not_repeated(gateway: Database, clock: ManualClock) -> None:

@@ -89,11 +89,12 @@ class ValkeyHealthExchange:
         while changed and size < MAX_READ_BYTES:
             batch, changed = changed[:BATCH], changed[BATCH:]
             wanted: list[Command] = [["GETRANGE", f"{index}:{worker}", 0, MAX_REPORT_BYTES] for worker, _ in batch]
-            replies = await self._ask(*wanted, largest=MAX_REPORT_BYTES + 1, is_all_wanted=False)
+            replies = await self._ask(*wanted, largest=MAX_REPORT_BYTES + 1, pardoned="WRONGTYPE")
             for (worker, stamp), reply in zip(batch, replies, strict=True):
                 report = reply if isinstance(reply, bytes) and len(reply) <= MAX_REPORT_BYTES else b""
                 reports.append(SharedReport(worker, stamp, report))
                 size += len(report)
+        self._recover()
         return reports
 
     def close(self) -> None:
@@ -107,8 +108,8 @@ class ValkeyHealthExchange:
             self._index = index_of(await self._database.read(_default_team))
         return self._index
 
-    async def _ask(self, *commands: Command, largest: int = 0, is_all_wanted: bool = True) -> list[Reply]:
-        """Replies to commands, none of them a Refused where all are wanted.
+    async def _ask(self, *commands: Command, largest: int = 0, pardoned: str = "") -> list[Reply]:
+        """Replies to commands, none of them a Refused but with the code that is pardoned.
 
         Raises GatewayError where the server is away or refuses, and without asking where it lately was.
         """
@@ -121,7 +122,7 @@ class ValkeyHealthExchange:
             async with asyncio.timeout(STEP_S):
                 replies = await self._connection.ask(*commands, largest=largest)
             for reply in replies:
-                if is_all_wanted and isinstance(reply, Refused):
+                if isinstance(reply, Refused) and reply.code != pardoned:
                     raise reply
         except Exception as error:  # the boundary to a server that may say anything
             self.close()
@@ -130,7 +131,6 @@ class ValkeyHealthExchange:
         except BaseException:
             self.close()
             raise
-        self._recover()
         return replies
 
     def _note(self, error: Exception) -> None:
@@ -143,6 +143,7 @@ class ValkeyHealthExchange:
             _log.warning("valkey_unavailable", place=self._address.place, trouble=trouble, cause=_cause_of(error))
 
     def _recover(self) -> None:
+        """All has been read: less than that may work in the middle of an outage."""
         if self._trouble:
             self._trouble, self._pause_s = "", 0.0
             _log.info("valkey_available_again", place=self._address.place)
