@@ -76,8 +76,8 @@ def providers() -> None:
 def status(as_json: bool) -> None:
     """Show how each provider is, by what all workers have reported.
 
-    The same as `GET /v1/health`, but for what no worker reports: attempts under way. Of the shipped providers those
-    count as configured that were called lately, or whose key is in this shell's environment.
+    The same as `GET /v1/health`. Of the shipped providers those count as configured that were called lately, or whose
+    key is in this shell's environment.
     """
     catalog = _catalog()
     with _silence():
@@ -88,7 +88,7 @@ def status(as_json: bool) -> None:
         print_json([_as_object(one, known.drained.get(one.id)) for one in known.health])
         return
     print_table(
-        ("PROVIDER", "STATUS", "SCORE", "SUCCESS", "P50", "P95", "LAST MINUTE", "WHY"),
+        ("PROVIDER", "STATUS", "SCORE", "SUCCESS", "P50", "P95", "IN FLIGHT", "LAST MINUTE", "WHY"),
         [_row(one, known.drained.get(one.id)) for one in known.health],
     )
 
@@ -232,9 +232,10 @@ def _row(one: ProviderHealth, drained: DrainedProvider | None) -> tuple[str, ...
         f"{one.success_rate:.1%}",
         f"{one.latency_p50_ms:.0f} ms",
         f"{one.latency_p95_ms:.0f} ms",
+        str(one.in_flight),
         str(one.requests_1m),
     )
-    return one.id, one.status, *(measured if one.status != "not_configured" else ["-"] * 5), _why(one.breaker, drained)
+    return one.id, one.status, *(measured if one.status != "not_configured" else ["-"] * 6), _why(one.breaker, drained)
 
 
 def _why(breaker: BreakerHealth, drained: DrainedProvider | None) -> str:
@@ -251,7 +252,6 @@ def _why(breaker: BreakerHealth, drained: DrainedProvider | None) -> str:
 def _as_object(one: ProviderHealth, drained: DrainedProvider | None) -> dict[str, Any]:
     """As in `GET /v1/health`, and `drained`."""
     fields: dict[str, Any] = msgspec.to_builtins(one)
-    del fields["in_flight"]
     fields["latency_ms"] = {"p50": fields.pop("latency_p50_ms"), "p95": fields.pop("latency_p95_ms")}
     fields["drained"] = None if drained is None else {"since": drained.drained_at, "reason": drained.reason}
     return fields

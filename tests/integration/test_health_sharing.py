@@ -16,8 +16,8 @@ from server.domain.health import SharedReport
 from server.domain.ports import Clock
 from server.pipeline.health.breaker import PROBES
 from server.pipeline.health.figures import MINUTE
-from server.pipeline.health.offers import Health
-from server.pipeline.health.share import INTERVAL_S, Sharing
+from server.pipeline.health.offers import BUSY_S, Health
+from server.pipeline.health.share import INTERVAL_S, RENEW_S, Sharing
 from server.pipeline.health.view import route_keys
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
@@ -50,6 +50,9 @@ class Worker:
     @property
     def breaker(self) -> str:
         return self.health.entry(ROUTE).standing(self.clock.monotonic()).breaker
+
+    def busy(self) -> int:
+        return self.health.entry(ROUTE).busy(self.clock.monotonic())
 
     def attempts(self) -> float:
         return self.health.entry(ROUTE).reading(self.clock.monotonic()).windows[MINUTE].attempts
@@ -193,6 +196,27 @@ async def test_the_last_word_of_a_worker_is_published(
     await one.sharing.close()
     await exchange(other)
     assert other.breaker == "open"
+
+
+async def test_attempts_under_way_are_counted_at_all_workers_until_one_falls_silent(
+    database: Database, commits: GroupCommit, clock: ManualClock
+) -> None:
+    one, other = Worker("one", database, commits, clock), Worker("other", database, commits, clock)
+    watches = [worker.health.start(ROUTE) for worker in (one, one, other)]
+    await exchange(one, other, one)
+    assert (one.busy(), other.busy()) == (3, 3)
+    first = watches[0]
+    assert first is not None
+    first.dropped()
+    await exchange(one, other)
+    assert other.busy() == 2
+    for _ in range(4):
+        clock.advance(RENEW_S)
+        await exchange(one, other)
+    assert other.busy() == 2, "it goes on, and says so"
+    clock.advance(BUSY_S)
+    await exchange(other)
+    assert other.busy() == 1, "one has been killed"
 
 
 class Away:

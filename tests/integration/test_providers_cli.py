@@ -115,7 +115,9 @@ def test_status_adds_up_what_workers_have_reported(shell: Shell) -> None:
     assert known["acme"]["status"] == "down"
     assert known["acme"]["breaker"]["state"] == "open"
     header, *rows = shell.said("status").splitlines()
-    assert header.split() == ["PROVIDER", "STATUS", "SCORE", "SUCCESS", "P50", "P95", "LAST", "MINUTE", "WHY"]
+    assert header.split() == [
+        *("PROVIDER", "STATUS", "SCORE", "SUCCESS", "P50", "P95", "IN", "FLIGHT", "LAST", "MINUTE", "WHY")
+    ]
     acme = next(row for row in rows if row.startswith("acme "))
     assert "breaker open: credentials, to be tried 20" in acme
     assert next(row for row in rows if row.startswith("openai ")).split()[:2] == ["openai", "not_configured"]

@@ -23,6 +23,9 @@ REFRESH_S: Final = 0.25
 
 MIN_RETRY_S: Final = 1.0
 
+BUSY_S: Final = 30.0
+"""What another worker said of its attempts under way holds for so long."""
+
 NEUTRAL: Final = frozenset(
     {
         FailureCategory.CALLER_ERROR,
@@ -59,6 +62,7 @@ class Entry:
         "in_flight",
         "key",
         "others",
+        "others_busy",
         "others_s",
         "pressure",
     )
@@ -74,8 +78,14 @@ class Entry:
         """What the provider said last, to whichever worker."""
         self.others: Reading | None = None
         self.others_s = now_s
+        self.others_busy: tuple[tuple[float, int], ...] = ()
+        """Attempts under way at other workers, each with when that was said."""
         self._cached = Standing()
         self._cached_s = -math.inf
+
+    def busy(self, now_s: float) -> int:
+        """Attempts under way at all workers; one that has said nothing for long has ended, and its attempts with it."""
+        return self.in_flight + sum(count for at_s, count in self.others_busy if now_s - at_s < BUSY_S)
 
     def reading(self, now_s: float) -> Reading:
         own = self.figures.reading(now_s)

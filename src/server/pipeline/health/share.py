@@ -27,6 +27,8 @@ from server.pipeline.health.view import route_keys
 
 INTERVAL_S: Final = 0.75
 """An opened breaker is published within one of these, and read within another."""
+RENEW_S: Final = 10.0
+"""A worker with attempts under way says so this often, though nothing has changed."""
 GOODBYE_S: Final = 1.0
 FORGOTTEN_S: Final = 1500.0
 """After so long without a new report a worker's figures have faded, and are dropped."""
@@ -44,6 +46,7 @@ MAX_KNOWN: Final = 4096
 MAX_AHEAD_S: Final = 300.0
 """How far the clock of another machine may be ahead."""
 MAX_VALUE: Final = 1e12
+MAX_IN_FLIGHT: Final = 1_000_000
 
 _DIGITS: Final = 3
 _REASON: Final = re.compile(r"[a-z_]{0,40}")
@@ -67,6 +70,7 @@ class RouteReport(msgspec.Struct, frozen=True, array_like=True):
     used: float = 0.0
     used_told_at: float = 0.0
     used_until: float = 0.0
+    in_flight: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +94,9 @@ class Sharing:
         self._published: int | None = health.version
         self._number = 0
         self._known: dict[str, int] = {}
-        self._readings: dict[str, tuple[float, dict[RouteKey, Reading]]] = {}
+        self._published_s = 0.0
+        self._told_busy = 0
+        self._told: dict[str, tuple[float, dict[RouteKey, RouteReport]]] = {}
         self._has_read = False
 
     async def run(self) -> None:
@@ -128,11 +134,13 @@ class Sharing:
         self._has_read = True
 
     async def _publish(self) -> None:
-        version = self._health.version
-        if version != self._published:
+        version, now_s = self._health.version, self._clock.monotonic()
+        busy = sum(entry.in_flight for entry in self._health.entries())
+        is_due = busy > 0 and now_s - self._published_s >= RENEW_S
+        if version != self._published or busy != self._told_busy or is_due:
             self._number += 1
             await self._exchange.publish(self._number, msgspec.json.encode(self.report()))
-            self._published = version
+            self._published, self._told_busy, self._published_s = version, busy, now_s
 
     def report(self) -> Report:
         """All entries of this worker that have something to tell."""
@@ -140,7 +148,8 @@ class Sharing:
         routes = []
         for entry in self._health.entries():
             reading = entry.figures.reading(now_s)
-            if reading.windows[LONG].attempts >= TELLING or entry.changed_at > now - FORGOTTEN_S:
+            is_used = entry.in_flight or reading.windows[LONG].attempts >= TELLING
+            if is_used or entry.changed_at > now - FORGOTTEN_S:
                 routes.append(_route_report(entry, reading, now - now_s))
         return Report(now, tuple(routes))
 
@@ -164,36 +173,36 @@ class Sharing:
                 changed |= self._note(one.worker_id, report, now_s)
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
-        for worker_id in list(self._readings)[:-MAX_TOLD]:
-            changed |= self._readings.pop(worker_id)[1].keys()
-        for worker_id, (at_s, readings) in list(self._readings.items()):
+        for worker_id in list(self._told)[:-MAX_TOLD]:
+            changed |= self._told.pop(worker_id)[1].keys()
+        for worker_id, (at_s, routes) in list(self._told.items()):
             if now_s - at_s > FORGOTTEN_S:
-                del self._readings[worker_id]
-                changed |= readings.keys()
+                del self._told[worker_id]
+                changed |= routes.keys()
         for key in changed:
             self._add_up(key, now_s)
             await asyncio.sleep(0)  # each takes a while, and requests are waiting
 
     def _note(self, worker_id: str, report: Report, now_s: float) -> set[RouteKey]:
-        """Keep a worker's readings, adopt its breakers; which routes it told of, now or the time before."""
+        """Keep a worker's figures, adopt its breakers; which routes it told of, now or the time before."""
         age_s = max(0.0, self._clock.now() - report.at)
         if self._has_read:
             age_s = min(age_s, STALE_S)
-        readings: dict[RouteKey, Reading] = {}
+        routes: dict[RouteKey, RouteReport] = {}
         for route in report.routes:
             try:
                 key = RouteKey(route.provider, route.model, Endpoint(route.endpoint))
             except ValueError:
                 continue
             if key in self._keys and _is_sound(route, self._clock.now()):
-                readings[key] = route.reading
+                routes[key] = route
                 entry = self._health.entry(key)
                 self._adopt(entry, route, worker_id, now_s)
                 if route.used_told_at > entry.pressure.told_at:
                     entry.pressure = _pressure(route, now_s - self._clock.now())
-        before = self._readings.pop(worker_id, None)
-        self._readings[worker_id] = (now_s - age_s, readings)
-        return {*readings, *(before[1] if before else ())}
+        before = self._told.pop(worker_id, None)
+        self._told[worker_id] = (now_s - age_s, routes)
+        return {*routes, *(before[1] if before else ())}
 
     def _adopt(self, entry: Entry, route: RouteReport, worker_id: str, now_s: float) -> None:
         if route.changed_at <= entry.changed_at:
@@ -217,17 +226,18 @@ class Sharing:
             self._health.spread(entry)
 
     def _add_up(self, key: RouteKey, now_s: float) -> None:
-        told = [(at_s, of[key]) for at_s, of in self._readings.values() if key in of]
+        told = [(at_s, of[key]) for at_s, of in self._told.values() if key in of]
         entry = self._health.find(key)
         if entry is None:
             return
         entry.others_s = now_s
+        entry.others_busy = tuple((at_s, route.in_flight) for at_s, route in told if route.in_flight)
         if not told:
             entry.others = None
             return
         total = Reading()
-        for at_s, reading in told:
-            total = total.plus(reading.aged(now_s - at_s))
+        for at_s, route in told:
+            total = total.plus(route.reading.aged(now_s - at_s))
         entry.others = total
 
 
@@ -241,6 +251,7 @@ def _is_sound(route: RouteReport, now: float) -> bool:
         and 0.0 <= route.used <= 1.0
         and 0.0 <= route.used_told_at <= now + MAX_AHEAD_S
         and 0.0 <= route.used_until <= MAX_VALUE
+        and 0 <= route.in_flight <= MAX_IN_FLIGHT
         and _REASON.fullmatch(route.reason) is not None
         and len(route.reading.latencies) <= len(BOUNDS_MS)
         and all(0.0 <= value <= MAX_VALUE for value in (*sums, *route.reading.latencies))
@@ -267,6 +278,7 @@ def _route_report(entry: Entry, reading: Reading, offset_s: float) -> RouteRepor
         round(entry.pressure.used, _DIGITS),
         entry.pressure.told_at,
         entry.pressure.until_s + offset_s if entry.pressure.told_at else 0.0,
+        entry.in_flight,
     )
 
 

@@ -56,7 +56,7 @@ class MeasuredHealth:
             latency_p95_ms=round(total.percentile_ms(0.95), _MS_DIGITS),
             ttft_ms=round(sums.first_token_ms or 0.0, _MS_DIGITS),
             throughput_tps=round(sums.throughput_tps or 0.0, _MS_DIGITS),
-            in_flight=sum(entry.in_flight for entry in entries),
+            in_flight=sum(entry.busy(now_s) for entry in entries),
             requests_1m=round(minute.attempts),
             routes=tuple(self._route(key, now_s) for key in keys),
         )
