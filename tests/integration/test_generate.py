@@ -12,14 +12,17 @@ import msgspec
 import pytest
 
 from server.clock import SystemClock, UuidV7
-from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
+from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider, Routing
 from server.domain.errors import FailureCategory, GatewayError, Reason
 from server.domain.events import GenerationEvent, Settled, Started, TextDelta
 from server.domain.identity import Arrival, Call, Principal
+from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Text, Turn
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.shutdown import Shutdown
+from server.providers.anthropic import AnthropicAdapter
+from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.storage.ledger import SqlLedger
 from server.storage.teams import Teams
@@ -43,9 +46,18 @@ class Bench:
         self.shutdown = Shutdown()
         self.clock, self.ids = SystemClock(), UuidV7()
         self.current = self._catalog(ROUTING)
-        adapter = OpenAIAdapter(transport, self.clock, self.ids)
+        self.adapters: dict[Dialect, ProviderAdapter] = {
+            "openai": OpenAIAdapter(transport, self.clock, self.ids),
+            "anthropic": AnthropicAdapter(transport, self.clock, self.ids),
+            "gemini": GeminiAdapter(transport, self.clock, self.ids),
+        }
+        self._ledger = ledger
+        self.forget()
+
+    def forget(self) -> None:
+        """A pipeline that knows nothing of its providers' health."""
         self.health = steady(self.clock)
-        self.generate = Generator(self, {"openai": adapter}, ledger, self.clock, self.shutdown, Drains(), self.health)
+        self.generate = Generator(self, self.adapters, self._ledger, self.clock, self.shutdown, Drains(), self.health)
 
     def _catalog(self, routing: Routing) -> Catalog:
         providers = {name: Provider(name, "openai", upstream.base_url) for name, upstream in self.upstreams()}
