@@ -16,7 +16,7 @@ from threading import Thread
 
 import msgspec
 
-from bench import money, profiling
+from bench import money, profiling, router
 from bench.machine import Cores, description, raise_file_limit
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import FLOOR, Profile, Results, page
@@ -114,14 +114,16 @@ def measure_all(plan: Plan, cores: Cores) -> Results:
         samples: dict[str, list[Sample]] = {scenario.name: [] for scenario in SCENARIOS}
         for scenario in SCENARIOS:  # warm: connections, caches, lazy imports
             run(scenario, targets[scenario.target], cores, 0.2)
+        routed: list[router.Cost] = []
         for number in range(plan.rounds):
+            routed.append(router.measure(cores))
             for scenario in SCENARIOS:
                 tell(f"round {number + 1} of {plan.rounds}: {scenario.name}")
                 samples[scenario.name].append(run(scenario, targets[scenario.target], cores, plan.run_s))
         profiles = [profile(name, targets["gateway"], cores, plan, samples) for name in PROFILED]
         slow = slow_streams(plan, targets["gateway"], cores)
     paid = measure_money(plan, cores)
-    return Results(description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles, paid)
+    return Results(description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles, paid, routed)
 
 
 def measure_money(plan: Plan, cores: Cores) -> money.Money:

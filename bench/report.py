@@ -7,7 +7,7 @@ from statistics import median
 
 import msgspec
 
-from bench import money
+from bench import money, router
 from bench.measure import Sample, Samples, Scenario, Slow, middle
 
 UNARY_TARGET = 0.45
@@ -45,6 +45,7 @@ class Results(msgspec.Struct, frozen=True):
     slow: list[Slow]
     profiles: list[Profile]
     money: money.Money
+    routed: list[router.Cost]
 
 
 _INTRODUCTION = (
@@ -62,6 +63,9 @@ def page(results: Results) -> str:
         "## Targets\n\n" + _targets(results),
         "## Requests\n\n" + _requests(results) + _REQUESTS_NOTE,
         "## Keys, credit and the record\n\n" + table(money.HEADER, money.rows(results.money)) + _MONEY_NOTE,
+        "## The choice of a provider\n\n"
+        + table(router.HEADER, router.rows(results.routed, results.samples["rest chat"]))
+        + _ROUTER_NOTE,
         "## Stream events\n\n" + _events(results) + _EVENTS_NOTE,
         "## Slow streams, one event a second each\n\n" + _slow(results.slow) + _SLOW_NOTE,
     ]
@@ -83,6 +87,11 @@ _MONEY_NOTE = (
     " leaves, each commit flushed to disk; `off`: none of it (`bench/unmetered.py`). `of off`: requests a second over"
     " those without in the same round, the median and the extremes of the rounds. `a core, of off`: the same by"
     " processor time of the gateway's processes; PostgreSQL's own is not in it, and runs on the load's core."
+)
+_ROUTER_NOTE = (
+    "\n\nRanking with what is known of each candidate's health, and what one attempt notes of it, measured by itself on"
+    " the gateway's core in each round (`bench/router.py`); `of a request`: of all the processor time that a request of"
+    " `rest chat` took in the same round. That request has one candidate."
 )
 _EVENTS_NOTE = (
     "\n\n`at once`: the provider sends all events in one write. `paced`: one every 10 ms, each on its own way through."
@@ -125,11 +134,32 @@ def _targets(results: Results) -> str:
             added <= FIRST_EVENT_TARGET_MS if timed else None,
         )
     )
+    rows += _router_targets(results)
     rows += _money_targets(results.money)
     for slow in results.slow:
         rows += _slow_targets(slow, timed)
     targets = table(("what", "target", "measured", ""), rows)
     return targets if timed else f"{_BUSY}\n\n{targets}"
+
+
+def _router_targets(results: Results) -> list[tuple[str, ...]]:
+    """Processor time over processor time of the same round: judged however busy the core was."""
+    rank_us = median(cost.rank_us[router.MANY] for cost in results.routed)
+    share = router.share(results.routed, results.samples["rest chat"], router.USUAL)
+    return [
+        _row(
+            f"ranking {router.MANY} candidates",
+            f"< {router.RANK_TARGET_US:g} µs",
+            f"{rank_us:.0f} µs",
+            rank_us < router.RANK_TARGET_US,
+        ),
+        _row(
+            f"the router's share of a request's processor time, {router.USUAL} candidates",
+            f"≤ {router.SHARE_TARGET:.0%}",
+            f"{share:.1%}",
+            share <= router.SHARE_TARGET,
+        ),
+    ]
 
 
 def _money_targets(found: money.Money) -> list[tuple[str, ...]]:

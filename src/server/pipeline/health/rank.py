@@ -113,7 +113,7 @@ def rank(
         if mode == "price":
             cost = candidate.offer.prices.compared if standing.score >= CHEAP_SCORE else _TOO_ILL
         chance = draw() if seed is None else _lot(seed, candidate)
-        wait = -math.log(max(chance, _LEAST)) / max(weight, _LEAST)
+        wait = -math.log(chance if chance > _LEAST else _LEAST) / (weight if weight > _LEAST else _LEAST)
         tier = _WELL if is_well else _HALF_OPEN
         why = reason if is_well else standing.reason
         one = ((tier, place, cost, wait), Ranked(weight, standing.breaker, why, candidate, standing, chance))
