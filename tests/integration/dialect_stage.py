@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -57,7 +57,7 @@ class Stage(Bench):
         self.http = http
 
 
-def catalog(upstreams: dict[DialectName, Any]) -> Catalog:
+def catalog(upstreams: dict[DialectName, Any], models_of: Mapping[DialectName, str]) -> Catalog:
     endpoints = frozenset({Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES})
     providers: dict[str, Provider] = {
         name: Provider(name, dialect, upstreams[name].base_url, api_key=KEY, profile=profile)
@@ -66,7 +66,7 @@ def catalog(upstreams: dict[DialectName, Any]) -> Catalog:
     models = [
         Model(
             model_of(name),
-            (Offer(providers[name], native, endpoints, max_output_tokens=8192),),
+            (Offer(providers[name], models_of.get(name, native), endpoints, max_output_tokens=8192),),
             max_output_tokens=8192,
         )
         for name, (_, native, _) in SPOKEN.items()
@@ -106,7 +106,8 @@ async def _pieces(body: ByteStream) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def stage(database: Database) -> AsyncIterator[Stage]:
+async def stage(database: Database, models_of: Mapping[DialectName, str] | None = None) -> AsyncIterator[Stage]:
+    """`models_of` names other models than those of `SPOKEN`."""
     async with AsyncExitStack() as stack:
         upstreams: dict[DialectName, WireServer] = {
             "openai": await stack.enter_async_context(Upstream()),
@@ -116,7 +117,7 @@ async def stage(database: Database) -> AsyncIterator[Stage]:
         }
         transport = await stack.enter_async_context(Transport())
         counter = await stack.enter_async_context(till(database))
-        counter.current = catalog(upstreams)
+        counter.current = catalog(upstreams, models_of or {})
         clock, ids = counter.clock, counter.ids
         adapters: dict[Dialect, ProviderAdapter] = {
             "openai": OpenAIAdapter(transport, clock, ids),
