@@ -49,12 +49,13 @@ def quota(name: str) -> Any:
     [
         (error(401), "open"),
         (error(402), "open"),
+        (error(400, "Your credit balance is too low to access the API.", type="invalid_request_error"), "open"),
         (error(429, "Out of credit.", code="insufficient_quota"), "open"),
         (quota("GenerateRequestsPerDayPerProject"), "open"),
         (quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier"), "closed"),
         (error(403), "closed"),
     ],
-    ids=["401", "402", "no_quota", "quota_of_all", "quota_of_model", "403"],
+    ids=["401", "402", "400", "no_quota", "quota_of_all", "quota_of_model", "403"],
 )
 async def test_a_refused_account_is_asked_for_no_model_again(bench: Bench, reply: Any, other_model: str) -> None:
     bench.current = catalog(*(Provider(name, "openai", it.base_url) for name, it in bench.upstreams()))
