@@ -13,7 +13,7 @@ Disconnect = Literal["cancelled", "drained"]
 CLIENT_GONE: Final = "client_disconnected"
 CLIENT_GONE_STATUS: Final = 499
 """What records, logs and figures say of a request whose client has gone; nobody is left to be told."""
-MAX_TEXT_BYTES: Final = 16 * 1024
+MAX_TEXT_BYTES: Final = 8 * 1024
 """Of an error's description; whoever it came from."""
 MAX_ID_BYTES: Final = 256
 """Of an id that a provider gave."""
@@ -27,7 +27,8 @@ def bounded(text: str, at_most: int = MAX_TEXT_BYTES) -> str:
 class AttemptRecord(msgspec.Struct, frozen=True):
     """One call of one provider. `status` is the HTTP status where it answered with one; times are milliseconds.
 
-    `billed`: whether the provider bills it, so that it was charged; `cost_nanos` is what for.
+    `billed`: whether the provider bills it, so that it was charged; `cost_nanos` is what for. `provider_request_id` is
+    what its support asks for.
     """
 
     provider: str
@@ -37,6 +38,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     latency_ms: float
     billed: bool
     cost_nanos: int = 0
+    provider_request_id: str | None = None
 
 
 class GenerationRecord(msgspec.Struct, frozen=True):
