@@ -20,7 +20,8 @@ CHI_SQUARED = 13.8
 
 
 def assert_noticed(world: World, from_s: float) -> None:
-    after_s, calls = world.time_to_stop("x", from_s)
+    """Whoever is the first to notice does so at once."""
+    after_s, calls = world.time_to_stop("x", from_s, workers=1)
     assert after_s < STOP_S or calls <= STOP_CALLS
 
 

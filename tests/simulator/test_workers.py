@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulator import scenarios
+from tests.simulator.providers import during
 from tests.simulator.scenarios import ALL_KILLED_S, KILLED_S, RETRY_AFTER_S
-from tests.simulator.test_scenarios import FAILED_SHARE, assert_noticed
+from tests.simulator.test_scenarios import FAILED_SHARE, STOP_CALLS, assert_noticed
 
 WORKERS = 4
 KNOWN_S = 2.0
@@ -14,13 +17,20 @@ KNOWN_S = 2.0
 def test_an_outage_that_one_worker_sees_is_known_to_all() -> None:
     world = scenarios.workers_outage()
     assert_noticed(world, 60.0)
+    (first_s, _), (all_s, calls) = world.time_to_stop("x", 60.0, workers=1), world.time_to_stop("x", 60.0)
+    assert all_s - first_s < KNOWN_S
+    assert calls < 30
     assert world.failed_share() < FAILED_SHARE
     assert world.sent("x", 60.0 + 2 * KNOWN_S, 180.0) <= 20, "the probes of all of them"
-    seen = [one for one in world.transitions if one.provider == "x"]
-    assert len([one for one in seen if not one.adopted]) <= 12
-    first_s = next(one.at_s for one in seen if one.to == "open")
-    opened = {one.worker for one in seen if one.to == "open" and one.at_s <= first_s + KNOWN_S}
-    assert len(opened) == WORKERS
+    assert len([one for one in world.transitions if one.provider == "x" and not one.adopted]) <= 16
+
+
+@pytest.mark.parametrize(("workers", "per_second"), [(2, 10.0), (8, 10.0)])
+def test_failures_are_added_up_however_many_workers_share_the_traffic(workers: int, per_second: float) -> None:
+    world = scenarios.with_x(during(40.0, 60.0, scenarios.DOWN), workers=workers)
+    world.run(55.0, per_second)
+    assert_noticed(world, 40.0)
+    assert world.time_to_stop("x", 40.0)[1] <= STOP_CALLS
 
 
 def test_a_recovery_that_one_worker_sees_is_a_ramp_at_all() -> None:

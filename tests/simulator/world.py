@@ -150,15 +150,16 @@ class World:
             one.at_s for one in self.transitions if one.provider == name and to in (None, one.to) and not one.adopted
         ]
 
-    def time_to_stop(self, name: str, from_s: float) -> tuple[float, int]:
-        """How long after `from_s` its breaker had opened at as many workers as there are, and its calls until then."""
+    def time_to_stop(self, name: str, from_s: float, workers: int | None = None) -> tuple[float, int]:
+        """How long after `from_s` its breaker had opened at so many workers, or all, and its calls until then."""
         opened: dict[str, float] = {}
         for one in self.transitions:
             if one.provider == name and one.to == "open" and one.at_s >= from_s:
                 opened.setdefault(one.worker, one.at_s)
-        if len(opened) < len(self.workers):
+        needed = workers or len(self.workers)
+        if len(opened) < needed:
             return float("inf"), self.sent(name, from_s)
-        opened_s = sorted(opened.values())[len(self.workers) - 1]
+        opened_s = sorted(opened.values())[needed - 1]
         return opened_s - from_s, self.sent(name, from_s, opened_s)
 
     def shares(self, name: str, step_s: float) -> list[float | None]:

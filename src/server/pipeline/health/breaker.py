@@ -21,8 +21,6 @@ MIN_ATTEMPTS: Final = 10.0
 """The latest attempts that count are this many, or a second's worth of the traffic where that is more."""
 FLOOR: Final = 0.38
 """The share of those that must have been seen before anything is concluded: five failures out of five at least."""
-MIN_TOGETHER: Final = 4.5
-"""Attempts of the shortest window that all workers together must have made."""
 MEMORY_S: Final = 300.0
 SETTLED_S: Final = 5.0
 """After it closed, what other workers still report of the time before is left aside for so long."""
@@ -152,6 +150,11 @@ class Breaker:
         """An ordinary attempt went well."""
         self._note(now_s, per_second, good=1.0)
 
+    def heard(self, now_s: float, per_second: float, *, good: float, bad: float) -> None:
+        """Other workers' attempts are among the latest as well; what follows from them the next failure here tells."""
+        if good + bad > 0 and self.opened_s is None and now_s - self.closed_s >= SETTLED_S:
+            self._note(now_s, per_second, good=good, bad=bad)
+
     def failed(
         self,
         now_s: float,
@@ -161,12 +164,10 @@ class Breaker:
         of_model: bool = False,
         is_probe: bool = False,
         retry_after_s: float | None = None,
-        together: tuple[float, float] = (0.0, 0.0),
     ) -> Transition | None:
         """An attempt failed by its provider's fault.
 
-        `per_second` is the traffic, `together` the failures and attempts that all workers saw lately; `of_model`: a
-        refusal that goes for this model only.
+        `per_second` is the traffic; `of_model`: a refusal that goes for this model only.
         """
         if is_probe:
             self._probe_s = None
@@ -181,7 +182,7 @@ class Breaker:
         if category in ACCOUNT:
             return self._open(now_s, _reason(category, of_model), retry_after_s, {"failure": category.value})
         self._note(now_s, per_second, bad=1.0)
-        evidence = self._evidence(now_s, per_second, together)
+        evidence = self._evidence(per_second)
         return None if evidence is None else self._open(now_s, ERROR_RATE, retry_after_s, evidence)
 
     def adopt_open(self, opened_s: float, retry_s: float, reason: str) -> None:
@@ -248,23 +249,20 @@ class Breaker:
         is_relapse = now_s - self.closed_s < max(RELAPSE_S, 2 * self._waited_s)
         self._level = self._level + 1 if is_relapse else 0
 
-    def _evidence(self, now_s: float, per_second: float, together: tuple[float, float]) -> dict[str, Any] | None:
-        floor = FLOOR * max(MIN_ATTEMPTS, per_second)
-        floor_together = max(MIN_TOGETHER, floor)
+    def _evidence(self, per_second: float) -> dict[str, Any] | None:
         seen = self._good + self._bad
-        if seen >= floor and self._bad >= ERROR_SHARE * seen:
+        if seen >= FLOOR * max(MIN_ATTEMPTS, per_second) and self._bad >= ERROR_SHARE * seen:
             return {"failed": round(self._bad, 1), "of": round(seen, 1)}
-        failed, attempts = together
-        is_settled = now_s - self.closed_s >= SETTLED_S
-        if is_settled and attempts >= floor_together and failed >= ERROR_SHARE * attempts:
-            return {"failed": round(failed, 1), "of": round(attempts, 1)}
         return None
 
     def _note(self, now_s: float, per_second: float, *, good: float = 0.0, bad: float = 0.0) -> None:
-        kept = (1 - 1 / max(MIN_ATTEMPTS, per_second)) * math.exp(-max(0.0, now_s - self._noted_s) / MEMORY_S)
+        latest, new = max(MIN_ATTEMPTS, per_second), good + bad
+        kept = (1 - 1 / latest) ** new
+        weight = latest * (1 - kept) / new
+        kept *= math.exp(-max(0.0, now_s - self._noted_s) / MEMORY_S)
         self._noted_s = now_s
-        self._good = self._good * kept + good
-        self._bad = self._bad * kept + bad
+        self._good = self._good * kept + good * weight
+        self._bad = self._bad * kept + bad * weight
 
     def _forget(self) -> None:
         self._good = self._bad = 0.0

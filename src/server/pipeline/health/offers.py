@@ -15,7 +15,7 @@ from server.domain.errors import FailureCategory
 from server.domain.events import Headroom
 from server.domain.ports import Clock
 from server.pipeline.health.breaker import ACCOUNT_REASONS, Breaker, Draw, Transition
-from server.pipeline.health.figures import MINUTE, SHORT, WINDOWS_S, Figures, Reading
+from server.pipeline.health.figures import MINUTE, WINDOWS_S, Figures, Reading, Sums
 from server.pipeline.health.standing import HALF_OPEN_SCORE, RouteKey, Standing, health_score, lately, room
 
 REFRESH_S: Final = 0.25
@@ -91,17 +91,17 @@ class Entry:
         own = self.figures.reading(now_s)
         return own if self.others is None else own.plus(self.others.aged(now_s - self.others_s))
 
-    def together(self, now_s: float) -> tuple[float, float]:
-        """Failures and attempts of the shortest window, of all workers."""
-        failed, attempts = self.figures.counts(SHORT, now_s)
-        if self.others is None:
-            return failed, attempts
-        factor = math.exp(-max(0.0, now_s - self.others_s) / WINDOWS_S[SHORT])
-        others = self.others.windows[SHORT]
-        return failed + (others.failed + others.limited) * factor, attempts + others.attempts * factor
+    def heard(self, now_s: float, new: Sums) -> None:
+        """Another worker has made these attempts since it last told."""
+        self.breaker.heard(now_s, self.per_second(now_s), good=new.ok, bad=new.failed + new.limited)
 
     def per_second(self, now_s: float) -> float:
-        return self.figures.counts(MINUTE, now_s)[1] / WINDOWS_S[MINUTE]
+        """The traffic of all workers."""
+        own = self.figures.counts(MINUTE, now_s)[1]
+        if self.others is None:
+            return own / WINDOWS_S[MINUTE]
+        factor = math.exp(-max(0.0, now_s - self.others_s) / WINDOWS_S[MINUTE])
+        return (own + self.others.windows[MINUTE].attempts * factor) / WINDOWS_S[MINUTE]
 
     def adopted(self) -> None:
         """The breaker was set by what another worker reported."""
@@ -198,7 +198,6 @@ class Watch:
                 of_model=of_model,
                 is_probe=self._is_probe,
                 retry_after_s=retry_after_s,
-                together=entry.together(now_s),
             )
             self._changed(change)
             if change is None and entry.breaker.retry_s != retry_s:

@@ -20,7 +20,7 @@ from server.domain.health import HealthExchange, SharedReport
 from server.domain.ports import CatalogSource, Clock
 from server.domain.request import Endpoint
 from server.pipeline.health.breaker import ACCOUNT_REASONS, MAX_BACK_OFF_S, Transition
-from server.pipeline.health.figures import BOUNDS_MS, LONG, Reading, Sums
+from server.pipeline.health.figures import BOUNDS_MS, LONG, SHORT, Reading, Sums
 from server.pipeline.health.offers import Entry, Health, Pressure, tell
 from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import route_keys
@@ -81,6 +81,14 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 _decoder: Final = msgspec.json.Decoder(Report)
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """A worker's last report: when, by our monotonic clock, and by its own in seconds since 1970."""
+
+    at_s: float
+    told_at: float
+    routes: dict[RouteKey, RouteReport]
+
+
 class Sharing:
     """One in each worker."""
 
@@ -96,7 +104,7 @@ class Sharing:
         self._known: dict[str, int] = {}
         self._published_s = 0.0
         self._told_busy = 0
-        self._told: dict[str, tuple[float, dict[RouteKey, RouteReport]]] = {}
+        self._told: dict[str, _Told] = {}
         self._has_read = False
 
     async def run(self) -> None:
@@ -174,11 +182,11 @@ class Sharing:
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
         for worker_id in list(self._told)[:-MAX_TOLD]:
-            changed |= self._told.pop(worker_id)[1].keys()
-        for worker_id, (at_s, routes) in list(self._told.items()):
-            if now_s - at_s > FORGOTTEN_S:
+            changed |= self._told.pop(worker_id).routes.keys()
+        for worker_id, told in list(self._told.items()):
+            if now_s - told.at_s > FORGOTTEN_S:
                 del self._told[worker_id]
-                changed |= routes.keys()
+                changed |= told.routes.keys()
         for key in changed:
             self._add_up(key, now_s)
             await asyncio.sleep(0)  # each takes a while, and requests are waiting
@@ -188,7 +196,7 @@ class Sharing:
         age_s = max(0.0, self._clock.now() - report.at)
         if self._has_read:
             age_s = min(age_s, STALE_S)
-        routes: dict[RouteKey, RouteReport] = {}
+        before, routes = self._told.pop(worker_id, None), dict[RouteKey, RouteReport]()
         for route in report.routes:
             try:
                 key = RouteKey(route.provider, route.model, Endpoint(route.endpoint))
@@ -197,12 +205,12 @@ class Sharing:
             if key in self._keys and _is_sound(route, self._clock.now()):
                 routes[key] = route
                 entry = self._health.entry(key)
+                entry.heard(now_s, _new(before, key, route.reading, report.at, age_s))
                 self._adopt(entry, route, worker_id, now_s)
                 if route.used_told_at > entry.pressure.told_at:
                     entry.pressure = _pressure(route, now_s - self._clock.now())
-        before = self._told.pop(worker_id, None)
-        self._told[worker_id] = (now_s - age_s, routes)
-        return {*routes, *(before[1] if before else ())}
+        self._told[worker_id] = _Told(now_s - age_s, report.at, routes)
+        return {*routes, *(before.routes if before else ())}
 
     def _adopt(self, entry: Entry, route: RouteReport, worker_id: str, now_s: float) -> None:
         if route.changed_at <= entry.changed_at:
@@ -226,7 +234,7 @@ class Sharing:
             self._health.spread(entry)
 
     def _add_up(self, key: RouteKey, now_s: float) -> None:
-        told = [(at_s, of[key]) for at_s, of in self._told.values() if key in of]
+        told = [(one.at_s, one.routes[key]) for one in self._told.values() if key in one.routes]
         entry = self._health.find(key)
         if entry is None:
             return
@@ -239,6 +247,15 @@ class Sharing:
         for at_s, route in told:
             total = total.plus(route.reading.aged(now_s - at_s))
         entry.others = total
+
+
+def _new(before: _Told | None, key: RouteKey, reading: Reading, told_at: float, age_s: float) -> Sums:
+    """The attempts since a worker's report before; of its first, those of the shortest window."""
+    if before is None or key not in before.routes:
+        return reading.aged(age_s).windows[SHORT]
+    old = before.routes[key].reading.aged(told_at - before.told_at).windows[LONG]
+    new = reading.windows[LONG].plus(old, -1.0)
+    return Sums(max(0.0, new.ok), max(0.0, new.failed), max(0.0, new.limited))
 
 
 def _is_sound(route: RouteReport, now: float) -> bool:
