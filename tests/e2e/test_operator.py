@@ -46,6 +46,11 @@ class Operated:
         asked = [self.gateway.get("/v1/health").json() for _ in range(20)]
         return {one["status"] for health in asked for one in health["providers"] if one["id"] == provider} == {status}
 
+    def in_flight(self, provider: str) -> set[int]:
+        """What workers say of attempts under way there."""
+        asked = [self.gateway.get("/v1/health").json() for _ in range(10)]
+        return {one["in_flight"] for health in asked for one in health["providers"] if one["id"] == provider}
+
     def channel(self, way: str) -> grpc.Channel:
         port = self.gateway.http_port if way == "envoy" else self.gateway.grpc_port
         return grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -106,6 +111,9 @@ def test_a_provider_is_drained_under_traffic_and_brought_back(operated: Operated
         acme.wait_request(1)
         with Traffic(gateway) as traffic:
             assert eventually(lambda: len(acme.requests) > 5, 10), "it gets its share"
+            assert eventually(lambda: operated.in_flight("acme") >= {1}, 5), (
+                "a stream under way is known to all workers"
+            )
             assert operated.providers("drain", "acme", "--reason", "maintenance").startswith("Drained acme.\n")
             time.sleep(KNOWN_WITHIN_S)
             before, made = len(acme.requests), len(traffic.statuses)
@@ -129,6 +137,33 @@ def test_a_provider_is_drained_under_traffic_and_brought_back(operated: Operated
             assert eventually(lambda: len(acme.requests) > before, RECOVERED_WITHIN_S)
             assert operated.everywhere("acme", "ok")
     assert set(traffic.statuses) == {200}
+
+
+def test_health_tells_all_that_the_contract_lists(operated: Operated) -> None:
+    gateway = operated.gateway
+    for _ in range(8):
+        assert gateway.post("/v1/chat/completions", TWO).status_code == 200
+    asked = gateway.get("/v1/health").json()
+    assert asked.keys() == {"status", "version", "uptime_s", "providers"}
+    assert asked["status"] == "ok"
+    providers = {one["id"]: one for one in asked["providers"]}
+    acme = providers["acme"]
+    assert acme.keys() == {
+        *("id", "status", "score", "breaker", "success_rate", "latency_ms", "ttft_ms", "throughput_tps"),
+        *("in_flight", "requests_1m", "routes"),
+    }
+    assert acme["breaker"] == {"state": "closed", "reason": ""}
+    assert acme["latency_ms"].keys() == {"p50", "p95"}
+    assert {tuple(route) for route in acme["routes"]} == {("model", "endpoint", "score", "breaker")}
+    assert (acme["status"], providers["openai"]["status"]) == ("ok", "not_configured")
+
+    for _ in range(20):
+        gateway.post("/v1/chat/completions", {**TWO, "model": "acme/dead:free"})
+    assert eventually(lambda: operated.everywhere("dead", "down"), KNOWN_WITHIN_S + 1.0)
+    breakers = [one["breaker"] for one in gateway.get("/v1/health").json()["providers"] if one["id"] == "dead"]
+    assert breakers[0].keys() == {"state", "opened_at", "retry_at", "reason"}
+    assert breakers[0]["state"] == "open"
+    assert breakers[0]["retry_at"] > breakers[0]["opened_at"] > 1.7e9
 
 
 @pytest.mark.parametrize("way", ["envoy", "direct"])
