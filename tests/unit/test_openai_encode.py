@@ -448,7 +448,7 @@ def test_labels_stay_where_nothing_better_is_known() -> None:
         (U, File(url="https://x.test/a.pdf"), "messages[1].content", None),
         (U, Audio("AAAA", "wav"), None, "messages[1].content"),
         (U, Opaque("item_reference", raw("{}"), "input[3]"), "input[3]", None),
-        (A, Reasoning(encrypted="gAAAA"), "messages[1].content", None),
+        (A, Reasoning(encrypted="gAAAA"), None, None),
         (A, Image(url="https://x.test/a"), "messages[1].content", "messages[1].content"),
         (A, Audio("AAAA", "wav"), "messages[1].content", "messages[1].content"),
         (S, Image(url="https://x.test/a"), "messages[1].content", None),

@@ -115,10 +115,8 @@ def _chat_says(turn: Turn, part: Part) -> bool:
             return turn.role is Role.USER
         case File():
             return turn.role is Role.USER and part.url is None
-        case Refusal() | ToolCall():
+        case Refusal() | Reasoning() | ToolCall():
             return turn.role is Role.ASSISTANT
-        case Reasoning():
-            return turn.role is Role.ASSISTANT and part.encrypted is None
         case ToolResult():
             return turn.role is Role.TOOL and all(isinstance(piece, Text) for piece in part.content)
         case Opaque():

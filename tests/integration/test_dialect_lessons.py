@@ -1,0 +1,239 @@
+"""What went wrong in the mapping of others' gateways, tried on every surface before every dialect that it concerns."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.dialects.asked import ASKED, BONN, OSLO, SAID, SEAL
+from tests.dialects.cells import DIALECTS, FOLLOWING, SURFACES, model_of
+from tests.fakes import anthropic_wire, chat_wire, deviations, gemini_wire, responses_wire
+from tests.fakes.dialects import REPLIES, Called, DialectName, Said
+from tests.fakes.surfaces import SurfaceName
+from tests.fakes.wire import Reply
+from tests.integration.databases import migrated
+from tests.integration.dialect_stage import Stage, stage
+
+together = pytest.mark.asyncio(loop_scope="module")
+on_every_surface = pytest.mark.parametrize("surface", SURFACES)
+in_every_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+PATHS = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stage, None]:
+    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('lessons') / 'gateway.db'}"
+    async with migrated(url) as database, stage(database) as made:
+        yield made
+
+
+@pytest.fixture
+def at(whole_stage: Stage) -> Stage:
+    whole_stage.forget()
+    return whole_stage
+
+
+async def post(at: Stage, surface: SurfaceName, dialect: DialectName, **fields: Any) -> Any:
+    """The response to a plain request with these fields, its body read."""
+    body = {"model": model_of(dialect), **ASKED[surface]["stream"], **fields}
+    url = f"http://gateway.test/v1{PATHS[surface]}"
+    return await at.http.post(url, json=body, headers={"authorization": "Bearer real"})
+
+
+def data_of(body: bytes) -> list[Any]:
+    """The JSON of every event."""
+    return [json.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: {")]
+
+
+ROME = Called("call_rome", "weather", {"city": "Rome"})
+
+
+@together
+@both_ways
+@on_every_surface
+@in_every_dialect
+async def test_p1_three_calls_at_once(at: Stage, surface: SurfaceName, dialect: DialectName, stream: bool) -> None:
+    said = Said(calls=(BONN, OSLO, ROME), end="tool_calls")
+    at.upstreams[dialect].script(REPLIES[dialect](said, stream=stream))
+    heard = await at.surfaces[surface].ask(model_of(dialect), ASKED[surface]["tools"], stream=stream)
+
+    assert [(call.name, call.arguments) for call in heard.calls] == [(call.name, call.arguments) for call in said.calls]
+    assert len({call.id for call in heard.calls} - {""}) == 3
+
+
+@together
+@in_every_dialect
+async def test_p2_fragments_keep_to_their_call_and_done_stands_alone(at: Stage, dialect: DialectName) -> None:
+    at.upstreams[dialect].script(REPLIES[dialect](Said(calls=(BONN,), end="tool_calls"), stream=True))
+    body = (await post(at, "chat", dialect, stream=True)).content
+
+    assert body.endswith(b"}\n\ndata: [DONE]\n\n")
+    assert body.count(b"[DONE]") == 1
+    pieces = [
+        piece
+        for chunk in data_of(body)
+        for choice in chunk["choices"]
+        for piece in choice["delta"].get("tool_calls", ())
+    ]
+    assert {piece["index"] for piece in pieces} == {0}
+    assert ["id" in piece for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+    assert json.loads("".join(piece["function"]["arguments"] for piece in pieces)) == BONN.arguments
+
+
+@together
+@on_every_surface
+@pytest.mark.parametrize("manner", sorted(deviations.TOOL_STREAMS))
+async def test_p3_indices_and_ids_are_ours_whatever_comes(at: Stage, surface: SurfaceName, manner: str) -> None:
+    at.upstreams["openai"].script(deviations.TOOL_STREAMS[manner](), deviations.TOOL_STREAMS[manner]())
+    heard = await at.surfaces[surface].ask(model_of("openai"), ASKED[surface]["stream"], stream=True)
+    chunks = data_of((await post(at, "chat", "openai", stream=True)).content)
+
+    assert [(call.name, call.arguments) for call in heard.calls] == [("get_weather", {"city": "Paris"})]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    pieces = [piece for delta in deltas for piece in delta.get("tool_calls", ())]
+    assert [piece["index"] for piece in pieces] == [0] * len(pieces)
+    assert [type(piece["id"]) for piece in pieces if "id" in piece] == [str]
+
+
+CUT = '{"city": "Os'
+
+
+def cut_call(dialect: DialectName) -> Reply:
+    """A stream in which the limit cut a call; Gemini only has whole ones."""
+    match dialect:
+        case "openai":
+            call = chat_wire.delta_chunk({"tool_calls": [chat_wire.tool_call("weather", CUT, index=0)]})
+            return chat_wire.chat_chunks([call, chat_wire.finish_chunk("length"), chat_wire.usage_chunk()])
+        case "openai_responses":
+            item = {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "weather", "arguments": CUT}
+            begun = {**item, "arguments": "", "status": "in_progress"}
+            ended = responses_wire.response_object(
+                [{**item, "status": "incomplete"}],
+                status="incomplete",
+                incomplete_details={"reason": "max_output_tokens"},
+            )
+            events: list[dict[str, Any]] = [
+                {"type": "response.output_item.added", "output_index": 0, "item": begun},
+                {"type": "response.function_call_arguments.delta", "output_index": 0, "item_id": "fc_1", "delta": CUT},
+                {"type": "response.incomplete", "response": ended},
+            ]
+            return responses_wire.responses_events(responses_wire.numbered(events))
+        case "anthropic":
+            begun = anthropic_wire.block_start(0, anthropic_wire.tool_use("weather", {}))
+            piece = anthropic_wire.block_delta(0, "input_json_delta", partial_json=CUT)
+            ended = anthropic_wire.message_delta("max_tokens")
+            start, stop = anthropic_wire.message_start(), anthropic_wire.message_stop()
+            return anthropic_wire.event_stream([start, begun, piece, anthropic_wire.block_stop(0), ended, stop])
+        case _:
+            call = gemini_wire.call("weather", {"city": "Os"})
+            return gemini_wire.stream(gemini_wire.reply(gemini_wire.candidate(call, finish="MAX_TOKENS")))
+
+
+@together
+@on_every_surface
+@in_every_dialect
+async def test_p5_a_call_cut_by_the_limit_is_not_complete(
+    at: Stage, surface: SurfaceName, dialect: DialectName
+) -> None:
+    at.upstreams[dialect].script(cut_call(dialect))
+    events = data_of((await post(at, surface, dialect, stream=True)).content)
+
+    match surface:
+        case "chat":
+            reasons = [choice["finish_reason"] for event in events for choice in event["choices"]]
+            assert {*reasons} == {None, "length"}
+        case "responses":
+            assert events[-1]["type"] == "response.incomplete"
+            assert events[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+        case _:
+            assert [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"] == [
+                "max_tokens"
+            ]
+
+
+def visible(sent: Any) -> Iterator[str]:
+    """What of a conversation the model takes for said, in any dialect: all texts but those of thoughts."""
+    if isinstance(sent, list):
+        for value in sent:
+            yield from visible(value)
+    elif isinstance(sent, dict) and sent.get("type") not in ("reasoning", "thinking") and not sent.get("thought"):
+        for name, value in sent.items():
+            if name in ("text", "content") and isinstance(value, str):
+                yield value
+            elif name != "reasoning_content":
+                yield from visible(value)
+
+
+@together
+@on_every_surface
+@pytest.mark.parametrize(("maker", "other"), [(a, b) for a in DIALECTS for b in DIALECTS if a != b])
+async def test_p8_thoughts_of_one_are_never_said_to_another(
+    at: Stage, surface: SurfaceName, maker: DialectName, other: DialectName
+) -> None:
+    """Neither as a text, nor with a seal that only their maker can open."""
+    face, asked = at.surfaces[surface], dict(ASKED[surface]["stream"])
+    at.upstreams[maker].script(REPLIES[maker](SAID["reasoning"], stream=True))
+    heard = await face.ask(model_of(maker), asked, stream=True)
+    assert heard.thought == SAID["reasoning"].thought
+
+    await face.ask(model_of(other), {**asked, face.turns: [*asked[face.turns], *heard.turn, *FOLLOWING]}, stream=True)
+
+    said = list(visible(at.sent(other)))
+    assert {"Hi", "42.", "Sure?"} <= {*said}
+    assert not any(SAID["reasoning"].thought in text for text in said)
+    assert SEAL not in json.dumps(at.sent(other))
+
+
+JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(12)).decode()
+LABELLED = f"data:image/png;base64,{JPEG}"
+IMAGE: dict[SurfaceName, Any] = {
+    "chat": {"type": "image_url", "image_url": {"url": LABELLED}},
+    "responses": {"type": "input_image", "image_url": LABELLED},
+    "messages": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": JPEG}},
+}
+IN_A_RESULT: dict[SurfaceName, Any] = {
+    "chat": [
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": [IMAGE["chat"]]},
+    ],
+    "responses": [
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [IMAGE["responses"]]},
+    ],
+    "messages": [
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [IMAGE["messages"]]}]},
+    ],
+}
+
+
+@together
+@on_every_surface
+@in_every_dialect
+@pytest.mark.parametrize("where", ["in a message", "in a result"])
+async def test_p11_an_image_is_what_its_bytes_are(
+    at: Stage, surface: SurfaceName, dialect: DialectName, where: str
+) -> None:
+    turns = "input" if surface == "responses" else "messages"
+    last = [{"role": "user", "content": [IMAGE[surface]]}] if where == "in a message" else IN_A_RESULT[surface]
+    reply = await post(at, surface, dialect, **{turns: [{"role": "user", "content": "Hi"}, *last]})
+
+    if reply.status_code == 400:
+        assert where == "in a result"
+        assert reply.json()["param"].startswith(turns)
+        assert at.upstreams[dialect].requests == []
+        return
+    assert reply.status_code == 200, reply.text
+    body = json.dumps(at.sent(dialect))
+    assert JPEG in body
+    assert "image/jpeg" in body
+    assert "image/png" not in body
