@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from server.domain.catalog import Offer, ProviderProfile
 from server.domain.errors import FailureCategory, ProviderFailure
@@ -105,6 +106,8 @@ async def test_each_surface_on_each_api_unary_and_streamed(
     unary = await answer(adapter, at(upstream, profile), ask(endpoint=endpoint))
     streamed = await answer(adapter, at(upstream, profile), ask(endpoint=endpoint, stream=True))
 
+    assert [started.request_id for started in unary.started] == ["req_upstream1"]
+    unary.started = [replace(started, request_id=None) for started in unary.started]
     assert unary == streamed
     assert unary.only.text == "Hello there!"
     assert unary.only.reason is FinishReason.STOP

@@ -90,11 +90,11 @@ async def test_the_whole_object(stage: Stage) -> None:
         "attempts": [
             {
                 "provider": "dead", "provider_model": "gone", "status": None, "error_code": "connection",
-                "latency_ms": 0.5, "billed": False, "cost_nanos": 0,
+                "latency_ms": 0.5, "billed": False, "cost_nanos": 0, "provider_request_id": None,
             },
             {
                 "provider": "acme", "provider_model": "test-1", "status": 200, "error_code": None,
-                "latency_ms": 212.4, "billed": True, "cost_nanos": 4200,
+                "latency_ms": 212.4, "billed": True, "cost_nanos": 4200, "provider_request_id": None,
             },
         ],
         "disconnect": None,

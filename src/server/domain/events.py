@@ -42,12 +42,13 @@ class Headroom(msgspec.Struct, frozen=True, gc=False):
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """The provider has accepted the request. Nothing visible yet."""
+    """The provider has accepted the request. Nothing visible yet. `request_id`: what it calls the request."""
 
     native_response_id: str | None = None
     provider_model: str | None = None
     system_fingerprint: str | None = None
     headroom: Headroom | None = None
+    request_id: str | None = None
 
 
 class PartStarted(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 
 from server.domain.catalog import Dialect, Routing
 from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
@@ -38,6 +39,8 @@ from server.pipeline.hedge import may_hedge, race
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
 
+_log: Final = structlog.get_logger(__name__)
+
 MAX_WORDLESS_S: Final = 600.0
 """A provider that only says that it is alive, in the middle of a stream, is believed for so long."""
 FAIR_SHARE: Final = 0.5
@@ -64,6 +67,11 @@ class Attempt:
         self.is_rushed = False
         self.is_outrun = False
         self._held: list[ProviderEvent] = []
+
+    @property
+    def provider_request_id(self) -> str | None:
+        """What the provider calls it, where it says so."""
+        return self.started.request_id or (None if self.failure is None else self.failure.request_id)
 
     def take(self, batch: Sequence[ProviderEvent], now_s: float) -> Sequence[ProviderEvent]:
         """What may be shown once `batch` is there: nothing up to the first visible event, then all that was held."""
@@ -230,6 +238,7 @@ class Attempts:
         finally:
             attempt.ended_s = self._clock.monotonic()
             watch.dropped()
+            _log_end(attempt)
 
     async def _first_to_show(
         self, slow: _Call, route: Route, request: GenerationRequest, limits: TimeLimits
@@ -310,6 +319,16 @@ def _succeeded(watch: Watch, attempt: Attempt, request: GenerationRequest, now_s
         tokens=attempt.relayed.tokens if attempt.usage is None else attempt.usage.output_tokens,
         took_s=now_s - attempt.dispatched_s,
     )
+
+
+def _log_end(attempt: Attempt) -> None:
+    """One line an attempt: a failed one for everybody, any other for who looks closely."""
+    offer, failure = attempt.candidate.offer, attempt.failure
+    told = {"provider": offer.provider.id, "provider_request_id": attempt.provider_request_id}
+    if failure is not None:
+        _log.info("attempt_failed", category=failure.category.value, status=failure.status, **told)
+    else:
+        _log.debug("attempt_ended", is_complete=attempt.is_complete, **told)
 
 
 def _recorded(candidate: Candidate, failure: ProviderFailure) -> AttemptFailure:

@@ -236,6 +236,7 @@ def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException |
         latency_ms=_latency(attempt),
         billed=bill is not None,
         cost_nanos=0 if bill is None else bill.pricing.total_nanos,
+        provider_request_id=attempt.provider_request_id,
     )
 
 

@@ -47,12 +47,12 @@ class AnthropicAdapter:
         provider = offer.provider
         body, streamed = encode_messages(offer, request)
         post = Post(
+            provider=provider,
             url=provider.base_url + PATH,
             headers=_headers(provider, streamed),
             body=body,
             wants_events=streamed,
             in_batches=request.stream,
-            allow_link_local=provider.allow_link_local,
         )
         batches = self._exchanges.run(
             post,

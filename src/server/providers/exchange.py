@@ -10,15 +10,19 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from server.domain.errors import FailureCategory, ProviderFailure
+from server.domain.catalog import Provider
+from server.domain.errors import FailureCategory, ProviderFailure, UpstreamError
 from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started
 from server.domain.ports import Clock
 from server.providers.decoding import StreamDecoder
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SseEvent
 from server.providers.rate_limits import headroom_of
+from server.providers.request_ids import upstream_request_id
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """The largest whole answer."""
+MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
+"""The longest stream, of all its events."""
 MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error body is read."""
 ERROR_BODY_TIMEOUT_S: Final = 10.0
@@ -27,22 +31,23 @@ DRAIN_TIMEOUT_S: Final = 0.1
 
 USER_AGENT: Final = "aistats-gateway"
 
+_REDIRECT: Final = UpstreamError(
+    code="redirect", message="The provider answered with a redirect, which the gateway does not follow."
+)
+
 FailureOfReply = Callable[[int, ResponseHeaders, bytes], ProviderFailure]
 """What a reply outside 2xx means: its status, headers and the beginning of its body."""
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one.
+    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one."""
 
-    `allow_link_local`: as `Provider` says.
-    """
-
+    provider: Provider
     url: str
     headers: Mapping[str, str]
     body: bytes
     wants_events: bool
     in_batches: bool
-    allow_link_local: bool = False
 
 
 class Exchanges:
@@ -68,30 +73,39 @@ class Exchanges:
             headers=post.headers,
             body=post.body,
             connect_timeout_s=self._connect_timeout_s,
-            allow_link_local=post.allow_link_local,
+            allow_link_local=post.provider.allow_link_local,
         )
         async with response:
             if not 200 <= response.status < 300:
-                body = await error_body(response, self._error_body_timeout_s)
-                raise failure_of(response.status, response.headers, body)
+                raise await failed_reply(response, post.provider, self._error_body_timeout_s, failure_of)
+            request_id = upstream_request_id(response.headers, post.provider)
             headroom = headroom_of(response.headers, self._clock.now())
-            if not is_event_stream(response, post.wants_events):
-                whole: list[ProviderEvent] = []
-                decoder.whole(await response.read(MAX_BODY_BYTES), whole)
-                yield _with(headroom, whole)
-            elif post.in_batches:
-                async with aclosing(self._events(response, decoder)) as batches:
-                    async for batch in batches:
-                        yield batch if headroom is None else _with(headroom, batch)
-            else:
-                async with aclosing(self._events(response, decoder)) as batches:
-                    yield _with(headroom, [event async for batch in batches for event in batch])
+            try:
+                if not is_event_stream(response, post.wants_events):
+                    whole: list[ProviderEvent] = []
+                    decoder.whole(await response.read(MAX_BODY_BYTES), whole)
+                    _tell(whole, headroom, request_id)
+                    yield whole
+                elif post.in_batches:
+                    is_told = False
+                    async with aclosing(self._events(response, decoder, MAX_STREAM_BYTES)) as batches:
+                        async for batch in batches:
+                            is_told = is_told or _tell(batch, headroom, request_id)
+                            yield batch
+                else:
+                    async with aclosing(self._events(response, decoder, MAX_BODY_BYTES)) as batches:
+                        joined = [event async for batch in batches for event in batch]
+                    _tell(joined, headroom, request_id)
+                    yield joined
+            except ProviderFailure as failure:
+                failure.request_id = failure.request_id or request_id
+                raise
 
     async def _events(
-        self, response: HttpResponse, decoder: StreamDecoder
+        self, response: HttpResponse, decoder: StreamDecoder, limit: int
     ) -> AsyncGenerator[list[ProviderEvent], None]:
         """A batch a network read; the last ends with `Completed`."""
-        async with aclosing(self._transport.sse_batches(response)) as reads:
+        async with aclosing(self._transport.sse_batches(response, limit)) as reads:
             while not decoder.done:
                 events: list[ProviderEvent] = []
                 try:
@@ -106,11 +120,13 @@ class Exchanges:
             await _drain(reads)
 
 
-def _with(headroom: Headroom | None, batch: list[ProviderEvent]) -> list[ProviderEvent]:
-    """The batch that tells that the provider has begun tells what is left of its limits as well."""
-    if headroom is not None and batch and isinstance(started := batch[0], Started):
-        batch[0] = replace(started, headroom=headroom)
-    return batch
+def _tell(batch: list[ProviderEvent], headroom: Headroom | None, request_id: str | None) -> bool:
+    """Add what a reply's headers say to the event that the provider has begun; whether the batch has that."""
+    if not batch or not isinstance(started := batch[0], Started):
+        return False
+    if headroom is not None or request_id is not None:
+        batch[0] = replace(started, headroom=headroom, request_id=request_id)
+    return True
 
 
 async def _decode_read(
@@ -141,6 +157,18 @@ def is_event_stream(response: HttpResponse, wanted: bool) -> bool:
     if declared in ("application/json", "text/html"):
         return False
     return wanted or declared == "text/event-stream"
+
+
+async def failed_reply(
+    response: HttpResponse, provider: Provider, timeout_s: float, failure_of: FailureOfReply
+) -> ProviderFailure:
+    """What a reply outside 2xx means. A redirect is never followed: a key goes to its own provider's address only."""
+    if 300 <= response.status < 400:
+        failure = ProviderFailure(FailureCategory.PROTOCOL, status=response.status, upstream=_REDIRECT)
+    else:
+        failure = failure_of(response.status, response.headers, await error_body(response, timeout_s))
+    failure.request_id = failure.request_id or upstream_request_id(response.headers, provider)
+    return failure
 
 
 async def error_body(response: HttpResponse, timeout_s: float) -> bytes:

@@ -18,8 +18,9 @@ from server.providers.exchange import (
     ERROR_BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
+    MAX_STREAM_BYTES,
     USER_AGENT,
-    error_body,
+    failed_reply,
     is_event_stream,
 )
 from server.providers.gemini_decode import GeminiDecoder
@@ -70,10 +71,15 @@ class GeminiAdapter:
         )
         async with response:
             if not 200 <= response.status < 300:
-                body = await error_body(response, self._error_body_timeout_s)
-                raise failure_of_reply(response.status, response.headers, body, provider, self._clock.now())
+                raise await failed_reply(
+                    response,
+                    provider,
+                    self._error_body_timeout_s,
+                    lambda status, headers, body: failure_of_reply(status, headers, body, provider, self._clock.now()),
+                )
             if request.stream and is_event_stream(response, request.stream):
-                async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
+                events_of = self._events(_Overheard(response), decoder, provider, MAX_STREAM_BYTES)
+                async with aclosing(events_of) as batches:
                     async for batch in batches:
                         yield batch
                 return
@@ -98,15 +104,15 @@ class GeminiAdapter:
         if not is_event_stream(response, request.stream):
             decoder.whole(await response.read(MAX_BODY_BYTES), events)
             return
-        async with aclosing(self._events(_Overheard(response), decoder, provider)) as batches:
+        async with aclosing(self._events(_Overheard(response), decoder, provider, MAX_BODY_BYTES)) as batches:
             async for batch in batches:
                 events += batch
 
     async def _events(
-        self, response: _Overheard, decoder: GeminiDecoder, provider: Provider
+        self, response: _Overheard, decoder: GeminiDecoder, provider: Provider, limit: int
     ) -> AsyncGenerator[list[ProviderEvent], None]:
         """A batch a network read; the last ends with `Completed`."""
-        async with aclosing(self._transport.sse_batches(response)) as reads:
+        async with aclosing(self._transport.sse_batches(response, limit)) as reads:
             while not decoder.done:
                 events: list[ProviderEvent] = []
                 try:

@@ -57,6 +57,9 @@ class HttpTransport(Protocol):
         """
         ...
 
-    def sse_batches(self, response: HttpResponse) -> AsyncGenerator[Sequence[SseEvent], None]:
-        """The events of one network read after another; an empty batch where it brought only keep-alives."""
+    def sse_batches(self, response: HttpResponse, limit: int) -> AsyncGenerator[Sequence[SseEvent], None]:
+        """The events of one network read after another; an empty batch where it brought only keep-alives.
+
+        Raises ProviderFailure, also where the stream has more than `limit` bytes.
+        """
         ...

@@ -60,12 +60,12 @@ class OpenAIAdapter:
         provider = offer.provider
         api = api_for(request.endpoint, provider.profile)
         post = Post(
+            provider=provider,
             url=provider.base_url + PATHS[api],
             headers=_headers(provider, request),
             body=_ENCODERS[api](offer, request),
             wants_events=request.stream,
             in_batches=request.stream,
-            allow_link_local=provider.allow_link_local,
         )
         batches = self._exchanges.run(
             post,

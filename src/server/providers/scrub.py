@@ -37,6 +37,8 @@ _KEY_LIKE: Final = re.compile(
 )
 _ACCOUNT: Final = re.compile(r"\b(?:org|proj|acct)[-_][A-Za-z0-9]{6,}\b")
 
+_UNSEEN: Final = re.compile(r"[^!-~]+")
+
 _PATTERNS: Final = (
     (_URL, "[url]"),
     (_IPV6, "[address]"),
@@ -57,6 +59,11 @@ def scrubbed(error: UpstreamError, provider: Provider) -> UpstreamError:
     )
 
 
+def cleaned_label(text: str | None, provider: Provider) -> str | None:
+    """One of a provider's labels, as `scrubbed` leaves it and without what cannot be seen; None where that is all."""
+    return _clean(_UNSEEN.sub("", text[:_MAX_SCANNED_CHARS]), provider, MAX_LABEL_CHARS) if text else None
+
+
 def _clean(text: str | None, provider: Provider, limit: int) -> str | None:
     if not text:
         return None
@@ -73,6 +80,8 @@ def _without_secret(text: str, secret: str) -> str:
     """`text` with every run of at least `_SECRET_WINDOW` characters of `secret` taken out."""
     width = min(_SECRET_WINDOW, len(secret))
     if width < _SHORTEST_SECRET:
+        return text
+    if len(text) < len(secret) and not any(text[at : at + width] in secret for at in range(len(text) - width + 1)):
         return text
     leaked = bytearray(len(text))
     for start in range(len(secret) - width + 1):

@@ -86,4 +86,5 @@ def _attempt(attempt: AttemptRecord) -> generations_pb2.GenerationAttempt:
         latency_ms=attempt.latency_ms,
         billed=attempt.billed,
         cost_nanos=attempt.cost_nanos,
+        provider_request_id=attempt.provider_request_id,
     )

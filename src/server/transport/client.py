@@ -165,9 +165,9 @@ class Transport:
         except (OSError, UnicodeError) as error:
             raise connect_failure(error) from None
 
-    def sse_batches(self, response: ChunkSource) -> AsyncGenerator[list[SseEvent], None]:
+    def sse_batches(self, response: ChunkSource, limit: int) -> AsyncGenerator[list[SseEvent], None]:
         """See `server.transport.sse.sse_batches`."""
-        return sse_batches(response)
+        return sse_batches(response, limit)
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final, Protocol
@@ -127,14 +128,19 @@ class ChunkSource(Protocol):
     def chunks(self) -> AsyncGenerator[bytes, None]: ...
 
 
-async def sse_batches(response: ChunkSource) -> AsyncGenerator[list[SseEvent], None]:
+async def sse_batches(response: ChunkSource, limit: int | None = None) -> AsyncGenerator[list[SseEvent], None]:
     """The events of one network read after another; an empty list where it brought no whole event.
 
-    A last event whose empty line is missing comes in a batch of its own. Raises ProviderFailure.
+    A last event whose empty line is missing comes in a batch of its own. Raises ProviderFailure, also (protocol) where
+    the decoded stream has more than `limit` bytes.
     """
     decoder = SseDecoder()
+    left = math.inf if limit is None else limit
     async with aclosing(response.chunks()) as chunks:
         async for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise failure(Fault.TOO_LARGE)
             yield decoder.feed(chunk)
         if events := decoder.finish():
             yield events

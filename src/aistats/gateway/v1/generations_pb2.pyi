@@ -521,6 +521,7 @@ class GenerationAttempt(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     BILLED_FIELD_NUMBER: _builtins.int
     COST_NANOS_FIELD_NUMBER: _builtins.int
+    PROVIDER_REQUEST_ID_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """provider: id of the provider."""
     provider_model: _builtins.str
@@ -535,6 +536,8 @@ class GenerationAttempt(_message.Message):
     """billed: whether the provider bills it, so that it was charged."""
     cost_nanos: _builtins.int
     """cost_nanos: what for, in nano-dollars."""
+    provider_request_id: _builtins.str
+    """provider_request_id: what the provider calls the request; absent where it does not say."""
     def __init__(
         self,
         *,
@@ -545,17 +548,22 @@ class GenerationAttempt(_message.Message):
         latency_ms: _builtins.float = ...,
         billed: _builtins.bool = ...,
         cost_nanos: _builtins.int = ...,
+        provider_request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_status", b"_status", "error_code", b"error_code", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_provider_request_id", b"_provider_request_id", "_status", b"_status", "error_code", b"error_code", "provider_request_id", b"provider_request_id", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_status", b"_status", "billed", b"billed", "cost_nanos", b"cost_nanos", "error_code", b"error_code", "latency_ms", b"latency_ms", "provider", b"provider", "provider_model", b"provider_model", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_provider_request_id", b"_provider_request_id", "_status", b"_status", "billed", b"billed", "cost_nanos", b"cost_nanos", "error_code", b"error_code", "latency_ms", b"latency_ms", "provider", b"provider", "provider_model", b"provider_model", "provider_request_id", b"provider_request_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
     _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
+    _WhichOneofReturnType__provider_request_id: _TypeAlias = _typing.Literal["provider_request_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_request_id: _TypeAlias = _typing.Literal["_provider_request_id", b"_provider_request_id"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_request_id) -> _WhichOneofReturnType__provider_request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
 
