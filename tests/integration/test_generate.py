@@ -71,14 +71,20 @@ class Bench:
         self.current = self._catalog(msgspec.structs.replace(ROUTING, **limits))
 
     async def run(
-        self, *, stream: bool = True, model: str = "a/b:free", deadline_in_s: float | None = None, **wishes: Any
+        self,
+        *,
+        stream: bool = True,
+        model: str = "a/b:free",
+        endpoint: Endpoint = Endpoint.CHAT,
+        deadline_in_s: float | None = None,
+        **wishes: Any,
     ) -> list[GenerationEvent]:
         """Every event, up to the end or to what is raised; `self.seen` keeps those before a failure."""
         now_s = self.clock.monotonic()
         deadline_s = None if deadline_in_s is None else now_s + deadline_in_s
         arrival = Arrival(self.ids.new(), "request", now_s, int(self.clock.now()), deadline_s)
         request = GenerationRequest(
-            endpoint=Endpoint.CHAT,
+            endpoint=endpoint,
             model=model,
             turns=(Turn(Role.USER, (Text("hi"),)),),
             stream=stream,
