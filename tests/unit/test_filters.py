@@ -19,7 +19,6 @@ from server.domain.request import (
     Image,
     MaxPrice,
     Part,
-    Reasoning,
     Role,
     RoutingPreferences,
     Sampling,
@@ -29,6 +28,7 @@ from server.domain.request import (
     Turn,
 )
 from server.pipeline.count_tokens import TokenEstimate
+from server.pipeline.counting import count_prompt
 from server.pipeline.fit import MOST_CHARS_PER_TOKEN, least_tokens
 from server.pipeline.health.router import RankByHealth
 from server.pipeline.route import candidates
@@ -134,26 +134,29 @@ def test_input_that_one_model_does_not_take_goes_to_a_fallback_model_that_does()
 LENGTHS = catalog(context_length=[1000, 8000, None])
 KNOWN = catalog(context_length=[1000, 8000])
 SHORT = "context_too_short"
+ONE_BY_ONE: dict[str, Any] = {"model": "a/m0:free", "fallback_models": ("a/m1:free",)}
 
 
 @pytest.mark.parametrize(
     ("found", "asked", "left", "rejected"),
     [
         (LENGTHS, request(), ["p0", "p1", "p2"], []),
-        (LENGTHS, request(words(999), most=1), ["p0", "p1", "p2"], []),
-        (LENGTHS, request(words(999), most=2), ["p1", "p2"], [("p0", SHORT)]),
-        (LENGTHS, request(words(1001)), ["p1", "p2"], [("p0", SHORT)]),
-        (LENGTHS, request(words(9000)), ["p2"], [("p0", SHORT), ("p1", SHORT)]),
+        # Among offers of one model: as long as the prompt probably is, twice the least, and eight for two turns.
+        (LENGTHS, request(words(100), most=792), ["p0", "p1", "p2"], []),
+        (LENGTHS, request(words(100), most=793), ["p1", "p2"], [("p0", SHORT)]),
+        (LENGTHS, request(words(5000)), ["p2"], [("p0", SHORT), ("p1", SHORT)]),
         (LENGTHS, request(words(10), most=9000), ["p2"], [("p0", SHORT), ("p1", SHORT)]),
-        # Nobody has room for what is asked for, and less may do: only what cannot fit is turned away.
+        (KNOWN, request(words(600)), ["p1"], [("p0", SHORT)]),
+        # Nobody has room for what it probably is: only what cannot fit is turned away.
+        (KNOWN, request(words(900), most=7100), ["p1"], [("p0", SHORT)]),
         (KNOWN, request(words(10), most=9000), ["p0", "p1"], []),
         (KNOWN, request(words(1000), most=9000), ["p1"], [("p0", SHORT)]),
         (KNOWN, request(words(7999), most=9000), ["p1"], [("p0", SHORT)]),
-        (KNOWN, request(words(900), most=200, model="a/m0:free", fallback_models=("a/m1:free",)), ["p1"],
-         [("p0", SHORT)]),
+        # A fallback model answers otherwise, so that it comes before only where the first one certainly can't.
+        (KNOWN, request(words(900), most=100, **ONE_BY_ONE), ["p0", "p1"], []),
+        (KNOWN, request(words(900), most=101, **ONE_BY_ONE), ["p1"], [("p0", SHORT)]),
         (KNOWN, request(words(900), most=200, model="p0:a/all:free"), ["p0"], [("p1", "not_pinned")]),
         (KNOWN, request(words(900), most=200, only=("p0",)), ["p0"], [("p1", "not_allowed")]),
-        (LENGTHS, request(Reasoning("x" * 100_000)), ["p0", "p1", "p2"], []),
         (LENGTHS, request(IMAGE, FILE, AUDIO), ["p0", "p1", "p2"], []),
     ],
 )  # fmt: skip
@@ -199,20 +202,28 @@ def test_tools_count_and_their_schemas_are_left_out_of_account() -> None:
     st.lists(st.none() | st.integers(1, 3000), min_size=1, max_size=6),
     st.integers(2, 3000),
     st.none() | st.integers(1, 3000),
+    st.booleans(),
 )
-def test_nobody_who_might_have_room_is_left_out_unless_another_surely_has(
-    lengths: list[int | None], prompt: int, most: int | None
+def test_nobody_who_might_have_room_is_left_out_unless_another_has(
+    lengths: list[int | None], prompt: int, most: int | None, of_one_model: bool
 ) -> None:
-    enough = prompt + (most or 1)
-    roomy = [length for length in lengths if length is None or length >= enough]
-    perhaps = [length for length in lengths if length is not None and length > prompt]
-    found, asked = catalog(context_length=lengths), request(words(prompt), most=most)
-    if not (roomy or perhaps):
+    asked = request(words(prompt), most=most)
+    if not of_one_model:
+        names = tuple(f"a/m{index}:free" for index in range(1, len(lengths)))
+        asked = replace(asked, model="a/m0:free", routing=RoutingPreferences(fallback_models=names))
+
+    def having(room: int) -> list[int | None]:
+        return [length for length in lengths if length is None or length >= room]
+
+    expected = having(prompt + (most or 1)) or having(prompt + 1)
+    if of_one_model:
+        expected = having(count_prompt(asked) + (most or 1)) or expected
+    if not expected:
         with pytest.raises(GatewayError, match="too long"):
-            candidates(found, asked, ADAPTERS)
+            candidates(catalog(context_length=lengths), asked, ADAPTERS)
         return
-    left, _ = sorted_out(found, asked)
-    assert [lengths[int(name[1:])] for name in left] == (roomy or perhaps)
+    left, _ = sorted_out(catalog(context_length=lengths), asked)
+    assert [lengths[int(name[1:])] for name in left] == expected
 
 
 REGIONS = catalog(

@@ -33,6 +33,7 @@ from server.domain.routing import Candidate, Route
 from server.domain.usage import Usage
 from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted, unavailable
+from server.pipeline.fit import longer_than
 from server.pipeline.health.offers import Health, Watch
 from server.pipeline.health.router import choices, route_key
 from server.pipeline.hedge import may_hedge, race
@@ -158,12 +159,15 @@ class Attempts:
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """The events of the first candidate that shows output; raises GatewayError where none does or it breaks.
 
-        A candidate whose breaker lets nothing through by now is left out.
+        A candidate whose breaker lets nothing through by now is left out, and where the prompt was too long for one,
+        those with no longer context.
         """
         limit = self._routing.max_attempts if request.routing.allow_fallbacks else 1
-        hedges = may_hedge(route, request, self._routing)
+        hedges, too_short = may_hedge(route, request, self._routing), 0
         try:
             for candidate, last_resort in choices(route, self.made.__len__):
+                if too_short and (candidate.offer.context_length or 0) <= too_short:
+                    continue
                 call = self._begin(candidate, route, request, limits, last_resort=last_resort)
                 if call is None:
                     continue
@@ -180,7 +184,9 @@ class Attempts:
                     if call.attempt.first_s is not None:
                         raise interrupted(self._failures()) from failure
                     is_late = self._clock.monotonic() >= limits.answer_by_s
-                    if failure.is_final or is_late or len(self.made) >= limit:
+                    longer = longer_than(route, call.attempt.candidate, failure.category)
+                    too_short = longer or too_short
+                    if (failure.is_final and not longer) or is_late or len(self.made) >= limit:
                         break
                 finally:
                     await call.batches.aclose()

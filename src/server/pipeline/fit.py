@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from server.domain.catalog import Offer
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import FailureCategory, GatewayError, Reason
 from server.domain.request import (
     Audio,
     Endpoint,
@@ -20,7 +20,8 @@ from server.domain.request import (
     ToolCall,
     ToolResult,
 )
-from server.domain.routing import Candidate
+from server.domain.routing import Candidate, Route
+from server.pipeline.counting import count_prompt
 
 MOST_CHARS_PER_TOKEN: Final = 8
 """No usual text has fewer tokens than one for so many characters, in any script and with any tokeniser."""
@@ -54,24 +55,53 @@ def media_refused(left: Sequence[Candidate], kinds: dict[str, str]) -> GatewayEr
     return GatewayError(Reason.UNSUPPORTED_PARAMETER, text, param=kinds[kind])
 
 
-def room_wanted(left: Sequence[Candidate], request: GenerationRequest) -> int:
-    """Tokens that a context must hold at the least, 0 where any does.
+def room_for(left: Sequence[Candidate], request: GenerationRequest) -> Callable[[Candidate], bool] | None:
+    """Whether a candidate has room for the request; None where all have.
 
-    It is the prompt alone, taken so short that nothing is turned away which might fit. With the output that was asked
-    for it counts only as long as some candidate has room for both: who asks for too much may get by with less.
+    Nobody is left out who might have it, unless another surely has: a prompt is taken for the least that it may come
+    to, and the output that was asked for counts only as long as somebody has room for both, since less may do. Among
+    offers of one model a prompt is taken for as long as it probably is: whichever gets it, the answer is the same.
     """
     lengths = [length for one in left if (length := one.offer.context_length) is not None]
     if not lengths:
-        return 0
+        return None
+    asked = request.sampling.max_output_tokens or 1
     prompt = least_tokens(request)
-    both = prompt + (request.sampling.max_output_tokens or 1)
-    if both <= min(lengths):
+    least, likely = 0, _likely(left, lengths, request, asked)
+    if prompt + asked > min(lengths):
+        fits = len(lengths) < len(left) or prompt + asked <= max(lengths)
+        least = prompt + (asked if fits else 1)
+    if not least and not likely:
+        return None
+    return lambda one: _has_room(one.offer.context_length, max(least, likely.get(one.model.id, 0)))
+
+
+def _likely(
+    left: Sequence[Candidate], lengths: Sequence[int], request: GenerationRequest, asked: int
+) -> dict[str, int]:
+    """For models whose offers differ, and one of which has room: the tokens that the request probably comes to."""
+    if len(left) == 1 or (len(lengths) == len(left) and min(lengths) == max(lengths)):
+        return {}
+    by_model: dict[str, set[int | None]] = {}
+    for one in left:
+        by_model.setdefault(one.model.id, set()).add(one.offer.context_length)
+    differing = {id_: found for id_, found in by_model.items() if len(found) > 1}
+    if not differing:
+        return {}
+    tokens = count_prompt(request) + asked
+    return {id_: tokens for id_, found in differing.items() if any(_has_room(length, tokens) for length in found)}
+
+
+def _has_room(length: int | None, tokens: int) -> bool:
+    return length is None or length >= tokens
+
+
+def longer_than(route: Route, refused: Candidate, category: FailureCategory) -> int:
+    """The context that a provider found too short, where a candidate has a longer one; else 0."""
+    length = refused.offer.context_length
+    if category is not FailureCategory.CONTEXT_LENGTH or length is None:
         return 0
-    return both if len(lengths) < len(left) or both <= max(lengths) else prompt + 1
-
-
-def has_room(offer: Offer, tokens: int) -> bool:
-    return offer.context_length is None or offer.context_length >= tokens
+    return length if any((one.offer.context_length or 0) > length for one in route.candidates) else 0
 
 
 def too_long(left: Sequence[Candidate], request: GenerationRequest) -> GatewayError:

@@ -18,7 +18,7 @@ from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
 from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
-from server.pipeline.fit import has_room, media, media_refused, room_wanted, takes, too_long
+from server.pipeline.fit import media, media_refused, room_for, takes, too_long
 from server.pipeline.route_refusals import (
     all_drained,
     listed,
@@ -117,8 +117,8 @@ def candidates(
     )
     if wishes.max_price is not None:
         sieve.keep("above_max_price", lambda one: _is_affordable(one.offer, wishes), too_dear)
-    if wanted := room_wanted(sieve.left, request):
-        sieve.keep("context_too_short", lambda one: has_room(one.offer, wanted), lambda left: too_long(left, request))
+    if has_room := room_for(sieve.left, request):
+        sieve.keep("context_too_short", has_room, lambda left: too_long(left, request))
     if drained:
         sieve.keep("drained", lambda one: one.offer.provider.id not in drained, all_drained)
 
