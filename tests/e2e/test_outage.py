@@ -27,6 +27,8 @@ providers:
   - {{id: x, dialect: openai, base_url: "{x}"}}
   - {{id: y, dialect: openai, base_url: "{y}"}}
   - {{id: z, dialect: openai, base_url: "{z}"}}
+  - {{id: v, dialect: openai, base_url: "{x}"}}
+  - {{id: w, dialect: openai, base_url: "{y}"}}
 models:
   - id: acme/outage:free
     offers:
@@ -37,6 +39,11 @@ models:
   - id: acme/hanging:free
     offers:
 {offers}
+  - id: acme/failing:free
+    offers:
+{offers}
+      - {{provider: v, provider_model: m, endpoints: [chat, responses, messages]}}
+      - {{provider: w, provider_model: m, endpoints: [chat, responses, messages]}}
 routing: {{timeout_s: 30, first_byte_timeout_s: 1, idle_timeout_s: 30, max_attempts: 3}}
 """
 ANSWER_S = 0.1
@@ -182,3 +189,18 @@ def test_a_provider_in_trouble_is_left_before_anybody_notices(
         assert eventually(watch.all_know, PATIENCE_S)
         assert served(load, 100)
     assert load.failed == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("surface", SURFACES)
+def test_r8_three_attempts_are_three_calls_by_all_who_could_retry(
+    busy: Gateway, upstreams: list[UpstreamThread], surface: str, streamed: bool
+) -> None:
+    """Envoy and the HTTP client included; five providers could be tried."""
+    for upstream in upstreams:
+        upstream.upstream.default = error(503)
+    path, body = SURFACES[surface]
+    reply = busy.post(path, {"model": "acme/failing:free", "stream": streamed, **body})
+    assert reply.status_code == 502
+    assert reply.json()["attempt_count"] == 3
+    assert sum(len(upstream.requests) for upstream in upstreams) == 3
