@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import pytest
 import trustme
 
-from aistats.gateway.v1 import (
-    chat_pb2,
-    chat_pb2_grpc,
-    content_pb2,
-    messages_pb2,
-    messages_pb2_grpc,
-    responses_pb2,
-    responses_pb2_grpc,
-)
 from tests.e2e.gateway import Gateway, free_port
 from tests.e2e.upstreams import UpstreamThread
-from tests.fakes.failure_texts import TABLE, sentences
+from tests.e2e.ways_in import SURFACES, TYPED, body, typed
+from tests.fakes.failure_texts import INNER, TABLE, sentences
 from tests.fakes.openai_upstream import chat_stream
 from tests.fakes.replies import broken_after
 from tests.fakes.typed_client import details, refused
 
 KINDS: Final = ("refused", "no_name", "no_tls", "untrusted", "reset", "closed")
-SURFACES: Final = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
-TYPED: Final = ("chat", "responses", "messages")
-INNER: Final = re.compile(
-    r"127\.0\.0\.1|upstream\.invalid|localhost|https?:|:\d{4,5}\b|/(tmp|usr|home|v1)\b|\.py\b|Errno|\b[A-Z]\w*(Error|Exception)\b"
-)
-"""Addresses, paths and the names of classes."""
 
 
 class Rude:
@@ -115,13 +100,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThrea
     assert gateway.stop() == 0, gateway.log[-4000:]
 
 
-def body(path: str, kind: str, *, stream: bool) -> dict[str, Any]:
-    model = {"model": f"acme/{kind}:free", "stream": stream}
-    if path == "/v1/responses":
-        return {**model, "input": "hi"}
-    return {**model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-
-
 def assert_from_the_table(said: bytes | str) -> None:
     found = sentences(said)
     assert found
@@ -160,17 +138,3 @@ def test_o4_and_so_it_is_to_typed_clients(stage: Gateway, kind: str, surface: st
     said = [error.details(), status.message, *info.metadata.values()]
     assert {text for text in said if " " in text} <= TABLE
     assert not INNER.search(" ".join(map(str, said))), said
-
-
-def typed(surface: str, channel: grpc.Channel, model: str) -> tuple[Any, Any]:
-    """A method and a request of a typed surface."""
-    part = content_pb2.ContentPart(text=content_pb2.TextPart(text="hi"))
-    user = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[part])
-    if surface == "chat":
-        chat = chat_pb2_grpc.ChatServiceStub(channel)
-        return chat.CreateChatCompletion, chat_pb2.CreateChatCompletionRequest(model=model, messages=[user])
-    if surface == "responses":
-        responses = responses_pb2_grpc.ResponsesServiceStub(channel)
-        return responses.CreateResponse, responses_pb2.CreateResponseRequest(model=model, input=[user])
-    messages = messages_pb2_grpc.MessagesServiceStub(channel)
-    return messages.CreateMessage, messages_pb2.CreateMessageRequest(model=model, messages=[user], max_tokens=9)

@@ -9,35 +9,17 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.metered import Metered, grown
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.typed_client import eventually
 
 PAID = "acme/test-1"
 CHAT: dict[str, Any] = {"model": PAID, "messages": [{"role": "user", "content": "hi"}]}
 BAD_KEY = {"authorization": "Bearer aistats_v1_sk_nobody_secret"}
-
-
-class Metered(Gateway):
-    @property
-    def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.environ['AISTATS_METRICS_PORT']}/metrics"
-
-    def series(self) -> dict[tuple[str, str], float]:
-        """What each series says, by its name and by its labels as text, all of its workers together."""
-        text = httpx.get(self.metrics_url, timeout=10).text
-        told: dict[tuple[str, str], float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = ",".join(
-                    sorted(f"{name}={value}" for name, value in sample.labels.items() if name != "worker")
-                )
-                told[sample.name, labels] = told.get((sample.name, labels), 0) + sample.value
-        return told
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +35,6 @@ def metered(
     gateway.run("wallet", "top-up", "--team", "default", "--usd", "100")
     yield gateway
     assert gateway.stop() == 0, gateway.log[-4000:]
-
-
-def grown(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float], name: str) -> dict[str, float]:
-    """By how much the series of a name have grown, those that have."""
-    return {
-        labels: value - before.get((found, labels), 0)
-        for (found, labels), value in after.items()
-        if found == name and value != before.get((found, labels), 0)
-    }
 
 
 def test_requests_attempts_money_and_tokens_are_counted(metered: Metered, acme: UpstreamThread) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -24,6 +25,11 @@ TABLE: Final = frozenset(
         ),
     }
 )
+
+INNER: Final = re.compile(
+    r"127\.0\.0\.1|upstream\.invalid|localhost|https?:|:\d{4,5}\b|/(tmp|usr|home|v1)\b|\.py\b|Errno|\b[A-Z]\w*(Error|Exception)\b"
+)
+"""Addresses, paths and the names of classes."""
 
 
 def sentences(said: bytes | str) -> set[str]:

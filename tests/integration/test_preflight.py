@@ -67,9 +67,15 @@ async def test_connections_that_are_closing_do_not_make_a_port_busy() -> None:
     assert port_problem("127.0.0.1", port) is None
 
 
-async def test_one_port_for_both_is_refused(settings: Settings) -> None:
-    with pytest.raises(PreflightFailed, match="are the same"):
-        await preflight(settings.model_copy(update={"grpc_port": settings.http_port}))
+@pytest.mark.parametrize("other", ["grpc_port", "metrics_port"])
+async def test_one_port_for_two_is_refused(settings: Settings, other: str) -> None:
+    with pytest.raises(PreflightFailed, match=f"AISTATS_HTTP_PORT and AISTATS_{other.upper()} are the same"):
+        await preflight(settings.model_copy(update={other: settings.http_port}))
+
+
+async def test_a_busy_port_for_figures_is_told(settings: Settings, listener: socket.socket) -> None:
+    with pytest.raises(PreflightFailed, match="AISTATS_METRICS_PORT"):
+        await preflight(settings.model_copy(update={"metrics_port": listener.getsockname()[1]}))
 
 
 async def test_everything_that_is_wrong_is_told_at_once(

@@ -303,3 +303,58 @@ async def test_a_call_that_envoy_has_named_needs_no_headers_of_its_own(guard: Gu
     await guard.stream(OPEN, face, Empty.FromString)(b"", host)
     assert seen == ["0" * 32]
     assert host.told == [b""]
+
+
+class Tally:
+    """Remembers what it was told of calls, without how long they took."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, str]] = []
+
+    def __call__(self, method: str, status: int, reason: str, took_s: float) -> None:
+        assert took_s >= 0
+        self.calls.append((method, status, reason))
+
+
+async def test_every_end_of_a_call_is_told_once(log: LogBook) -> None:
+    tally = Tally()
+    reception = FrontDesk(Authenticate(Keys()), UuidV7(), SystemClock())
+    guard = Guard(reception, SystemClock(), rest_error, observe=tally, log=log.logger)
+
+    async def well(request: Empty, context: CallContext) -> Empty:
+        return Empty()
+
+    async def answers_error(request: Empty, context: CallContext) -> Empty:
+        await context.send_initial_metadata((("x-gw-status", "404"),))
+        context.answers_error(Reason.UNKNOWN_MODEL)
+        return Empty()
+
+    async def breaks(request: Empty, context: CallContext) -> Empty:
+        raise ValueError("a bug")
+
+    async def hangs(request: Empty, context: CallContext) -> Empty:
+        await asyncio.sleep(10)
+        return Empty()
+
+    await unary(guard, well)(Host())
+    await unary(guard, answers_error)(Host())
+    for behaviour, method in ((breaks, OPEN), (well, ANY_KEY)):
+        with pytest.raises(RpcFailure):
+            await unary(guard, behaviour, method)(Host())
+    for remaining_s in (None, 0.0):
+        task = asyncio.ensure_future(unary(guard, hangs)(Host(remaining_s=remaining_s)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert tally.calls == [
+        (OPEN.name, 200, ""),
+        (OPEN.name, 404, "unknown_model"),
+        (OPEN.name, 500, "internal"),
+        (ANY_KEY.name, 401, "invalid_api_key"),
+        (OPEN.name, 499, "client_disconnected"),
+        (OPEN.name, 504, "deadline_exceeded"),
+    ]
+    assert [line.get("reason", "") for line in log.lines if line["event"] == "call"] == [
+        reason for _, _, reason in tally.calls
+    ]
