@@ -35,21 +35,7 @@ def test_every_trap_of_upstreams_has_its_tests() -> None:
 def test_every_row_names_a_test_or_a_reason() -> None:
     rows = [line.strip("| ").split(" | ") for line in TEXT.splitlines() if re.match(r"\| [A-Z]\d", line)]
     groups = [(number[0], int(number[1:])) for number, _, _ in rows]
-    complete = {
-        "S": 17,
-        "G": 17,
-        "K": 10,
-        "C": 6,
-        "D": 8,
-        "M": 7,
-        "X": 5,
-        "U": 16,
-        "B": 11,
-        "L": 11,
-        "R": 19,
-        "O": 5,
-        "P": 11,
-    }
+    complete = dict(zip("SGKCDMXUBLROP", (17, 17, 10, 6, 8, 7, 5, 16, 11, 11, 19, 5, 11), strict=True))
     for group, count in complete.items():
         assert [number for of, number in groups if of == group] == list(range(1, count + 1))
     for number, what, shown in rows:

@@ -133,6 +133,14 @@ def equals() -> World:
 
 
 @cache
+def workers_equal() -> World:
+    """all is well; 4 workers"""
+    world = with_x(WELL, workers=4)
+    world.run(300.0, 20.0)
+    return world
+
+
+@cache
 def workers_outage() -> World:
     """x fails every call; 4 workers tell each other"""
     world = with_x(during(60.0, 180.0, DOWN), workers=4)
