@@ -54,6 +54,13 @@ async def test_who_has_little_left_is_spared_and_asked_where_nobody_else_is(benc
     assert account_of(await bench.run(order=())).meta.provider == "first"
 
 
+async def test_a_refusal_tells_of_it_as_well(bench: Bench) -> None:
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "3"}
+    bench.first.script(error(503, headers=headers))
+    await bench.run()
+    assert bench.health.entry(KEY._replace(provider="first", model="a/b:free")).pressure.used == pytest.approx(0.95)
+
+
 async def test_it_is_forgotten_at_the_reset(bench: Bench) -> None:
     bench.first.script(nearly_empty(True, reset="0s"))
     await bench.run()
@@ -76,7 +83,7 @@ async def test_every_worker_knows_until_the_reset(database: Database, commits: G
     )
     watch = healths[0].start(ROUTE)
     assert watch is not None
-    watch.shown(Headroom(0.1, 20.0))
+    watch.told(Headroom(0.1, 20.0))
     watch.succeeded(streamed=True, latency_ms=100.0, tokens=5, took_s=1.0)
     await one.exchange()
     await other.exchange()

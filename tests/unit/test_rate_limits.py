@@ -60,7 +60,7 @@ def test_the_tightest_limit_counts_until_its_reset(headers: dict[str, str], expe
 def show(health: Health, share: float, reset_s: float = 30.0) -> None:
     watch = health.start(KEY)
     assert watch is not None
-    watch.shown(Headroom(share, reset_s))
+    watch.told(Headroom(share, reset_s))
     watch.succeeded(streamed=True, latency_ms=100.0, tokens=5, took_s=1.0)
 
 

@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from server.domain.events import Headroom
+
 Origin = Literal["user", "gateway", "upstream"]
 
 
@@ -231,6 +233,7 @@ class ProviderFailure(Exception):
         retry_after_s: float | None = None,
         request_id: str | None = None,
         is_of_model: bool = False,
+        headroom: Headroom | None = None,
     ) -> None:
         super().__init__(category.value)
         self.category = category
@@ -238,6 +241,7 @@ class ProviderFailure(Exception):
         self.upstream = upstream or UpstreamError()
         self.retry_after_s = retry_after_s
         self.request_id = request_id
+        self.headroom = headroom
         self._is_of_model = is_of_model
 
     @property

@@ -181,10 +181,11 @@ class Attempts:
                         yield ready
                     return
                 except ProviderFailure as failure:
-                    if call.attempt.first_s is not None:
+                    last = self.made[-1]
+                    if last.first_s is not None:
                         raise interrupted(self._failures()) from failure
                     is_late = self._clock.monotonic() >= limits.answer_by_s
-                    longer = longer_than(route, call.attempt.candidate, failure.category)
+                    longer = longer_than(route, last.candidate, failure.category)
                     too_short = longer or too_short
                     if (failure.is_final and not longer) or is_late or len(self.made) >= limit:
                         break
@@ -230,12 +231,14 @@ class Attempts:
                         was_silent = attempt.first_s is None
                         if ready := attempt.take(batch, self._clock.monotonic()):
                             if was_silent:
-                                watch.shown(attempt.started.headroom)
+                                watch.told(attempt.started.headroom)
+                                watch.shown()
                             yield ready
             if not attempt.is_complete:
                 raise ProviderFailure(FailureCategory.CONNECTION)
         except ProviderFailure as failure:
             attempt.failure = _recorded(attempt.candidate, failure)
+            watch.told(failure.headroom)
             if not attempt.is_rushed:
                 watch.failed(failure.category, failure.retry_after_s, of_model=failure.is_of_model)
             raise

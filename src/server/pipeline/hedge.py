@@ -85,7 +85,7 @@ async def _finish(racing: dict[asyncio.Task[Sequence[ProviderEvent]], RunnerT]) 
     failed: Finish[RunnerT] | None = None
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
+        for task in (one for one in racing if one in done):
             try:
                 return Finish(racing[task], task.result())
             except ProviderFailure as failure:

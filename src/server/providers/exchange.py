@@ -76,10 +76,12 @@ class Exchanges:
             allow_link_local=post.provider.allow_link_local,
         )
         async with response:
-            if not 200 <= response.status < 300:
-                raise await failed_reply(response, post.provider, self._error_body_timeout_s, failure_of)
-            request_id = upstream_request_id(response.headers, post.provider)
             headroom = headroom_of(response.headers, self._clock.now())
+            if not 200 <= response.status < 300:
+                failure = await failed_reply(response, post.provider, self._error_body_timeout_s, failure_of)
+                failure.headroom = headroom
+                raise failure
+            request_id = upstream_request_id(response.headers, post.provider)
             try:
                 if not is_event_stream(response, post.wants_events):
                     whole: list[ProviderEvent] = []

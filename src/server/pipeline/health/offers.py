@@ -159,14 +159,14 @@ class Watch:
         self._is_over = False
         entry.in_flight += 1
 
-    def shown(self, headroom: Headroom | None = None) -> None:
-        """It has begun to show output: as much as a probe is there to find out.
-
-        `headroom`: what the provider has said is left of its rate limits.
-        """
+    def told(self, headroom: Headroom | None) -> None:
+        """What the provider has said is left of its rate limits, if anything."""
         if headroom is not None:
             until_s = self._clock.monotonic() + headroom.reset_s
             self._entry.pressure = Pressure(1.0 - headroom.share, self._clock.now(), until_s)
+
+    def shown(self) -> None:
+        """It has begun to show output: as much as a probe is there to find out."""
         if self._is_probe:
             self._is_probe = False
             self._changed(self._entry.breaker.passed(self._clock.monotonic()))
