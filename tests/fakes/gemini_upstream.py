@@ -6,14 +6,15 @@
         assert upstream.requests[0].json["contents"]
 
 Without a script it answers as Google does, in a few words: `generateContent` and `streamGenerateContent`, whole, as
-events or as an array; and refuses, with Google's own words, what Google refuses.
+events or as an array. What Google refuses it refuses in Google's own words, whatever its script says, so that no test
+passes with a request that the real one would not take.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.fakes.gemini_wire import (
@@ -47,9 +48,16 @@ _PARTS = {"text", "inlineData", "fileData", "functionCall", "functionResponse"}
 
 
 def as_google(request: Request) -> Reply:
-    """What the real one would say."""
+    """What the real one would say, in a few words."""
     path, _, query = request.path.partition("?")
-    found = _PATH.fullmatch(path)
+    if path.endswith(":generateContent"):
+        return unary()
+    return stream() if query == "alt=sse" else whole_reply(text_chunks("Hello", " there!"))
+
+
+def refusal(request: Request) -> Reply | None:
+    """The answer to a request that is not in order."""
+    found = _PATH.fullmatch(request.path.partition("?")[0])
     if request.method != "POST" or found is None:
         return refused(status(404, "NOT_FOUND", "Requested entity was not found."))
     if request.header("x-goog-api-key") is None:
@@ -61,13 +69,15 @@ def as_google(request: Request) -> Reply:
         body = json.loads(request.body)
     except ValueError:
         return _invalid("Invalid JSON payload received.")
-    if (complaint := next(_complaints(body, found[2]), None)) is not None:
-        return _invalid(complaint)
-    if found[3] == "generateContent":
-        return unary()
-    if query == "alt=sse":
-        return stream()
-    return whole_reply(text_chunks("Hello", " there!"))
+    complaint = next(_complaints(body, found[2]), None)
+    return None if complaint is None else _invalid(complaint)
+
+
+def checked(script: Script) -> Callable[[Request], Reply]:
+    def play(request: Request) -> Reply:
+        return refusal(request) or (script(request) if callable(script) else script)
+
+    return play
 
 
 def _invalid(message: str) -> Reply:
@@ -118,11 +128,14 @@ class GeminiUpstream(WireServer):
     """The stand-in on a port of its own; see `WireServer` for scripts, records and what can be awaited."""
 
     def __init__(self, default: Script = as_google) -> None:
-        super().__init__(default=default)
+        super().__init__(default=checked(default))
 
     async def __aenter__(self) -> GeminiUpstream:
         await super().__aenter__()
         return self
+
+    def script(self, *replies: Script) -> None:
+        super().script(*map(checked, replies))
 
     @property
     def base_url(self) -> str:
