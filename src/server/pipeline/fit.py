@@ -27,6 +27,7 @@ MOST_CHARS_PER_TOKEN: Final = 8
 """No usual text has fewer tokens than one for so many characters, in any script and with any tokeniser."""
 
 _MEDIA: Final[dict[type, str]] = {Image: "image", Audio: "audio", File: "file"}
+_SHOWING: Final = frozenset({*_MEDIA, ToolResult})
 _BLOCKS: Final = {"image": "image", "audio": "audio", "file": "document"}
 
 
@@ -35,8 +36,9 @@ def media(request: GenerationRequest) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, turn in enumerate(request.turns):
         for part in turn.parts:
-            for kind in _kinds(part):
-                found.setdefault(kind, _place(kind, number, request.endpoint))
+            if type(part) in _SHOWING:
+                for kind in _kinds(part):
+                    found.setdefault(kind, _place(kind, number, request.endpoint))
     return found
 
 
@@ -119,7 +121,7 @@ def least_tokens(request: GenerationRequest) -> int:
     chars = 0
     for turn in request.turns:
         for part in turn.parts:
-            chars += _chars(part)
+            chars += len(part.text) if type(part) is Text else _chars(part)
     for tool in request.tools:
         if isinstance(tool, FunctionTool):
             chars += len(tool.name) + len(tool.description or "")
@@ -128,7 +130,7 @@ def least_tokens(request: GenerationRequest) -> int:
 
 def _chars(part: Part) -> int:
     match part:
-        case Text() | Refusal():
+        case Refusal():
             return len(part.text)
         case ToolCall():
             return len(part.name) + len(part.arguments)

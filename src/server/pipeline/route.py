@@ -108,7 +108,7 @@ def candidates(
         lambda one: one.offer.provider.is_configured,
         lambda left: not_configured(left, _free_model(catalog, request.endpoint, adapters)),
     )
-    if kinds := media(request):
+    if any(one.offer.input_types for one in sieve.left) and (kinds := media(request)):
         sieve.keep("input_type_not_taken", lambda one: takes(one.offer, kinds), lambda left: media_refused(left, kinds))
     sieve.keep(
         "unsupported_parameter",
