@@ -78,6 +78,8 @@ class MessagesStreamEncoder:
         self._index = -1
         self._head = b""
         """Of a delta of the open block's text, before the text itself."""
+        self._seal = ""
+        """Of the open block: told once, at its end, for the SDKs keep only the last that they hear."""
         self._refused = False
         self._end = ChoiceEnded(0, FinishReason.OTHER)
         self._settled: Settled | None = None
@@ -197,8 +199,7 @@ class MessagesStreamEncoder:
             self._enter(part, {"type": "thinking", "thinking": "", "signature": ""}, out)
         if text:
             out += (self._head, _json(text), b"}}\n\n")
-        if seal:
-            self._say({"type": "signature_delta", "signature": seal}, out)
+        self._seal += seal
 
     def _part_ended(self, part: _Part, out: list[bytes]) -> None:
         part.ended = True
@@ -255,6 +256,9 @@ class MessagesStreamEncoder:
 
     def _close(self, out: list[bytes]) -> None:
         if self._open is not None:
+            if self._seal:
+                self._say({"type": "signature_delta", "signature": self._seal}, out)
+                self._seal = ""
             self._open = None
             out.append(_frame({"type": "content_block_stop", "index": self._index}))
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.dialects.asked import ASKED, BONN, OSLO, SAID, SEAL
-from tests.dialects.cells import DIALECTS, FOLLOWING, SURFACES, model_of
+from tests.dialects.cells import DIALECTS, FOLLOWING, SURFACES, model_of, said_of
 from tests.fakes import anthropic_wire, chat_wire, deviations, gemini_wire, responses_wire
 from tests.fakes.dialects import REPLIES, Called, DialectName, Said
 from tests.fakes.surfaces import SurfaceName
@@ -155,6 +155,102 @@ async def test_p5_a_call_cut_by_the_limit_is_not_complete(
             assert [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"] == [
                 "max_tokens"
             ]
+
+
+def whole_response(*items: Any) -> Reply:
+    ended = responses_wire.response_object(list(items))
+    return responses_wire.responses_events(responses_wire.numbered([{"type": "response.completed", "response": ended}]))
+
+
+SEALED = Said(thought="Hm.", signature=SEAL, calls=(BONN,), end="tool_calls")
+BEFORE_THE_CALL: dict[DialectName, list[Any]] = {
+    "openai_responses": [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": SEAL},
+        {"type": "function_call", "call_id": BONN.id, "name": BONN.name, "arguments": BONN.arguments},
+    ],
+    "anthropic": [
+        {"type": "thinking", "thinking": "Hm.", "signature": SEAL},
+        {"type": "tool_use", "id": BONN.id, "name": BONN.name, "input": BONN.arguments},
+    ],
+    "gemini": [
+        {"text": "Hm.", "thought": True, "thoughtSignature": SEAL},
+        {
+            "functionCall": {"name": BONN.name, "args": BONN.arguments},
+            "thoughtSignature": gemini_wire.SIGNATURE,
+        },
+    ],
+}
+WITHOUT_A_TEXT: dict[DialectName, tuple[Reply, list[Any]]] = {
+    "openai_responses": (
+        whole_response(
+            {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": SEAL},
+            {"id": "fc_1", "type": "function_call", "call_id": BONN.id, "name": BONN.name, "arguments": "{}"},
+        ),
+        [
+            {"type": "reasoning", "summary": [], "encrypted_content": SEAL},
+            {"type": "function_call", "call_id": BONN.id, "name": BONN.name, "arguments": {}},
+        ],
+    ),
+    "anthropic": (
+        anthropic_wire.message_stream(
+            anthropic_wire.thinking("", SEAL),
+            anthropic_wire.tool_use(BONN.name, {}, id=BONN.id),
+            stop_reason="tool_use",
+        ),
+        [
+            {"type": "thinking", "thinking": "", "signature": SEAL},
+            {"type": "tool_use", "id": BONN.id, "name": BONN.name, "input": {}},
+        ],
+    ),
+    "gemini": (
+        gemini_wire.stream(
+            gemini_wire.reply(gemini_wire.candidate(gemini_wire.text("", signature=SEAL), finish=None)),
+            gemini_wire.reply(gemini_wire.candidate(gemini_wire.call(BONN.name, {}, signature=gemini_wire.SIGNATURE))),
+        ),
+        [
+            {"text": "", "thoughtSignature": SEAL},
+            {"functionCall": {"name": BONN.name, "args": {}}, "thoughtSignature": gemini_wire.SIGNATURE},
+        ],
+    ),
+}
+
+
+async def sent_back(at: Stage, surface: SurfaceName, dialect: DialectName, reply: Reply, *, stream: bool) -> list[Any]:
+    """What the provider gets of its own turn when the client goes on with the result of its call."""
+    at.upstreams[dialect].script(reply)
+    face, asked = at.surfaces[surface], dict(ASKED[surface]["stream"])
+    heard = await face.ask(model_of(dialect), asked, stream=stream)
+    turns = [*asked[face.turns], *heard.turn, *face.results(heard.calls, ["Rain."])]
+    await face.ask(model_of(dialect), {**asked, face.turns: turns}, stream=stream)
+    sent = said_of(at.sent(dialect))
+    match dialect:
+        case "openai_responses":
+            return list(sent["input"][1:-1])
+        case "anthropic":
+            return list(sent["messages"][1]["content"])
+        case _:
+            return list(sent["contents"][1]["parts"])
+
+
+@together
+@both_ways
+@on_every_surface
+@pytest.mark.parametrize("dialect", BEFORE_THE_CALL)
+async def test_p6_a_sealed_thought_goes_back_before_its_call(
+    at: Stage, surface: SurfaceName, dialect: DialectName, stream: bool
+) -> None:
+    reply = REPLIES[dialect](SEALED, stream=stream)
+
+    assert await sent_back(at, surface, dialect, reply, stream=stream) == BEFORE_THE_CALL[dialect]
+
+
+@together
+@on_every_surface
+@pytest.mark.parametrize("dialect", WITHOUT_A_TEXT)
+async def test_p7_a_seal_without_a_text_goes_back(at: Stage, surface: SurfaceName, dialect: DialectName) -> None:
+    reply, wanted = WITHOUT_A_TEXT[dialect]
+
+    assert await sent_back(at, surface, dialect, reply, stream=True) == wanted
 
 
 def visible(sent: Any) -> Iterator[str]:
