@@ -45,6 +45,8 @@ SPOKEN: dict[DialectName, tuple[Dialect, str, ProviderProfile]] = {
     "gemini": ("gemini", "gemini-3-flash-preview", ProviderProfile()),
 }
 """By dialect its adapter, a model of today and how its provider departs from it."""
+BESIDE = "acme/beside:free"
+"""A model of a provider by OpenAI's chat completions that counts reasoning beside its output, as xAI does."""
 ROUTING = Routing(timeout_s=20.0, first_byte_timeout_s=10.0, idle_timeout_s=10.0, max_attempts=1)
 
 
@@ -71,6 +73,9 @@ def catalog(upstreams: dict[DialectName, Any], models_of: Mapping[DialectName, s
         )
         for name, (_, native, _) in SPOKEN.items()
     ]
+    profile = ProviderProfile(reasoning_tokens="beside")
+    providers["beside"] = Provider("beside", "openai", upstreams["openai"].base_url, api_key=KEY, profile=profile)
+    models.append(Model(BESIDE, (Offer(providers["beside"], "test-1", endpoints),)))
     return Catalog(providers, {model.id: model for model in models}, routing=ROUTING)
 
 

@@ -22,7 +22,7 @@ from tests.fakes.replies import error
 from tests.fakes.surfaces import Heard, SurfaceName
 from tests.fakes.wire import Cut, Pause, Reply
 from tests.integration.databases import migrated
-from tests.integration.dialect_stage import Stage, stage
+from tests.integration.dialect_stage import BESIDE, Stage, stage
 
 together = pytest.mark.asyncio(loop_scope="module")
 on_every_surface = pytest.mark.parametrize("surface", get_args(SurfaceName))
@@ -158,6 +158,17 @@ async def test_trap_04_reasoning_is_within_the_output_wherever_it_was_counted(
     heard = await hear(at, surface, dialect, REPLIES[dialect](said, stream=stream), stream=stream)
 
     assert heard.counted == said.counted
+
+
+@together
+@both_ways
+@on_every_surface
+async def test_trap_04_xai_counts_it_beside(at: Stage, surface: SurfaceName, stream: bool) -> None:
+    beside = Said(("42.",), thought="Hm.", counted=Counted(9, 5, reasoning=7))
+    at.upstreams["openai"].script(REPLIES["openai"](beside, stream=stream))
+    heard = await at.surfaces[surface].ask(BESIDE, ASKED[surface]["stream"], stream=stream)
+
+    assert heard.counted == Counted(9, 12, reasoning=7)
 
 
 @together
