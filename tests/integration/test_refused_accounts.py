@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.domain.catalog import Catalog, Model, Offer, Provider
-from server.domain.errors import FailureCategory
+from server.domain.errors import FailureCategory, GatewayError, Reason
 from server.domain.request import Endpoint
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
@@ -49,7 +49,7 @@ def quota(name: str) -> Any:
     [
         (error(401), "open"),
         (error(402), "open"),
-        (error(400, "Your credit balance is too low to access the API.", type="invalid_request_error"), "open"),
+        (error(400, "Your credit balance is too low to access the API.", type="invalid_request_error"), "closed"),
         (error(429, "Out of credit.", code="insufficient_quota"), "open"),
         (quota("GenerateRequestsPerDayPerProject"), "open"),
         (quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier"), "closed"),
@@ -64,6 +64,16 @@ async def test_a_refused_account_is_asked_for_no_model_again(bench: Bench, reply
     assert [standing.breaker for standing in bench.health.standings((ONE, TWO))] == ["open", other_model]
     await bench.run(model=MODELS[1])
     assert len(bench.first.requests) == (1 if other_model == "open" else 2)
+
+
+async def test_a_caller_cannot_put_the_words_into_a_providers_mouth(bench: Bench) -> None:
+    bench.current = catalog(*(Provider(name, "openai", it.base_url) for name, it in bench.upstreams()))
+    said = "Invalid value: 'credit balance is too low'. Supported values are: 'low' and 'high'."
+    bench.first.script(error(400, said, type="invalid_request_error", param="reasoning_effort"))
+    with pytest.raises(GatewayError) as refused:
+        await bench.run()
+    assert refused.value.reason is Reason.UPSTREAM_REJECTED_REQUEST
+    assert [standing.breaker for standing in bench.health.standings((ONE, TWO))] == ["closed", "closed"]
 
 
 async def test_every_worker_learns_it_for_all_models_and_that_it_is_over(

@@ -169,3 +169,20 @@ def test_an_error_without_data_is_found(stream: bytes) -> None:
 @pytest.mark.parametrize("stream", [b"", frame({"error": {"code": 1}}), b'{"a": 1}\n\n', b"{broken\n\n", PRETTY[:50]])
 def test_no_error_without_data(stream: bytes) -> None:
     assert bare_error(stream) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "is_of_model"),
+    [
+        (BAD_KEY, False),
+        (status(403, "PERMISSION_DENIED", "No.", error_info("SERVICE_DISABLED")), False),
+        (status(401, "UNAUTHENTICATED", "Expected OAuth 2 access token."), False),
+        (status(402, "RESOURCE_EXHAUSTED", "Prepayment credits depleted."), False),
+        (exhausted(quota_id="GenerateRequestsPerDayPerProject"), False),
+        (exhausted(quota_id="GenerateRequestsPerDayPerProjectPerModel-FreeTier"), True),
+        (status(403, "PERMISSION_DENIED", "You may not use tuned models."), True),
+        (status(400, "INVALID_ARGUMENT", "API key not valid."), True),
+    ],
+)
+def test_whom_a_refused_account_concerns(body: Any, is_of_model: bool) -> None:
+    assert failure(body).is_of_model is is_of_model

@@ -96,7 +96,9 @@ def test_what_is_open_for_another_reason_stays_so(health: Health, clock: HandClo
     [
         (ProviderFailure(REFUSED, status=401), False),
         (ProviderFailure(REFUSED, status=403), True),
-        (ProviderFailure(REFUSED), False),
+        (ProviderFailure(REFUSED), True),
+        (ProviderFailure(FailureCategory.QUOTA_EXHAUSTED, status=400), True),
+        (ProviderFailure(REFUSED, status=400, is_of_model=False), False),
         (ProviderFailure(FailureCategory.QUOTA_EXHAUSTED, status=402), False),
         (ProviderFailure(FailureCategory.QUOTA_EXHAUSTED, status=429, is_of_model=True), True),
     ],

@@ -177,7 +177,8 @@ class FailureCategory(StrEnum):
     """The gateway itself has no connection left; the provider was not asked."""
 
 
-_FORBIDDEN: Final = 403
+_OF_ACCOUNT: Final = frozenset({401, 402, 429})
+"""Statuses of refusals that have nothing to do with what was asked. In a 400 the words may be the caller's."""
 _FINAL_CATEGORIES = frozenset(
     {FailureCategory.CALLER_ERROR, FailureCategory.CONTEXT_LENGTH, FailureCategory.CONTENT_POLICY}
 )
@@ -232,7 +233,7 @@ class ProviderFailure(Exception):
         upstream: UpstreamError | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
-        is_of_model: bool = False,
+        is_of_model: bool | None = None,
         headroom: Headroom | None = None,
     ) -> None:
         super().__init__(category.value)
@@ -246,8 +247,8 @@ class ProviderFailure(Exception):
 
     @property
     def is_of_model(self) -> bool:
-        """Whether a refusal of our account goes for this model only: so it says, or it forbids (403) what was asked."""
-        return self._is_of_model or self.status == _FORBIDDEN
+        """Whether a refusal of our account goes for this model only: as its provider says, or else by its status."""
+        return self.status not in _OF_ACCOUNT if self._is_of_model is None else self._is_of_model
 
     @property
     def is_final(self) -> bool:

@@ -121,15 +121,23 @@ def bare_error(text: bytes) -> Any:
 def _failure(error: WireStatus, status: int, provider: Provider) -> ProviderFailure:
     code = next(iter(error.reasons), None) or error.status or None
     upstream = scrubbed(UpstreamError(code, error.message or None), provider)
-    return ProviderFailure(_category(error, status), status=status, upstream=upstream, is_of_model=error.is_of_model)
+    is_of_model = True if error.is_of_model else False if _refusal(error) else None
+    return ProviderFailure(_category(error, status), status=status, upstream=upstream, is_of_model=is_of_model)
+
+
+def _refusal(error: WireStatus) -> FailureCategory | None:
+    """How our account is refused, where a reason says that it is."""
+    for reason in error.reasons:
+        if known := _REASONS.get(reason) or (_C.CREDENTIALS if reason.startswith("API_KEY_") else None):
+            return known
+    return None
 
 
 def _category(error: WireStatus, status: int) -> FailureCategory:
     if error.is_daily:
         return _C.QUOTA_EXHAUSTED
-    for reason in error.reasons:
-        if known := _REASONS.get(reason) or (_C.CREDENTIALS if reason.startswith("API_KEY_") else None):
-            return known
+    if refusal := _refusal(error):
+        return refusal
     if error.status == "FAILED_PRECONDITION" and _LOCATION_TEXT.search(error.message):
         return _C.CREDENTIALS
     # Google gives this one reason for whatever has run out: the message tells a pace from an empty account.

@@ -17,6 +17,8 @@ from server.providers.scrub import scrubbed
 _QUOTED_CHARS: Final = 200
 """How much is quoted of a body that is not an error in any known shape."""
 
+_BAD_REQUEST: Final = 400
+_OF_ACCOUNT: Final = frozenset({FailureCategory.CREDENTIALS, FailureCategory.QUOTA_EXHAUSTED})
 _OF_MODEL: Final = "quota_per_model"
 
 _json: Final = msgspec.json.Decoder()
@@ -81,8 +83,10 @@ def looks_like_error(value: Mapping[str, Any]) -> bool:
 
 def _failure(error: WireError, status: int, provider: Provider) -> ProviderFailure:
     category = category_of(status, error.labels, error.message or "")
+    if error.param is not None and status == _BAD_REQUEST and category in _OF_ACCOUNT:
+        category = FailureCategory.CALLER_ERROR  # what it quotes is the caller's
     upstream = scrubbed(UpstreamError(error.code, error.message, error.param), provider)
-    is_of_model = _OF_MODEL in error.labels
+    is_of_model = True if _OF_MODEL in error.labels else None
     return ProviderFailure(category, status=status, upstream=upstream, is_of_model=is_of_model)
 
 
