@@ -286,6 +286,26 @@ async def test_p8_thoughts_of_one_are_never_said_to_another(
     assert SEAL not in json.dumps(at.sent(other))
 
 
+@together
+@on_every_surface
+@pytest.mark.parametrize(("maker", "other"), [(a, b) for a in DIALECTS for b in DIALECTS if a != b])
+async def test_calls_that_one_made_are_answered_by_another(
+    at: Stage, surface: SurfaceName, maker: DialectName, other: DialectName
+) -> None:
+    """As after a fallback; the stand-ins refuse calls and results that do not belong together."""
+    face, asked = at.surfaces[surface], dict(ASKED[surface]["parallel_tools"])
+    at.upstreams[maker].script(REPLIES[maker](SAID["parallel_tools"], stream=True))
+    heard = await face.ask(model_of(maker), asked, stream=True)
+    turns = [*asked[face.turns], *heard.turn, *face.results(heard.calls, ["Rain in Bonn.", "Sun in Oslo."])]
+
+    again = await face.ask(model_of(other), {**asked, face.turns: turns}, stream=True)
+
+    assert again.text == "Hello there!"
+    sent = json.dumps(at.sent(other))
+    assert [sent.count(word) for word in ("Rain in Bonn.", "Sun in Oslo.")] == [1, 1]
+    assert sent.index("Rain in Bonn.") < sent.index("Sun in Oslo.")
+
+
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(12)).decode()
 LABELLED = f"data:image/png;base64,{JPEG}"
 IMAGE: dict[SurfaceName, Any] = {
