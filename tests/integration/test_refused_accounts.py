@@ -80,7 +80,7 @@ async def test_every_worker_learns_it_for_all_models_and_that_it_is_over(
     database: Database, commits: GroupCommit, clock: ManualClock
 ) -> None:
     class Source:
-        current = catalog(Provider("first", "openai", "http://upstream"))
+        current = catalog(Provider("first", "openai", "http://upstream", api_key="old"))
 
     healths = [Health(clock, middle) for _ in "ab"]
     workers = [
@@ -104,3 +104,36 @@ async def test_every_worker_learns_it_for_all_models_and_that_it_is_over(
         await worker.exchange()
     for health in healths:
         assert [standing.breaker for standing in health.standings((ONE, TWO))] == ["closed", "closed"]
+
+
+async def test_a_new_key_is_tried_at_once(database: Database, commits: GroupCommit, clock: ManualClock) -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.current = catalog(
+                *(Provider(name, "openai", "http://upstream", "old") for name in ("first", "second"))
+            )
+
+    healths, sources = [Health(clock, middle) for _ in "ab"], [Source(), Source()]
+    workers = [
+        Sharing(health, SqlHealthExchange(database, commits, clock, name), source, clock)
+        for name, health, source in zip("ab", healths, sources, strict=True)
+    ]
+    other = ONE._replace(provider="second")
+    for worker in workers:
+        await worker.exchange()
+    fail(healths[0], 1, ONE, category=FailureCategory.CREDENTIALS)
+    fail(healths[0], 1, other, category=FailureCategory.CREDENTIALS)
+    for worker in workers:
+        await worker.exchange()
+
+    def states() -> list[list[str]]:
+        return [[standing.breaker for standing in health.standings((ONE, TWO, other))] for health in healths]
+
+    assert states() == [["open"] * 3] * 2
+    for source, worker in zip(sources, workers, strict=True):
+        providers = Provider("first", "openai", "http://upstream", "new"), source.current.providers["second"]
+        source.current = catalog(*providers)
+        await worker.exchange()
+    for worker in workers * 2:
+        await worker.exchange()
+    assert states() == [["closed", "closed", "open"]] * 2

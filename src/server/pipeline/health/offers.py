@@ -299,6 +299,19 @@ class Health:
         for key in [key for key in self._entries if key not in keys]:
             del self._entries[key]
 
+    def renewed(self, provider_id: str) -> None:
+        """The key of this provider is another: that the old one was refused means nothing any more.
+
+        Nobody is told: each worker reads the catalogue itself, and may go on with the old key for a moment.
+        """
+        for entry in self._entries.values():
+            breaker = entry.breaker
+            if entry.key.provider == provider_id and breaker.is_open_by_account():
+                change = Transition("closed", breaker.reason, evidence={"key": "renewed"})
+                breaker.close(self.now_s)
+                entry.adopted()
+                tell(entry.key, change)
+
     def standings(self, keys: Iterable[RouteKey]) -> list[Standing]:
         now_s = self.now_s
         return [self.entry(key).standing(now_s) for key in keys]

@@ -162,10 +162,15 @@ class Sharing:
         return Report(now, tuple(routes))
 
     def _follow_catalogue(self) -> None:
-        if self._catalogs.current is not self._catalog:
-            self._catalog = self._catalogs.current
-            self._keys = route_keys(self._catalog)
-            self._health.keep(self._keys)
+        before, now = self._catalog, self._catalogs.current
+        if now is before:
+            return
+        self._catalog, self._keys = now, route_keys(now)
+        self._health.keep(self._keys)
+        for id_, provider in now.providers.items():
+            was = None if before is None else before.providers.get(id_)
+            if was is not None and was.api_key != provider.api_key:
+                self._health.renewed(id_)
 
     async def _take_in(self, shared: list[SharedReport]) -> None:
         now_s = self._clock.monotonic()
