@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import trustme
 import uvloop
 
 from server.clock import SystemClock, UuidV7
@@ -191,3 +193,26 @@ async def test_the_doctor_reaches_for_nothing_that_is_never_called(names: Names)
         found = await reach(Provider("acme", "openai", f"http://upstream.example:{upstream.port}/v1", "sk-1"))
         assert (found.level, upstream.connections_accepted) == ("fail", 0)
     assert found.text.endswith("leads to an address that is never called")
+
+
+@pytest.mark.parametrize(("certified", "trusted"), [("upstream.example", True), ("127.0.0.1", False)])
+async def test_tls_is_verified_for_the_name_and_not_for_the_address(
+    names: Names, certified: str, trusted: bool
+) -> None:
+    names.answers = [["127.0.0.1"]]
+    authority = trustme.CA()
+    ours, theirs = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(ours)
+    authority.issue_cert(certified).configure_cert(theirs)
+    asked: list[str | None] = []
+    theirs.sni_callback = lambda _, name, __: asked.append(name)
+    async with Upstream(tls=theirs) as upstream, Transport(tls=ours) as transport:
+        url = f"https://upstream.example:{upstream.port}/v1"
+        if trusted:
+            assert await call(transport, url) == 200
+        else:
+            with pytest.raises(ProviderFailure) as caught:
+                await call(transport, url)
+            assert caught.value.upstream == failure(Fault.TLS).upstream
+            assert upstream.requests == []
+    assert asked == ["upstream.example"]
