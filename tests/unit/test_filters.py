@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 from msgspec.structs import replace
 
 from server.domain.catalog import Catalog, Model, Offer, Provider
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import TeamPolicy
+from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import (
     Audio,
     Endpoint,
@@ -224,6 +226,40 @@ def test_nobody_who_might_have_room_is_left_out_unless_another_has(
         return
     left, _ = sorted_out(catalog(context_length=lengths), asked)
     assert [lengths[int(name[1:])] for name in left] == expected
+
+
+def at(input_usd: int, *tiers: PriceTier) -> PriceList:
+    return PriceList({"input_text_tokens": input_usd * 10**9, "output_text_tokens": 10**9}, tiers)
+
+
+LONG = PriceTier({"input_text_tokens": 3 * 10**9}, input_tokens_above=1000)
+PRIORITY = PriceTier({"output_text_tokens": 9 * 10**9}, service_tier="priority")
+PRICES = catalog(prices=[at(1), at(2), at(1, LONG), at(1, PRIORITY)])
+ONE, NONE = MaxPrice(prompt="1", completion="1"), MaxPrice(prompt="0.99")
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        (request(), ["p0", "p1", "p2", "p3"]),
+        (request(max_price=ONE), ["p0", "p2", "p3"]),
+        (request(max_price=MaxPrice(prompt="2")), ["p0", "p1", "p2", "p3"]),
+        (request(max_price=MaxPrice(completion="1.0")), ["p0", "p1", "p2", "p3"]),
+        (request(words(1000), max_price=ONE), ["p0", "p3"]),
+        (replace(request(max_price=ONE), passthrough={"service_tier": Raw(b'"auto"')}), ["p0", "p2", "p3"]),
+        (replace(request(max_price=ONE, only=("p3",)), passthrough={"service_tier": Raw(b'"priority"')}), []),
+        (request(max_price=NONE), []),
+    ],
+)
+def test_a_price_cap_holds_for_what_this_request_would_cost(asked: GenerationRequest, left: list[str]) -> None:
+    if not left:
+        with pytest.raises(GatewayError) as caught:
+            candidates(PRICES, asked, ADAPTERS)
+        assert (caught.value.reason, caught.value.param) == (Reason.INVALID_VALUE, "provider.max_price")
+        return
+    kept, why = sorted_out(PRICES, asked)
+    assert kept == left
+    assert why == [(f"p{index}", "above_max_price") for index in range(4) if f"p{index}" not in left]
 
 
 REGIONS = catalog(

@@ -6,7 +6,6 @@ Offers are sorted out step by step, and the first step that leaves none decides 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from msgspec.structs import replace
@@ -19,6 +18,7 @@ from server.domain.request import Endpoint, GenerationRequest, RoutingPreference
 from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
 from server.pipeline.fit import media, media_refused, room_for, takes, too_long
+from server.pipeline.price_cap import price_cap
 from server.pipeline.route_refusals import (
     all_drained,
     listed,
@@ -116,7 +116,7 @@ def candidates(
         lambda left: unsupported_parameter(left[0].model, [_lacking(one.offer, request, adapters) for one in left]),
     )
     if wishes.max_price is not None:
-        sieve.keep("above_max_price", lambda one: _is_affordable(one.offer, wishes), too_dear)
+        sieve.keep("above_max_price", price_cap(request, wishes.max_price), too_dear)
     if has_room := room_for(sieve.left, request):
         sieve.keep("context_too_short", has_room, lambda left: too_long(left, request))
     if drained:
@@ -198,31 +198,6 @@ def _lacking(offer: Offer, request: GenerationRequest, adapters: Mapping[Dialect
     inexpressible = adapters[offer.provider.dialect].supports(offer, request)
     more = (inexpressible, unpriced_tier(offer, request))
     return [*lacking, *(spelling for spelling in more if spelling is not None and spelling not in lacking)]
-
-
-def _is_affordable(offer: Offer, wishes: RoutingPreferences) -> bool:
-    if wishes.max_price is None:
-        return True
-    limits = (
-        ("input_text_tokens", wishes.max_price.prompt, "provider.max_price.prompt"),
-        ("output_text_tokens", wishes.max_price.completion, "provider.max_price.completion"),
-    )
-    return all(
-        limit is None or Decimal(offer.prices.rates.get(dimension, 0)).scaleb(-9) <= _decimal(limit, param)
-        for dimension, limit, param in limits
-    )
-
-
-def _decimal(text: str, param: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or value < 0:
-        raise GatewayError(
-            Reason.INVALID_VALUE, f'{param} must be USD per million tokens, such as "0.50".', param=param
-        )
-    return value
 
 
 def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Candidate]:
