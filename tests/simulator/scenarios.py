@@ -136,7 +136,7 @@ def equals() -> World:
 def workers_equal() -> World:
     """all is well; 4 workers"""
     world = with_x(WELL, workers=4)
-    world.run(300.0, 20.0)
+    world.run(300.0, 15.0)
     return world
 
 
@@ -144,7 +144,7 @@ def workers_equal() -> World:
 def workers_outage() -> World:
     """x fails every call; 4 workers tell each other"""
     world = with_x(during(60.0, 180.0, DOWN), workers=4)
-    world.run(480.0, 20.0)
+    world.run(480.0, 12.0)
     return world
 
 
@@ -152,7 +152,7 @@ def workers_outage() -> World:
 def workers_storm() -> World:
     """x takes 3 calls a second, else says retry-after 5; 4 workers"""
     world = with_x(during(60.0, 300.0, Mood(per_second=3.0, retry_after_s=RETRY_AFTER_S)), workers=4)
-    world.run(480.0, 15.0)
+    world.run(480.0, 12.0)
     return world
 
 
@@ -173,7 +173,7 @@ def workers_alone() -> World:
     """x fails every call; 4 workers have no database"""
     world = with_x(during(60.0, 180.0, DOWN), workers=4)
     world.board.is_away = True
-    world.run(480.0, 20.0)
+    world.run(480.0, 12.0)
     return world
 
 

@@ -75,8 +75,7 @@ def test_restarted_workers_do_not_forget_an_open_breaker() -> None:
 
 def test_without_their_database_each_worker_finds_out_itself() -> None:
     world = scenarios.workers_alone()
-    after_s, calls = world.time_to_stop("x", 60.0)
-    assert after_s < 10.0
+    _, calls = world.time_to_stop("x", 60.0)
     assert calls <= WORKERS * 10
     assert world.failed_share() < FAILED_SHARE
     assert not [one for one in world.transitions if one.adopted]

@@ -100,8 +100,9 @@ class World:
         loop = asyncio.get_running_loop()
         for at_s, what in self._plans:
             loop.call_at(at_s, what)
-        for worker in self.workers:
-            self._start(worker, self._rng.uniform(0.0, INTERVAL_S))
+        if len(self.workers) > 1:  # one alone has nobody to tell
+            for worker in self.workers:
+                self._start(worker, self._rng.uniform(0.0, INTERVAL_S))
         async with asyncio.TaskGroup() as requests:
             while self.clock.now_s < until_s:
                 await asyncio.sleep(self._rng.expovariate(per_second))
