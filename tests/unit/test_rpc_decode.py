@@ -10,6 +10,8 @@ import pytest
 from google.protobuf import text_format
 
 from aistats.gateway.v1.chat_pb2 import CreateChatCompletionRequest
+from aistats.gateway.v1.messages_pb2 import CreateMessageRequest
+from aistats.gateway.v1.responses_pb2 import CreateResponseRequest
 from server.domain.errors import GatewayError, Reason
 from server.domain.parameters import PARAMETERS
 from server.domain.request import (
@@ -35,6 +37,7 @@ from server.domain.request import (
     ToolResult,
     Turn,
 )
+from server.rpc import messages, responses
 from server.rpc.chat import decode_request
 
 USER = 'messages { role: ROLE_USER parts { text { text: "Hi" } } }'
@@ -51,6 +54,16 @@ def error_of(text: str, **options: Any) -> tuple[Reason, str | None]:
         decode(text, **options)
     assert caught.value.description.endswith(".")
     return caught.value.reason, caught.value.param
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_trace_is_asked_for_alike_in_every_service(trace: bool) -> None:
+    asked = f'model: "acme/test-1" routing {{ trace: {str(trace).lower()} }} '
+    response = text_format.Parse(asked + USER.replace("messages", "input"), CreateResponseRequest())
+    message = text_format.Parse(f"{asked} {USER} max_tokens: 9", CreateMessageRequest())
+    assert decode(USER, base=asked).trace is trace
+    assert responses.decode_request(response, stream=False).generation.trace is trace
+    assert messages.decode_request(message, stream=False).trace is trace
 
 
 def test_the_least_request() -> None:
