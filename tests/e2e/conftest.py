@@ -17,6 +17,7 @@ LOCAL_MODEL = "local/smollm2-135m:free"
 CONFIG = """
 providers:
   - {{id: acme, dialect: openai, base_url: "{acme}", api_key_env: ACME_KEY}}
+  - {{id: strange, dialect: openai, base_url: "{acme}", api_key_env: ACME_KEY}}
   - {{id: backup, dialect: openai, base_url: "{backup}"}}
   - {{id: native, dialect: openai, base_url: "{backup}", apis: [chat, responses]}}
   - {{id: dead, dialect: openai, base_url: "http://127.0.0.1:{closed}/v1"}}
@@ -27,6 +28,8 @@ models:
           price: {{input_text_tokens: "0.15", output_text_tokens: "0.60"}}}}
   - id: acme/test-1:free
     offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}]
+  - id: acme/strange:free
+    offers: [{{provider: strange, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/native:free
     offers: [{{provider: native, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/two:free

@@ -178,7 +178,7 @@ def test_an_upstreams_own_words_come_through(gateway: Gateway, acme: UpstreamThr
 
 def test_our_credentials_failing_is_not_the_clients_401(gateway: Gateway, acme: UpstreamThread) -> None:
     acme.script(error(401, "Incorrect API key provided.", code="invalid_api_key"))
-    reply = gateway.post("/v1/chat/completions", CHAT)
+    reply = gateway.post("/v1/chat/completions", {**CHAT, "model": "acme/strange:free"})
     problem = assert_contract(reply, 502, "provider_error")
     assert problem["failed_statuses"] == [401]
 

@@ -418,7 +418,7 @@ def test_every_manner_of_an_upstream_ends_well(
     gateway: Gateway, acme: UpstreamThread, backup: UpstreamThread, surface: Surface, name: str
 ) -> None:
     """A whole answer, or an error of the contract; never a hang or a silent cut."""
-    upstream, model = (backup, "acme/native:free") if name in NATIVE else (acme, "acme/test-1:free")
+    upstream, model = (backup, "acme/native:free") if name in NATIVE else (acme, "acme/strange:free")
     upstream.script(DEVIATIONS[name]())
     with (
         httpx.Client(timeout=10) as client,
@@ -451,7 +451,7 @@ def test_every_manner_of_an_upstream_ends_well(
 @pytest.mark.parametrize("name", [*ERRORS, *UNARY])
 def test_every_whole_answer_of_an_upstream_ends_well(gateway: Gateway, acme: UpstreamThread, name: str) -> None:
     acme.script(DEVIATIONS[name]())
-    reply = gateway.post(CHAT.path, CHAT.body(stream=False), timeout=10)
+    reply = gateway.post(CHAT.path, CHAT.body("acme/strange:free", stream=False), timeout=10)
     if name in UNARY:
         assert reply.json()["choices"][0]["message"]["content"] == "Hello there!"
     else:
