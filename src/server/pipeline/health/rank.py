@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Final, TypeAlias
 from zlib import crc32
 
@@ -29,6 +30,7 @@ AFFINE_SCORE: Final = 0.8
 """A session stays where it is as long as that offer's health is at least this."""
 CHEAP_SCORE: Final = 0.5
 """Who asks for the cheapest gets it as long as its health is at least this."""
+_key: Final = itemgetter(0)
 _LEAST: Final = 1e-9
 _TOO_ILL: Final = 1 << 62
 _BITS: Final = (1 << 64) - 1
@@ -149,10 +151,6 @@ def last_resorts(avoided: Sequence[Ranked], draw: Callable[[], float]) -> list[R
     return sorted(may, key=lambda one: (-one.standing.in_a_row, draw()))
 
 
-def _key(keyed: _Keyed) -> tuple[int, int, int, float]:
-    return keyed[0]
-
-
 def _put_first(probe: _Keyed, keyed: list[_Keyed], first: int) -> None:
     """Make this one the probe, one at a time, unless a wish puts others before it."""
     (_, place, cost, wait), ranked = probe
@@ -208,7 +206,7 @@ def _scale(usable: Sequence[tuple[Candidate, Standing]], mode: Mode, streamed: b
         latencies = [ms for _, one in usable if (ms := one.first_token_ms if streamed else one.answer_ms) is not None]
     elif mode == "throughput":
         speeds = [one.throughput_tps for _, one in usable if one.throughput_tps is not None]
-    return _Scale(mode, price, min(latencies, default=None), max(speeds, default=None), streamed)
+    return _Scale(mode, price, min(latencies) if latencies else None, max(speeds) if speeds else None, streamed)
 
 
 def _quickness(standing: Standing, scale: _Scale) -> float:
