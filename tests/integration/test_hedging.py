@@ -57,6 +57,7 @@ async def test_the_first_to_show_output_wins_and_the_other_is_cancelled(hedged: 
     account = account_of(events)
     assert (account.meta.provider, account.meta.attempts) == ("second", 2)
     assert account.meta.latency_ms < 1000 * AFTER_S, "from when this one was called"
+    assert account.meta.gateway_ms < 1000 * AFTER_S, "nobody waited for the gateway"
     await hedged.first.wait_disconnect(timeout=0.5)
     assert in_flight(hedged) == [0, 0]
 
