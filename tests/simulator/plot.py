@@ -29,10 +29,10 @@ def draw(file: Path) -> None:
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 10, "font.family": "DejaVu Sans"}):
         rows = math.ceil(len(ALL) / COLUMNS)
         figure = Figure(figsize=(12, 2.5 * rows + 0.6), dpi=100, layout="constrained")
-        axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+        axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
         for scenario, ax in zip(ALL, axes, strict=False):
             _panel(ax, scenario)
-        for ax in list(axes)[len(ALL) :]:
+        for ax in axes[len(ALL) :]:
             ax.set_axis_off()
         names = {"x": "x, the one in trouble", "y": "y", "z": "z"}
         figure.legend(

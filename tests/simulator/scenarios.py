@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final, NamedTuple
 
+from server.domain.catalog import Routing
 from server.domain.errors import FailureCategory
 from tests.simulator.providers import Mood, Script, always, during
 from tests.simulator.world import World
@@ -21,12 +22,13 @@ FROM_S, TO_S, END_S = 300.0, 900.0, 1500.0
 FLAP_S: Final = 40.0
 BACK_S: Final = 180.0
 RETRY_AFTER_S: Final = 5.0
+HEDGE_S: Final = 1.0
 KILLED_S: Final = (200.0, 201.0, 202.0)
 ALL_KILLED_S: Final = 300.0
 
 
-def with_x(script: Script, *, workers: int = 1, seed: int = 1) -> World:
-    return World({"x": script, "y": WELL, "z": WELL}, workers=workers, seed=seed)
+def with_x(script: Script, *, workers: int = 1, seed: int = 1, routing: Routing | None = None) -> World:
+    return World({"x": script, "y": WELL, "z": WELL}, workers=workers, seed=seed, routing=routing)
 
 
 @cache
@@ -62,6 +64,14 @@ def latency_creep() -> World:
 def hanging() -> World:
     """x takes calls and never answers"""
     world = with_x(during(FROM_S, TO_S, Mood(hangs=True)))
+    world.run(END_S, 3.0)
+    return world
+
+
+@cache
+def hedging() -> World:
+    """x never answers; after a second another is asked as well"""
+    world = with_x(during(FROM_S, TO_S, Mood(hangs=True)), routing=Routing(hedge_after_s=HEDGE_S))
     world.run(END_S, 3.0)
     return world
 
@@ -206,6 +216,7 @@ ALL: Final = (
     Scenario(brown_out),
     Scenario(latency_creep, ((FROM_S, END_S),)),
     Scenario(hanging),
+    Scenario(hedging),
     Scenario(flapping, _FLAPS),
     Scenario(rate_limit_storm),
     Scenario(cold_start, ((0.0, 60.0),)),

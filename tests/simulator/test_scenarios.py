@@ -11,7 +11,7 @@ from tests.simulator import __main__ as report
 from tests.simulator import scenarios
 from tests.simulator.plot import draw
 from tests.simulator.providers import Mood
-from tests.simulator.scenarios import BACK_S, END_S, FROM_S, TO_S
+from tests.simulator.scenarios import BACK_S, END_S, FROM_S, HEDGE_S, TO_S
 from tests.simulator.world import World
 
 STOP_S, STOP_CALLS = 2.0, 20
@@ -86,6 +86,16 @@ def test_who_hangs_is_left_when_the_first_have_waited_in_vain() -> None:
     assert world.failed_share() < FAILED_SHARE
     noticed_s = FROM_S + world.time_to_stop("x", FROM_S)[0]
     assert world.sent("x", noticed_s, TO_S) <= STOP_CALLS, "probes only"
+
+
+def test_with_hedging_nobody_waits_for_who_hangs() -> None:
+    world = scenarios.hedging()
+    assert world.failed_share() == 0.0
+    assert max(one.waited_s for one in world.outcomes) < HEDGE_S + 0.5
+    assert max(one.waited_s for one in scenarios.hanging().outcomes) > 30.0, "as without"
+    assert sum(one.attempts for one in world.outcomes) == len(world.attempts), "both are on the record"
+    assert world.share("x", FROM_S, TO_S) < 0.25
+    assert world.share("x", END_S - 300.0, END_S) == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_flapping_makes_few_transitions_and_fewer_in_time() -> None:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from structlog.testing import capture_logs
 
-from server.domain.catalog import Catalog, Model, Offer, Provider
+from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
 from server.domain.errors import GatewayError
-from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Text, Turn
+from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
 from server.pipeline.health.share import INTERVAL_S
 from tests.fakes.health import HandClock
 from tests.simulator.providers import Script, Scripted
@@ -29,11 +29,15 @@ MODEL = "a/b:free"
 
 
 class Outcome(NamedTuple):
-    """What became of a user's request: `attempts` is 0 where none was let through."""
+    """What became of a user's request: `attempts` is 0 where none was let through.
+
+    `waited_s`: until it was shown something, or was over.
+    """
 
     at_s: float
     is_ok: bool
     attempts: int
+    waited_s: float
 
 
 class Transition(NamedTuple):
@@ -50,7 +54,9 @@ class Transition(NamedTuple):
 class World:
     """`workers` gateways share the traffic; each has its own view of health, and tells the others."""
 
-    def __init__(self, scripts: Mapping[str, Script], *, seed: int = 1, workers: int = 1, **wishes: Any) -> None:
+    def __init__(
+        self, scripts: Mapping[str, Script], *, seed: int = 1, workers: int = 1, routing: Routing | None = None
+    ) -> None:
         self.clock = HandClock(0.0)
         self.board = Board()
         self.outcomes: list[Outcome] = []
@@ -61,10 +67,8 @@ class World:
         self.attempts = self._adapter.attempts
         providers = {name: Provider(name, "openai", "http://upstream") for name in scripts}
         offers = tuple(Offer(provider, "m", frozenset({Endpoint.CHAT})) for provider in providers.values())
-        self._source = Source(Catalog(providers, {MODEL: Model(MODEL, offers)}))
-        self._request = GenerationRequest(
-            Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=True, routing=RoutingPreferences(**wishes)
-        )
+        self._source = Source(Catalog(providers, {MODEL: Model(MODEL, offers)}, routing=routing or Routing()))
+        self._request = GenerationRequest(Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=True)
         self.ends_s = 0.0
         self._made = 0
         self._plans: list[tuple[float, Callable[[], None]]] = []
@@ -114,13 +118,15 @@ class World:
         """One user's request."""
         worker_id.set(worker.name)
         began_s, attempts, is_ok = self.clock.now_s, worker.attempts(), True
+        waited_s: float | None = None
         try:
             async with aclosing(worker.stream(attempts, self._request)) as batches:
                 async for _ in batches:
-                    pass
+                    waited_s = self.clock.now_s - began_s if waited_s is None else waited_s
         except GatewayError:
             is_ok = False
-        self.outcomes.append(Outcome(began_s, is_ok, len(attempts.made)))
+        waited_s = self.clock.now_s - began_s if waited_s is None else waited_s
+        self.outcomes.append(Outcome(began_s, is_ok, len(attempts.made), waited_s))
 
     def _listen(self, _: Any, __: str, log: Any) -> Any:
         if log["event"] == "breaker":
