@@ -22,6 +22,7 @@ from server.probes import unused_port
 from server.storage.database import Database
 from tests.fakes.anthropic_upstream import AnthropicUpstream
 from tests.fakes.anthropic_wire import error_reply
+from tests.fakes.gemini_upstream import KEY as GEMINI_KEY
 from tests.fakes.gemini_upstream import GeminiUpstream
 from tests.fakes.gemini_wire import status
 from tests.fakes.openai_upstream import Upstream, error, json_reply
@@ -91,7 +92,8 @@ async def test_r5_a_stream_falls_back_as_a_whole_answer_does(
         if trouble in ("401", "429"):
             upstream.script(*[kind.unauthorised if trouble == "401" else kind.limited] * 2)
         address = {"refused": f"http://127.0.0.1:{unused_port()}/v1", "tls": distrusted}
-        broken = Provider("first", kind.dialect, address.get(trouble, upstream.base_url), "key", profile=kind.profile)
+        base_url, key = address.get(trouble, upstream.base_url), GEMINI_KEY if name == "gemini" else "key"
+        broken = Provider("first", kind.dialect, base_url, key, profile=kind.profile)
         bench.current = catalog(broken, Provider("second", "openai", bench.second.base_url))
         seen = []
         for stream in (False, True):
