@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 from server.domain.catalog import Offer
@@ -13,6 +14,8 @@ from server.domain.events import ChoiceEnded, Completed, FinishReason, ProviderE
 from server.domain.ports import Clock
 from server.domain.request import GenerationRequest
 
+worker_id: Final[ContextVar[str]] = ContextVar("worker_id", default="")
+"""Which worker is at work."""
 REFUSAL_S: Final = 0.01
 _SHOWN: Final[tuple[ProviderEvent, ...]] = (TextDelta(0, 0, "word " * 50),)
 _ENDED: Final[tuple[ProviderEvent, ...]] = (ChoiceEnded(0, FinishReason.STOP), Completed())
@@ -42,6 +45,7 @@ Script = Callable[[float], Mood]
 
 class Attempt(NamedTuple):
     at_s: float
+    worker: str
     provider: str
     is_ok: bool
 
@@ -64,7 +68,7 @@ class Scripted:
         mood = self._scripts[name](now_s)
         has_room = self._has_room(name, mood, now_s)
         is_ok = has_room and not mood.hangs and self._rng.random() >= mood.errors
-        self.attempts.append(Attempt(now_s, name, is_ok))
+        self.attempts.append(Attempt(now_s, worker_id.get(), name, is_ok))
         if mood.hangs:
             await asyncio.Event().wait()
         if not has_room:

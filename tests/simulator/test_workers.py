@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulator import scenarios
-from tests.simulator.providers import during
+from tests.simulator.providers import Mood, during
 from tests.simulator.scenarios import ALL_KILLED_S, KILLED_S, RETRY_AFTER_S
 from tests.simulator.test_scenarios import FAILED_SHARE, STOP_CALLS, assert_noticed
 
@@ -58,6 +58,18 @@ def test_what_one_worker_was_told_to_wait_all_wait() -> None:
         assert world.sent("x", at_s + KNOWN_S, at_s + RETRY_AFTER_S) == 0
     refused = sum(one.provider == "x" and not one.is_ok for one in world.attempts)
     assert refused <= WORKERS * len(openings), "each worker at most once before it knew"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_who_was_told_to_wait_waits_whatever_others_hear_meanwhile(seed: int) -> None:
+    storm = during(20.0, 100.0, Mood(per_second=3.0, retry_after_s=RETRY_AFTER_S))
+    world = scenarios.with_x(storm, workers=WORKERS, seed=seed)
+    world.run(110.0, 20.0)
+    told = [one for one in world.transitions if one.to == "open" and not one.adopted and one.at_s < 100.0]
+    assert told
+    for one in told:
+        sent = [call for call in world.attempts if (call.provider, call.worker) == ("x", one.worker)]
+        assert not [call for call in sent if one.at_s < call.at_s < one.at_s + RETRY_AFTER_S]
 
 
 def test_restarted_workers_do_not_forget_an_open_breaker() -> None:

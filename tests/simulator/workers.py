@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import Final
 
 from server.domain.catalog import Catalog, Dialect
 from server.domain.errors import GatewayError, Reason
@@ -20,11 +18,7 @@ from server.pipeline.health.router import RankByHealth
 from server.pipeline.health.share import Sharing
 from server.pipeline.route import candidates
 from server.pipeline.shutdown import Shutdown
-from tests.simulator.providers import Scripted
-
-NOBODY: Final = ""
-worker_id: Final[ContextVar[str]] = ContextVar("worker_id", default=NOBODY)
-"""Which worker is at work."""
+from tests.simulator.providers import Scripted, worker_id
 
 
 class Source:

@@ -21,9 +21,9 @@ from server.domain.errors import GatewayError
 from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
 from server.pipeline.health.share import INTERVAL_S
 from tests.fakes.health import HandClock
-from tests.simulator.providers import Script, Scripted
+from tests.simulator.providers import Script, Scripted, worker_id
 from tests.simulator.virtual import play
-from tests.simulator.workers import Board, Source, Worker, worker_id
+from tests.simulator.workers import Board, Source, Worker
 
 MODEL = "a/b:free"
 

@@ -1,8 +1,8 @@
 """Health among workers: each publishes what it sees about once a second, and merges what the others saw.
 
-Figures add up. Of a breaker the latest opening or closing counts, wherever it happened; being half-open is each
-worker's own affair. Where no exchange answers, a worker goes on with what it knows itself; and whatever one brings,
-nothing is taken in that no worker would have sent.
+Figures add up. Of a breaker the latest opening or closing counts, wherever it happened, but no closing cuts short a
+pause that the provider asked for; being half-open is each worker's own affair. Where no exchange answers, a worker goes
+on with what it knows itself; and whatever one brings, nothing is taken in that no worker would have sent.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Sharing:
             entry.adopted()
             if not was_open:
                 tell(entry.key, Transition("open", route.reason, round(retry_s - now_s, 3), evidence))
-        elif was_open:
+        elif was_open and not entry.breaker.is_told(now_s):
             reason = entry.breaker.reason
             entry.breaker.close(now_s)
             entry.adopted()
