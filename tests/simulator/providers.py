@@ -77,7 +77,12 @@ class Scripted:
         if not is_ok:
             await asyncio.sleep(mood.error_s)
             raise ProviderFailure(mood.category, status=500)
-        await asyncio.sleep(mood.first_token_s * self._rng.uniform(0.8, 1.2))
+        first_token_s = mood.first_token_s * self._rng.uniform(0.8, 1.2)
+        if not request.stream:
+            await asyncio.sleep(first_token_s + mood.took_s)
+            yield (*_SHOWN, *_ENDED)
+            return
+        await asyncio.sleep(first_token_s)
         yield _SHOWN
         await asyncio.sleep(mood.took_s)
         yield _ENDED

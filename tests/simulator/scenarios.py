@@ -35,7 +35,7 @@ def with_x(script: Script, *, workers: int = 1, seed: int = 1, routing: Routing 
 def outage() -> World:
     """x fails every call"""
     world = with_x(during(FROM_S, TO_S, DOWN))
-    world.run(END_S, 7.0)
+    world.run(END_S, 6.0)
     return world
 
 
@@ -43,7 +43,7 @@ def outage() -> World:
 def brown_out() -> World:
     """x fails 60 % of its calls, before and after 2 %"""
     world = with_x(during(FROM_S, TO_S, Mood(errors=0.6), Mood(errors=0.02)))
-    world.run(END_S, 7.0)
+    world.run(END_S, 6.0)
     return world
 
 
@@ -113,7 +113,7 @@ def recovery() -> World:
         return Mood(per_second=carries, crowded=FailureCategory.SERVER_ERROR, retry_after_s=None)
 
     world = with_x(weak)
-    world.run(480.0, 15.0)
+    world.run(480.0, 12.0)
     return world
 
 
@@ -138,7 +138,7 @@ def no_money() -> World:
 def equals() -> World:
     """all is well"""
     world = with_x(WELL, seed=5)
-    world.run(600.0, 10.0)
+    world.run(600.0, 8.0)
     return world
 
 
@@ -146,23 +146,23 @@ def equals() -> World:
 def workers_equal() -> World:
     """all is well; 4 workers"""
     world = with_x(WELL, workers=4)
-    world.run(300.0, 15.0)
+    world.run(300.0, 12.0)
     return world
 
 
 @cache
 def workers_outage() -> World:
     """x fails every call; 4 workers tell each other"""
-    world = with_x(during(60.0, 180.0, DOWN), workers=4)
-    world.run(480.0, 12.0)
+    world = with_x(during(60.0, 150.0, DOWN), workers=4)
+    world.run(360.0, 12.0)
     return world
 
 
 @cache
 def workers_storm() -> World:
     """x takes 3 calls a second, else says retry-after 5; 4 workers"""
-    world = with_x(during(60.0, 300.0, Mood(per_second=3.0, retry_after_s=RETRY_AFTER_S)), workers=4)
-    world.run(480.0, 12.0)
+    world = with_x(during(60.0, 240.0, Mood(per_second=3.0, retry_after_s=RETRY_AFTER_S)), workers=4)
+    world.run(360.0, 12.0)
     return world
 
 
@@ -174,16 +174,16 @@ def workers_restart() -> World:
         world.at(at_s, lambda index=index: world.restart(index))  # type: ignore[misc]
     for index in range(3):
         world.at(ALL_KILLED_S, lambda index=index: world.restart(index))  # type: ignore[misc]
-    world.run(900.0, 7.0)
+    world.run(800.0, 7.0)
     return world
 
 
 @cache
 def workers_alone() -> World:
     """x fails every call; 4 workers have no database"""
-    world = with_x(during(60.0, 180.0, DOWN), workers=4)
+    world = with_x(during(60.0, 150.0, DOWN), workers=4)
     world.board.is_away = True
-    world.run(480.0, 12.0)
+    world.run(360.0, 12.0)
     return world
 
 
@@ -210,7 +210,7 @@ class Scenario(NamedTuple):
 _FLAPS: Final = tuple(
     (at_s, at_s + FLAP_S) for at_s in itertools.takewhile((7200.0).__gt__, itertools.count(40.0, 80.0))
 )
-_WORKERS: Final = ((60.0, 180.0),)
+_WORKERS: Final = ((60.0, 150.0),)
 ALL: Final = (
     Scenario(outage),
     Scenario(brown_out),
@@ -225,7 +225,7 @@ ALL: Final = (
     Scenario(no_money),
     Scenario(equals, ()),
     Scenario(workers_outage, _WORKERS),
-    Scenario(workers_storm, ((60.0, 300.0),)),
+    Scenario(workers_storm, ((60.0, 240.0),)),
     Scenario(workers_restart, ((120.0, 500.0),)),
     Scenario(workers_alone, _WORKERS),
 )

@@ -10,7 +10,7 @@ import pytest
 from tests.simulator import __main__ as report
 from tests.simulator import scenarios
 from tests.simulator.plot import draw
-from tests.simulator.providers import Mood
+from tests.simulator.providers import Mood, during
 from tests.simulator.scenarios import BACK_S, END_S, FROM_S, HEDGE_S, TO_S
 from tests.simulator.world import World
 
@@ -86,6 +86,15 @@ def test_who_hangs_is_left_when_the_first_have_waited_in_vain() -> None:
     assert world.failed_share() < FAILED_SHARE
     noticed_s = FROM_S + world.time_to_stop("x", FROM_S)[0]
     assert world.sent("x", noticed_s, TO_S) <= STOP_CALLS, "probes only"
+
+
+def test_whole_answers_of_who_hangs_are_lost_but_they_are_few() -> None:
+    """Whether a whole answer will come shows only when its time is up, and then none is left for another provider."""
+    world = World({"x": during(100.0, 700.0, Mood(hangs=True)), "y": scenarios.WELL, "z": scenarios.WELL}, stream=False)
+    world.run(700.0, 3.0)
+    _, calls = world.time_to_stop("x", 100.0)
+    assert calls <= STOP_CALLS
+    assert sum(not one.is_ok for one in world.outcomes) <= STOP_CALLS
 
 
 def test_with_hedging_nobody_waits_for_who_hangs() -> None:

@@ -55,7 +55,13 @@ class World:
     """`workers` gateways share the traffic; each has its own view of health, and tells the others."""
 
     def __init__(
-        self, scripts: Mapping[str, Script], *, seed: int = 1, workers: int = 1, routing: Routing | None = None
+        self,
+        scripts: Mapping[str, Script],
+        *,
+        seed: int = 1,
+        workers: int = 1,
+        routing: Routing | None = None,
+        stream: bool = True,
     ) -> None:
         self.clock = HandClock(0.0)
         self.board = Board()
@@ -68,7 +74,7 @@ class World:
         providers = {name: Provider(name, "openai", "http://upstream") for name in scripts}
         offers = tuple(Offer(provider, "m", frozenset({Endpoint.CHAT})) for provider in providers.values())
         self._source = Source(Catalog(providers, {MODEL: Model(MODEL, offers)}, routing=routing or Routing()))
-        self._request = GenerationRequest(Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=True)
+        self._request = GenerationRequest(Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=stream)
         self.ends_s = 0.0
         self._made = 0
         self._plans: list[tuple[float, Callable[[], None]]] = []
