@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2
+import pytest
+import pytest_asyncio
 
-from rest_bridge.app import RestApp
-from rest_bridge.chat import ChatRest
-from rest_bridge.http import ByteStream, RestRequest
-from rest_bridge.messages import MessagesRest
-from rest_bridge.responses import ResponsesRest
 from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider, ProviderProfile, Routing
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint
-from server.pipeline.count_tokens import TokenEstimate
-from server.pipeline.generate import Generator
-from server.pipeline.respond import Respond
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.storage.database import Database
-from server.storage.group_commit import GroupCommit
-from server.storage.responses import SqlResponseStore
 from server.transport import Transport
 from tests.dialects.cells import Bench, model_of
 from tests.fakes.anthropic_upstream import AnthropicUpstream
 from tests.fakes.dialects import DialectName
 from tests.fakes.gemini_upstream import KEY, GeminiUpstream
-from tests.fakes.health import steady
 from tests.fakes.openai_upstream import Upstream
-from tests.fakes.responses_rest import TwoTeams
-from tests.fakes.rest import pieces_of
 from tests.fakes.surfaces import surfaces
 from tests.fakes.wire import WireServer
+from tests.integration.databases import migrated
 from tests.integration.money import Till, till
+from tests.integration.surfaces_client import surfaces_client
 
 SPOKEN: dict[DialectName, tuple[Dialect, str, ProviderProfile]] = {
     "openai": ("openai", "test-1", ProviderProfile(apis=frozenset({"chat"}))),
@@ -79,37 +70,6 @@ def catalog(upstreams: dict[DialectName, Any], models_of: Mapping[DialectName, s
     return Catalog(providers, {model.id: model for model in models}, routing=ROUTING)
 
 
-class _Host(httpx2.AsyncBaseTransport):
-    """Carries the SDKs' requests to the surfaces, and their answers back, streamed as they come."""
-
-    def __init__(self, respond: Respond, counter: Till) -> None:
-        self._counter = counter
-        estimate = TokenEstimate(counter, {})
-        faces = (ChatRest(counter.generate), ResponsesRest(respond), MessagesRest(counter.generate, estimate))
-        reception = TwoTeams({"Bearer real": counter.team_id})
-        self._app = RestApp(reception, [route for face in faces for route in face.routes()])
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._app(
-            RestRequest(
-                method=request.method,
-                path=request.url.raw_path.partition(b"?")[0].decode(),
-                headers={name.lower(): value for name, value in request.headers.items()},
-                body=pieces_of(await request.aread()),
-                arrival=self._counter.call().arrival,
-                query={},
-            )
-        )
-        body = response.body if isinstance(response.body, bytes) else _pieces(response.body)
-        return httpx2.Response(response.status, headers=list(response.headers), content=body)
-
-
-async def _pieces(body: ByteStream) -> AsyncIterator[bytes]:
-    async with aclosing(body):
-        async for piece in body:
-            yield piece
-
-
 @asynccontextmanager
 async def stage(database: Database, models_of: Mapping[DialectName, str] | None = None) -> AsyncIterator[Stage]:
     """`models_of` names other models than those of `SPOKEN`."""
@@ -129,11 +89,20 @@ async def stage(database: Database, models_of: Mapping[DialectName, str] | None 
             "anthropic": AnthropicAdapter(transport, clock, ids),
             "gemini": GeminiAdapter(transport, clock, ids),
         }
-        counter.generate = Generator(
-            counter, adapters, counter.ledger, clock, counter.shutdown, counter.drains, steady(clock)
-        )
-        commits = GroupCommit(database)
-        stack.push_async_callback(commits.close)
-        respond = Respond(counter.generate, SqlResponseStore(database, commits, clock), clock)
-        http = await stack.enter_async_context(httpx2.AsyncClient(transport=_Host(respond, counter)))
+        http = await stack.enter_async_context(surfaces_client(database, counter, adapters))
         yield Stage(upstreams, counter, http)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """One for all tests of a module."""
+    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('dialects') / 'gateway.db'}"
+    async with migrated(url) as database, stage(database) as made:
+        yield made
+
+
+@pytest.fixture
+def at(whole_stage: Stage) -> Stage:
+    """The same, with upstreams that know nothing of the test before."""
+    whole_stage.forget()
+    return whole_stage

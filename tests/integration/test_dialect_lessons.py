@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tests.dialects.asked import ASKED, BONN, OSLO, SAID, SEAL
 from tests.dialects.cells import DIALECTS, FOLLOWING, SURFACES, model_of, said_of
@@ -16,27 +15,15 @@ from tests.fakes import anthropic_wire, chat_wire, deviations, gemini_wire, resp
 from tests.fakes.dialects import REPLIES, Called, DialectName, Said
 from tests.fakes.surfaces import SurfaceName
 from tests.fakes.wire import Reply
-from tests.integration.databases import migrated
-from tests.integration.dialect_stage import Stage, stage
+from tests.integration.dialect_stage import Stage, at, whole_stage
+
+__all__ = ["at", "whole_stage"]
 
 together = pytest.mark.asyncio(loop_scope="module")
 on_every_surface = pytest.mark.parametrize("surface", SURFACES)
 in_every_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 PATHS = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stage, None]:
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('lessons') / 'gateway.db'}"
-    async with migrated(url) as database, stage(database) as made:
-        yield made
-
-
-@pytest.fixture
-def at(whole_stage: Stage) -> Stage:
-    whole_stage.forget()
-    return whole_stage
 
 
 async def post(at: Stage, surface: SurfaceName, dialect: DialectName, **fields: Any) -> Any:

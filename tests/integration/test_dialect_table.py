@@ -5,12 +5,10 @@ A cell is passed, both whole and streamed, or refused by name. `docs/dialects.md
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.dialects.asked import ASKED, Feature
 from tests.dialects.cells import (
@@ -26,24 +24,12 @@ from tests.dialects.cells import (
 from tests.dialects.heard import REFUSED
 from tests.fakes.dialects import DialectName
 from tests.fakes.surfaces import SurfaceName
-from tests.integration.databases import migrated
-from tests.integration.dialect_stage import Stage, stage
+from tests.integration.dialect_stage import Stage, at, whole_stage
+
+__all__ = ["at", "whole_stage"]
 
 together = pytest.mark.asyncio(loop_scope="module")
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stage, None]:
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('dialects') / 'gateway.db'}"
-    async with migrated(url) as database, stage(database) as made:
-        yield made
-
-
-@pytest.fixture
-def at(whole_stage: Stage) -> Stage:
-    whole_stage.forget()
-    return whole_stage
 
 
 @together

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Any, get_args
 
 import anthropic
 import openai
 import pytest
-import pytest_asyncio
 
 from server.domain.identity import TeamPolicy
 from tests.dialects.asked import ASKED
@@ -21,8 +19,9 @@ from tests.fakes.openai_upstream import rate_limited
 from tests.fakes.replies import error
 from tests.fakes.surfaces import Heard, SurfaceName
 from tests.fakes.wire import Cut, Pause, Reply
-from tests.integration.databases import migrated
-from tests.integration.dialect_stage import BESIDE, Stage, stage
+from tests.integration.dialect_stage import BESIDE, Stage, at, whole_stage
+
+__all__ = ["at", "whole_stage"]
 
 together = pytest.mark.asyncio(loop_scope="module")
 on_every_surface = pytest.mark.parametrize("surface", get_args(SurfaceName))
@@ -30,19 +29,6 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stre
 
 REFUSALS = (openai.APIError, anthropic.APIError)
 SAID = Said(("Hello", " there!"))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stage, None]:
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('traps') / 'gateway.db'}"
-    async with migrated(url) as database, stage(database) as made:
-        yield made
-
-
-@pytest.fixture
-def at(whole_stage: Stage) -> Stage:
-    whole_stage.forget()
-    return whole_stage
 
 
 async def hear(at: Stage, surface: SurfaceName, dialect: DialectName, reply: Reply, *, stream: bool = True) -> Heard:
