@@ -136,8 +136,9 @@ class Gateway:
     def kill(self) -> None:
         """End it and all of its children at once."""
         assert self.process is not None
-        for process in [*self.children(), self.process]:
-            process.kill()
+        for child in self.children():
+            child.kill()
+        self.process.kill()
         self.process.wait()
 
     def children(self) -> list[psutil.Process]:
