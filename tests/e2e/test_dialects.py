@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -57,7 +58,8 @@ async def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
         config = f"providers:{providers}\nmodels:{models}\nreplace_catalog: true\n"
         gateway = Gateway(tmp_path_factory.mktemp("dialects"), config, environ={"PROVIDER_KEY": KEY})
         await asyncio.to_thread(gateway.start)
-        yield Bench(surfaces(gateway.url, gateway.key), upstreams)
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=60))
+        yield Bench(surfaces(gateway.url, gateway.key, http), upstreams)
         assert await asyncio.to_thread(gateway.stop) == 0, gateway.log[-4000:]
         assert KEY not in gateway.log
 

@@ -245,8 +245,8 @@ class Messages:
             yield pairs()
 
 
-def surfaces(origin: str, key: str, http: httpx2.AsyncClient | None = None) -> dict[SurfaceName, Surface]:
-    """All three by the SDKs as their users have them: only the base URL and the key differ."""
+def surfaces(origin: str, key: str, http: httpx2.AsyncClient) -> dict[SurfaceName, Surface]:
+    """All three by the SDKs as their users have them: only the base URL and the key differ. `http` is the caller's."""
     client = openai.AsyncOpenAI(api_key=key, base_url=f"{origin}/v1", http_client=http, max_retries=0)
     native = anthropic.AsyncAnthropic(api_key=key, base_url=origin, http_client=http, max_retries=0)
     return {"chat": Chat(client), "responses": Responses(client), "messages": Messages(native)}
