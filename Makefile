@@ -59,10 +59,18 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
+# Tests of whole gateways have the machine to themselves, those of parts share it.
+SUPERVISED := $(wildcard tests/integration/test_supervisor*.py)
+
 .PHONY: test
 test: $(DEV) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
 	@scripts/install-test-deps.sh
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest tests/e2e tests/simulator $(SUPERVISED); alone=$$?; \
+	$(BIN)/python -m pytest -n 2 --ignore tests/e2e --ignore tests/simulator $(SUPERVISED:%=--ignore %) && exit $$alone
+endif
 
 .PHONY: check
 check: format-check lint types imports proto-check ## everything that CI checks besides the tests

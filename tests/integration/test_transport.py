@@ -301,7 +301,7 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        (f"http://127.0.0.1:{free_port()}/", Fault.REFUSED),
+        pytest.param(f"http://127.0.0.1:{free_port()}/", Fault.REFUSED, id="no listener"),
         ("http://no-such-host.invalid/", Fault.NAME_NOT_FOUND),
         ("ftp://127.0.0.1/", Fault.BAD_URL),
         ("http:///v1", Fault.BAD_URL),
