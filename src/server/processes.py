@@ -128,6 +128,7 @@ class Child:
         self._output = output
         self._backoff = backoff or Backoff()
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped: asyncio.subprocess.Process | None = None
         self._is_stopping = asyncio.Event()
 
     @property
@@ -138,8 +139,8 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """How the latest run ended, negative where a signal ended it; None while it goes on."""
-        return self._process.returncode if self._process else None
+        """How the run ended that `stop` found under way, negative where a signal ended it; None where there was none."""
+        return self._stopped.returncode if self._stopped else None
 
     async def keep_running(self) -> None:
         """Run the command, again and again, until `stop`. A cancelled call kills the child first."""
@@ -166,8 +167,11 @@ class Child:
         """End the child step by step and start it no more. Returns when it is gone, or after the last step."""
         self._is_stopping.set()
         process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._stopped = process
         for step in steps:
-            if process is None or process.returncode is not None:
+            if process.returncode is not None:
                 return
             if step.signal is signal.SIGKILL:
                 log.warning("child did not stop in time; killing it", child=self.command.name)

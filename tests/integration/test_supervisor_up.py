@@ -141,6 +141,17 @@ async def test_kill_9_leaves_no_process_and_its_sockets_do_not_hinder_the_next_s
     assert last.returncode == 0
 
 
+async def test_a_worker_that_crashed_and_is_not_back_yet_does_not_make_a_stop_fail(up: Up) -> None:
+    process = await up.start()
+    await up.until_ready(process)
+    [worker] = [one for one in up.descendants(process) if "worker" in one.cmdline()]
+    worker.kill()
+    await until(lambda: is_gone(worker))
+    process.send_signal(signal.SIGTERM)
+    await ended(process)
+    assert process.returncode == 0
+
+
 async def killed(up: Up, process: asyncio.subprocess.Process, also: str | None = None) -> list[psutil.Process]:
     """Kill -9 the supervisor, and with it the child whose command line has `also`; all children that it had."""
     descendants = up.descendants(process)
