@@ -171,14 +171,13 @@ class Child:
             return
         self._stopped = process
         for step in steps:
-            if process.returncode is not None:
-                return
             if step.signal is signal.SIGKILL:
                 log.warning("child did not stop in time; killing it", child=self.command.name)
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(step.signal)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), step.wait_s)
+                return
 
     async def _run_once(self) -> str:
         """One run, from start to end; says how it ended."""
