@@ -139,7 +139,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """How the run ended that `stop` found under way, negative where a signal ended it; None where there was none."""
+        """How the run ended that `stop` found under way, negative where a signal did it; None where there was none."""
         return self._stopped.returncode if self._stopped else None
 
     async def keep_running(self) -> None:
