@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from server.clock import SystemClock
 from server.domain.errors import GatewayError, Reason
 from server.domain.health import DrainedProvider
-from server.pipeline.health.drained import INTERVAL_S, FollowDrained
+from server.pipeline.health.drained import FollowDrained
 from server.pipeline.health.offers import Health
+from server.pipeline.health.polling import INTERVAL_S
 from server.pipeline.health.standing import RAMP_S, RAMP_START
 from server.storage.database import Database
 from server.storage.drained import SqlDrained

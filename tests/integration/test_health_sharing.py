@@ -17,7 +17,8 @@ from server.domain.ports import Clock
 from server.pipeline.health.breaker import PROBES
 from server.pipeline.health.figures import MINUTE
 from server.pipeline.health.offers import BUSY_S, Health
-from server.pipeline.health.share import INTERVAL_S, RENEW_S, Sharing
+from server.pipeline.health.polling import INTERVAL_S
+from server.pipeline.health.share import RENEW_S, Sharing
 from server.pipeline.health.view import route_keys
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
 from server.domain.errors import GatewayError
 from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
-from server.pipeline.health.share import INTERVAL_S
+from server.pipeline.health.polling import INTERVAL_S
 from tests.fakes.health import HandClock
 from tests.simulator.providers import Script, Scripted, worker_id
 from tests.simulator.virtual import play

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from functools import cache
 
 import msgspec
 
@@ -29,11 +30,15 @@ def price_cap(request: GenerationRequest, limit: MaxPrice) -> Callable[[Candidat
     asked = request.passthrough.get("service_tier")
     tier = None if asked is None else msgspec.json.decode(asked)
 
+    @cache
+    def prompt_tokens() -> int:
+        return estimate_prompt(request)
+
     def is_met(candidate: Candidate) -> bool:
         prices = candidate.offer.prices
         rates = [prices.rates]
         if prices.tiers:
-            rates.append(prices.rates_for(estimate_prompt(request), tier))
+            rates.append(prices.rates_for(prompt_tokens(), tier))
         return all(Decimal(one.get(dimension, 0)).scaleb(-9) <= most for one in rates for dimension, most in limits)
 
     return is_met

@@ -11,9 +11,8 @@ import structlog
 from server.domain.errors import GatewayError
 from server.domain.health import DrainedProviders
 from server.pipeline.health.offers import Health
+from server.pipeline.health.polling import poll
 
-INTERVAL_S: Final = 0.75
-"""What the operator says is known everywhere within one of these and the time of a query."""
 START_S: Final = 1.0
 
 _log: Final = structlog.get_logger(__name__)
@@ -36,14 +35,7 @@ class FollowDrained:
 
     async def run(self) -> None:
         """Follow for ever; an outage of the database is waited for."""
-        while True:
-            try:
-                await self.follow()
-            except GatewayError:
-                pass  # the database is away, which `Database` has logged
-            except Exception as error:  # the boundary: routing goes on with what this worker knows
-                _log.error("drained_unknown", cause=type(error).__name__)
-            await asyncio.sleep(INTERVAL_S)
+        await poll(self.follow, "drained_unknown")
 
     async def follow(self) -> None:
         """Ask once. Raises GatewayError (`database_unavailable`)."""

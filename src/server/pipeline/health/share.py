@@ -22,11 +22,10 @@ from server.domain.request import Endpoint
 from server.pipeline.health.breaker import ACCOUNT_REASONS, MAX_BACK_OFF_S, Transition
 from server.pipeline.health.figures import BOUNDS_MS, LONG, SHORT, Reading, Sums
 from server.pipeline.health.offers import Entry, Health, Pressure, tell
+from server.pipeline.health.polling import poll
 from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import route_keys
 
-INTERVAL_S: Final = 0.75
-"""An opened breaker is published within one of these, and read within another."""
 RENEW_S: Final = 10.0
 """A worker with attempts under way says so this often, though nothing has changed."""
 GOODBYE_S: Final = 1.0
@@ -109,14 +108,7 @@ class Sharing:
 
     async def run(self) -> None:
         """Exchange for ever; an outage is waited for."""
-        while True:
-            try:
-                await self.exchange()
-            except GatewayError:
-                pass  # which the exchange has logged
-            except Exception as error:  # the boundary: routing goes on with what this worker knows
-                _log.error("health_not_shared", cause=type(error).__name__)
-            await asyncio.sleep(INTERVAL_S)
+        await poll(self.exchange, "health_not_shared")
 
     async def close(self) -> None:
         """Publish what is new once more, if it is taken soon."""
