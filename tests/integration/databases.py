@@ -80,9 +80,8 @@ class PostgresServer:
         flags = [flag for name, value in options.items() for flag in ("-c", f"{name}={value}")]
         with log:
             self._process = subprocess.Popen(
-                [str(self._bin / "postgres"), "-D", "data", *flags],
+                [*_as_user(self._user), str(self._bin / "postgres"), "-D", "data", *flags],
                 cwd=self.directory,
-                user=self._user,
                 stdout=log,
                 stderr=log,
             )
@@ -122,9 +121,8 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self._bin / program), *arguments],
+            [*_as_user(self._user), str(self._bin / program), *arguments],
             cwd=self.directory,
-            user=self._user,
             capture_output=True,
             text=True,
             check=False,
@@ -157,7 +155,7 @@ class Pooler:
             raise AssertionError("PgBouncer is not installed: run scripts/install-test-deps.sh")
         with (self._directory / "pooler.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [program, str(self._directory / "pooler.ini")], user=_unprivileged_user(), stdout=log, stderr=log
+                [*_as_user(_unprivileged_user()), program, str(self._directory / "pooler.ini")], stdout=log, stderr=log
             )
         socket = self._directory / f".s.PGSQL.{self.PORT}"
         give_up = time.monotonic() + START_LIMIT_S
@@ -199,6 +197,17 @@ def _unprivileged_user() -> str | None:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
+
+
+def _as_user(user: str | None) -> list[str]:
+    """What to put before a command to run it as that user.
+
+    Popen's own `user` makes it fork instead of vfork, and gRPC's handlers for forks then crash one child in ten
+    where a gRPC server is at work in this process.
+    """
+    return (
+        [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"]
+    )
 
 
 @pytest.fixture(scope="session")
