@@ -63,7 +63,7 @@ def _rank_us(count: int) -> float:
     health, found = _scene(count)
     ranker = RankByHealth(health)
     turn = Turn(Role.USER, (Text("Say hello."),))
-    request = GenerationRequest(Endpoint.CHAT, found[0].model.id, (turn,), stream=True)
+    request = GenerationRequest(endpoint=Endpoint.CHAT, model=found[0].model.id, turns=(turn,), stream=True)
     return _us(lambda: ranker(found, request), max(1, _RANKINGS // count))
 
 

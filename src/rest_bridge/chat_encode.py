@@ -26,6 +26,7 @@ from server.domain.events import (
     PartEnded,
     PartKind,
     PartStarted,
+    Produced,
     ReasoningDelta,
     Settled,
     Started,
@@ -286,6 +287,8 @@ class ChatStreamEncoder:
                 self._settled = event
             case OpaqueItem():
                 raise _cannot_carry()
+            case Produced():
+                raise TypeError("no generation")
             case PartEnded() | UsageReported() | Completed():
                 pass
             case _:

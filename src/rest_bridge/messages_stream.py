@@ -32,6 +32,7 @@ from server.domain.events import (
     PartEnded,
     PartKind,
     PartStarted,
+    Produced,
     ReasoningDelta,
     Settled,
     Started,
@@ -136,6 +137,8 @@ class MessagesStreamEncoder:
                 self._settled = event
             case OpaqueItem():
                 raise cannot_carry()
+            case Produced():
+                raise TypeError("no generation")
             case UsageReported() | Completed():
                 pass
             case _:

@@ -19,7 +19,8 @@ from server.domain.events import ProviderStream
 from server.domain.identity import TeamPolicy
 from server.domain.ledger import Hold
 from server.domain.pricing import PriceList
-from server.domain.request import GenerationRequest, Sampling
+from server.domain.request import GENERATING, Sampling
+from server.domain.work import Work
 from server.pipeline import generate
 from server.pipeline.admit import opening
 from server.pipeline.generate import Generator
@@ -48,10 +49,12 @@ async def counter(database: Database) -> AsyncIterator[Till]:
 class Broken:
     """An adapter with a mistake in it."""
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    endpoints = GENERATING
+
+    def supports(self, offer: Offer, request: Work) -> str | None:
         return None
 
-    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
         yield ()
         raise LookupError("a mistake")
 

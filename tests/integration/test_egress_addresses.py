@@ -158,7 +158,7 @@ async def test_every_adapter_says_what_is_allowed(names: Names, transport: Trans
     adapter = make(transport, SystemClock(), UuidV7(), connect_timeout_s=0.2)
     provider = Provider("acme", "openai", "http://link.example:9/v1", allow_link_local=allowed)
     offer = Offer(provider, "test-1", frozenset(Endpoint))
-    request = GenerationRequest(Endpoint.CHAT, "acme/test-1", (Turn(Role.USER, (Text("Hi"),)),))
+    request = GenerationRequest(endpoint=Endpoint.CHAT, model="acme/test-1", turns=(Turn(Role.USER, (Text("Hi"),)),))
     with pytest.raises(ProviderFailure) as caught:
         async for _ in adapter.stream(offer, request):
             pass

@@ -33,7 +33,11 @@ from server.domain.fold import Fold
 from server.domain.request import Endpoint, GenerationRequest, Text
 from tests.fakes.rest import ARRIVAL, SETTLED, STARTED
 
-ORDER = ChatOrder(GenerationRequest(Endpoint.CHAT, "acme/test-1", (), stream=True), wants_meta=True, wants_usage=True)
+ORDER = ChatOrder(
+    GenerationRequest(endpoint=Endpoint.CHAT, model="acme/test-1", turns=(), stream=True),
+    wants_meta=True,
+    wants_usage=True,
+)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 CALLS = (PartKind.TOOL_CALL, PartKind.CUSTOM_TOOL_CALL)
 THOUGHTS = (PartKind.REASONING, PartKind.REASONING_SUMMARY)

@@ -26,7 +26,7 @@ from server.domain.events import (
 from server.domain.request import Endpoint, GenerationRequest
 from tests.fakes.rest import ARRIVAL, SETTLED, STARTED
 
-ORDER = MessagesOrder(GenerationRequest(Endpoint.MESSAGES, "acme/test-1", ()))
+ORDER = MessagesOrder(GenerationRequest(endpoint=Endpoint.MESSAGES, model="acme/test-1", turns=()))
 
 _scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 _WORDS = """

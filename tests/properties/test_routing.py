@@ -79,7 +79,7 @@ def test_every_offer_is_tried_or_its_row_says_why_not(
     seed: int,
 ) -> None:
     turns = (Turn(Role.USER, (Text("x" * 8),)),)
-    request = GenerationRequest(Endpoint.CHAT, model, turns, parameters=parameters, routing=wishes)
+    request = GenerationRequest(endpoint=Endpoint.CHAT, model=model, turns=turns, parameters=parameters, routing=wishes)
     health = Health(HandClock(), random.Random(seed).random)
     ranker = RankByHealth(health)
     try:

@@ -12,7 +12,8 @@ from server.domain.catalog import Offer
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import ChoiceEnded, Completed, FinishReason, ProviderEvent, ProviderStream, TextDelta
 from server.domain.ports import Clock
-from server.domain.request import GenerationRequest
+from server.domain.request import GENERATING
+from server.domain.work import Work
 
 worker_id: Final[ContextVar[str]] = ContextVar("worker_id", default="")
 """Which worker is at work."""
@@ -53,6 +54,8 @@ class Attempt(NamedTuple):
 class Scripted:
     """Implements `server.domain.ports.ProviderAdapter`; `attempts` are all calls that it got."""
 
+    endpoints = GENERATING
+
     def __init__(self, scripts: Mapping[str, Script], clock: Clock, rng: random.Random) -> None:
         self.attempts: list[Attempt] = []
         self._scripts = scripts
@@ -60,10 +63,10 @@ class Scripted:
         self._rng = rng
         self._buckets = dict.fromkeys(scripts, (0.0, 1.0))
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    def supports(self, offer: Offer, request: Work) -> str | None:
         return None
 
-    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
         name, now_s = offer.provider.id, self._clock.monotonic()
         mood = self._scripts[name](now_s)
         has_room = self._has_room(name, mood, now_s)

@@ -74,7 +74,9 @@ class World:
         providers = {name: Provider(name, "openai", "http://upstream") for name in scripts}
         offers = tuple(Offer(provider, "m", frozenset({Endpoint.CHAT})) for provider in providers.values())
         self._source = Source(Catalog(providers, {MODEL: Model(MODEL, offers)}, routing=routing or Routing()))
-        self._request = GenerationRequest(Endpoint.CHAT, MODEL, (Turn(Role.USER, (Text("hi"),)),), stream=stream)
+        self._request = GenerationRequest(
+            endpoint=Endpoint.CHAT, model=MODEL, turns=(Turn(Role.USER, (Text("hi"),)),), stream=stream
+        )
         self.ends_s = 0.0
         self._made = 0
         self._plans: list[tuple[float, Callable[[], None]]] = []

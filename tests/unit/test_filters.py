@@ -69,7 +69,9 @@ def request(
     model = rest.pop("model", "a/all:free")
     turns = (Turn(Role.SYSTEM, (Text("Be terse."),)), Turn(Role.USER, parts or (Text("hi"),)))
     sampling = Sampling(max_output_tokens=most)
-    return GenerationRequest(endpoint, model, turns, sampling=sampling, routing=RoutingPreferences(**rest))
+    return GenerationRequest(
+        endpoint=endpoint, model=model, turns=turns, sampling=sampling, routing=RoutingPreferences(**rest)
+    )
 
 
 def words(tokens: int) -> Text:

@@ -154,6 +154,8 @@ def test_a_probe_that_is_outrun_makes_room_for_the_next() -> None:
 def test_when_two_may_be_called(
     routing: Routing, stream: bool, wishes: dict[str, Any], count: int, expected: bool
 ) -> None:
-    request = GenerationRequest(Endpoint.CHAT, "a/b", (), stream=stream, routing=RoutingPreferences(**wishes))
+    request = GenerationRequest(
+        endpoint=Endpoint.CHAT, model="a/b", turns=(), stream=stream, routing=RoutingPreferences(**wishes)
+    )
     assert may_hedge(Route(tuple(offers(count))), request, routing) is expected
     assert not may_hedge(Route(tuple(offers(count)), resorts_from=1), request, routing), "the rest is a last resort"

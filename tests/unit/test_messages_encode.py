@@ -38,7 +38,7 @@ from server.domain.seals import sealed
 from server.domain.usage import Usage
 from tests.fakes.rest import ARRIVAL, META, PRICING, PRICING_JSON, STARTED, SUFFIX, text_events
 
-REQUEST = GenerationRequest(Endpoint.MESSAGES, "acme/test-1", ())
+REQUEST = GenerationRequest(endpoint=Endpoint.MESSAGES, model="acme/test-1", turns=())
 ORDER = MessagesOrder(REQUEST)
 USAGE = Usage(
     input_tokens=20, output_tokens=3, cached_input_tokens=8, cache_write_tokens=5, reasoning_tokens=1, pricing=PRICING

@@ -54,7 +54,7 @@ def test_parts_grow_among_each_other() -> None:
 async def test_a_stream_is_read_to_its_end() -> None:
     generate = ScriptedGenerate(*whole(*text_events("a", "b")))
     call = await OpenDoor().authenticate(ARRIVAL, KEY, Scope.INFERENCE)
-    async with aclosing(generate(call, GenerationRequest(Endpoint.CHAT, "a/b", ()))) as stream:
+    async with aclosing(generate(call, GenerationRequest(endpoint=Endpoint.CHAT, model="a/b", turns=()))) as stream:
         generation = await fold(stream)
     assert [part.text for choice in generation.choices for part in choice.parts] == ["ab"]
 

@@ -13,6 +13,7 @@ from server.domain.money import nanos
 from server.domain.ports import ProviderAdapter
 from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import Endpoint, GenerationRequest, MaxPrice, Role, RoutingPreferences, Text, Turn
+from server.domain.work import Work
 from server.pipeline.route import MAX_FALLBACK_MODELS, candidates
 
 CHAT = frozenset({Endpoint.CHAT})
@@ -28,10 +29,12 @@ GEMINI = Provider("gemini", "gemini", "http://g")
 class Dialects:
     """A dialect that cannot say `audio`; nothing of it is ever called."""
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    endpoints = frozenset(Endpoint)
+
+    def supports(self, offer: Offer, request: Work) -> str | None:
         return request.parameters.get("audio")
 
-    def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    def stream(self, offer: Offer, request: Work) -> ProviderStream:
         raise NotImplementedError
 
 
@@ -76,9 +79,9 @@ def request(model: str, endpoint: Endpoint = Endpoint.CHAT, **rest: Any) -> Gene
     passthrough = {name: msgspec.Raw(value) for name, value in rest.pop("passthrough", {}).items()}
     turns = (Turn(Role.USER, (Text("hi"),)),)
     return GenerationRequest(
-        endpoint,
-        model,
-        turns,
+        endpoint=endpoint,
+        model=model,
+        turns=turns,
         parameters=parameters,
         passthrough=passthrough,
         provider_options=options,

@@ -30,7 +30,9 @@ RAW = msgspec.Raw(b"{}")
 
 
 def asked(**fields: Any) -> GenerationRequest:
-    return GenerationRequest(Endpoint.MESSAGES, "m", fields.pop("turns", (Turn(Role.USER, (Text("x"),)),)), **fields)
+    return GenerationRequest(
+        endpoint=Endpoint.MESSAGES, model="m", turns=fields.pop("turns", (Turn(Role.USER, (Text("x"),)),)), **fields
+    )
 
 
 def with_params(*params: str) -> Any:

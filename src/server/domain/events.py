@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from server.domain.embedding import Embeddings
+from server.domain.moderation import Moderations
 from server.domain.usage import Meta, Usage
 
 
@@ -109,6 +111,12 @@ class OpaqueItem(msgspec.Struct, frozen=True):
     item: msgspec.Raw
 
 
+class Produced(msgspec.Struct, frozen=True, gc=False):
+    """The whole result of work that is no generation."""
+
+    result: Embeddings | Moderations
+
+
 class ChoiceEnded(msgspec.Struct, frozen=True, gc=False):
     """A choice is complete. `native_reason` is the provider's own word.
 
@@ -149,6 +157,7 @@ ProviderEvent: TypeAlias = (
     | AnnotationAdded
     | PartEnded
     | OpaqueItem
+    | Produced
     | ChoiceEnded
     | UsageReported
     | Completed
@@ -164,7 +173,7 @@ def is_visible(event: ProviderEvent) -> bool:
     match event:
         case TextDelta() | ReasoningDelta():
             return bool(event.text)
-        case ToolCallDelta() | AnnotationAdded() | OpaqueItem():
+        case ToolCallDelta() | AnnotationAdded() | OpaqueItem() | Produced():
             return True
         case _:
             return False

@@ -18,6 +18,7 @@ from server.domain.events import (
     PartEnded,
     PartKind,
     PartStarted,
+    Produced,
     ReasoningDelta,
     Settled,
     Started,
@@ -134,7 +135,7 @@ class Fold:
                 self._started = event
             case Settled():
                 self._settled = event
-            case PartEnded() | UsageReported() | Completed():
+            case PartEnded() | Produced() | UsageReported() | Completed():
                 pass
             case _:
                 assert_never(event)

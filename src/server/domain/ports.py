@@ -10,6 +10,7 @@ from server.domain.events import GenerationStream, ProviderStream
 from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.request import Endpoint, GenerationRequest
 from server.domain.stored import StoredResponse
+from server.domain.work import Work
 
 
 class Clock(Protocol):
@@ -47,11 +48,16 @@ class KeyStore(Protocol):
 class ProviderAdapter(Protocol):
     """One dialect's adapter: speaks to any upstream of that dialect."""
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    @property
+    def endpoints(self) -> frozenset[Endpoint]:
+        """What can be asked for in this dialect; it is never given other work."""
+        ...
+
+    def supports(self, offer: Offer, request: Work) -> str | None:
         """None where the dialect can say all that `request` asks, else the client's name of what it cannot."""
         ...
 
-    def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    def stream(self, offer: Offer, request: Work) -> ProviderStream:
         """Call the upstream and yield its events; for a unary request, as one batch at the end.
 
         An empty batch tells that the upstream is alive and has said nothing. Raises ProviderFailure. Closing the
@@ -112,11 +118,12 @@ class Refusals(Protocol):
 class Generate(Protocol):
     """The pipeline: route, admit, attempt, settle."""
 
-    def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
+    def __call__(self, call: Call, request: Work) -> GenerationStream:
         """Batches of events; the first is `Started`, the last is `Settled`.
 
         Raises GatewayError: before the first batch where nothing was generated, else in mid-stream. Empty batches only
-        tell that the upstream is alive. Close the generator (`contextlib.aclosing`) to cancel the upstream call.
+        tell that the upstream is alive. The result of work that is no generation comes as one `Produced`. Close the
+        generator (`contextlib.aclosing`) to cancel the upstream call.
         """
         ...
 

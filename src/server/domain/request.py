@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,10 @@ class Endpoint(StrEnum):
     IMAGES = "images"
     AUDIO = "audio"
     VIDEO = "video"
+
+
+GENERATING: Final = frozenset({Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES})
+"""The surfaces of generations: what can be asked of a dialect at one of them can be asked at all."""
 
 
 class Role(StrEnum):
@@ -241,8 +245,8 @@ class RoutingPreferences(msgspec.Struct, frozen=True):
     session_id: str | None = None
 
 
-class GenerationRequest(msgspec.Struct, frozen=True):
-    """One generation to be made.
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What every request to a provider has, whatever it asks for; `server.domain.work` lists the kinds.
 
     `parameters` maps the canonical name (`server.domain.parameters`) of every parameter that the client set, and that a
     provider must honour, to the client's own spelling of it, so that an error can name the field.
@@ -253,18 +257,23 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     endpoint: Endpoint
     model: str
-    turns: tuple[Turn, ...]
     stream: bool = False
+    parameters: Mapping[str, str] = {}
+    passthrough: Mapping[str, RawJson] = {}
+    hints: Mapping[str, RawJson] = {}
+    provider_options: Mapping[str, Mapping[str, RawJson]] = {}
+    routing: RoutingPreferences = RoutingPreferences()
+    trace: bool = False
+
+
+class GenerationRequest(Request, frozen=True, kw_only=True):
+    """One generation to be made."""
+
+    turns: tuple[Turn, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     output_format: OutputFormat | None = None
     sampling: Sampling = Sampling()
     reasoning: ReasoningOptions | None = None
-    parameters: Mapping[str, str] = {}
-    passthrough: Mapping[str, RawJson] = {}
-    hints: Mapping[str, RawJson] = {}
     cache: CacheMark | None = None
-    provider_options: Mapping[str, Mapping[str, RawJson]] = {}
-    routing: RoutingPreferences = RoutingPreferences()
-    trace: bool = False

@@ -10,7 +10,7 @@ import msgspec
 
 from server.domain.catalog import Model, Offer
 from server.domain.health import BreakerState
-from server.domain.request import GenerationRequest
+from server.domain.request import Request
 from server.domain.trace import Choice
 from server.domain.usage import RoutingRow
 
@@ -47,5 +47,5 @@ class Route(msgspec.Struct, frozen=True):
     choice: Choice | None = None
 
 
-Ranker: TypeAlias = Callable[[Sequence[Candidate], GenerationRequest], Route]
+Ranker: TypeAlias = Callable[[Sequence[Candidate], Request], Route]
 """Puts candidates, of which there is at least one, in the order to try them; may reject some, but not all."""

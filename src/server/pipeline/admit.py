@@ -8,10 +8,12 @@ import msgspec
 
 from server.domain.identity import Call
 from server.domain.ledger import Hold, Ledger
+from server.domain.moderation import ModerationRequest
 from server.domain.pricing import upper_bound
 from server.domain.record import GenerationRecord
-from server.domain.request import Audio, File, GenerationRequest, Image
+from server.domain.request import Audio, File, GenerationRequest, Image, Request
 from server.domain.routing import Candidate, Route
+from server.domain.work import Work
 from server.pipeline.counting import count_prompt
 
 DEFAULT_OUTPUT_TOKENS: Final = 16_384
@@ -30,7 +32,7 @@ def is_billable(route: Route) -> bool:
     return not all(candidate.model.is_free for candidate in route.candidates)
 
 
-async def admit(ledger: Ledger, call: Call, request: GenerationRequest, route: Route, *, at_once: int = 1) -> None:
+async def admit(ledger: Ledger, call: Call, request: Work, route: Route, *, at_once: int = 1) -> None:
     """Hold the credit that `request` may cost on the dearest candidates, of which so many may be called `at_once`.
 
     Raises GatewayError where the team has not enough of it. A caller that is cancelled settles all the same, for the
@@ -39,7 +41,7 @@ async def admit(ledger: Ledger, call: Call, request: GenerationRequest, route: R
     await ledger.reserve(Hold(bound(request, route, at_once), opening(call, request), call.principal.spend_limit))
 
 
-def opening(call: Call, request: GenerationRequest) -> GenerationRecord:
+def opening(call: Call, request: Request) -> GenerationRecord:
     """The record of a request that has only begun."""
     return GenerationRecord(
         suffix=call.suffix,
@@ -53,7 +55,7 @@ def opening(call: Call, request: GenerationRequest) -> GenerationRecord:
     )
 
 
-def bound(request: GenerationRequest, route: Route, at_once: int = 1) -> int:
+def bound(request: Work, route: Route, at_once: int = 1) -> int:
     """The most that a request may cost on so many candidates, in nano-dollars; its prompt is estimated."""
     prompt = estimate_prompt(request)
     bounds = [
@@ -62,9 +64,14 @@ def bound(request: GenerationRequest, route: Route, at_once: int = 1) -> int:
     return max(bounds) if at_once == 1 else sum(sorted(bounds)[-at_once:])
 
 
-def estimate_prompt(request: GenerationRequest) -> int:
+def estimate_prompt(request: Work) -> int:
     """Tokens of everything in the prompt, media included."""
-    return count_prompt(request) + sum(_media_tokens(part) for turn in request.turns for part in turn.parts)
+    media = 0
+    if isinstance(request, GenerationRequest):
+        media = sum(_media_tokens(part) for turn in request.turns for part in turn.parts)
+    elif isinstance(request, ModerationRequest):
+        media = sum(_media_tokens(part) for content in request.inputs for part in content)
+    return count_prompt(request) + media
 
 
 def _media_tokens(part: object) -> int:
@@ -81,8 +88,10 @@ def _media_tokens(part: object) -> int:
             return 0
 
 
-def output_bound(request: GenerationRequest, candidate: Candidate) -> int:
+def output_bound(request: Work, candidate: Candidate) -> int:
     """The most tokens that a candidate may put out, over all choices; limits in `provider_options` count."""
+    if not isinstance(request, GenerationRequest):
+        return 0
     options = request.provider_options.get(candidate.offer.provider.id, {})
     own = [value for name in _LIMITS if name in options and (value := _whole_number(options[name])) is not None]
     model = candidate.model

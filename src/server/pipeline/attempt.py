@@ -19,6 +19,7 @@ from server.domain.events import (
     ChoiceEnded,
     Completed,
     FinishReason,
+    Produced,
     ProviderEvent,
     ReasoningDelta,
     Started,
@@ -28,9 +29,9 @@ from server.domain.events import (
     is_visible,
 )
 from server.domain.ports import Clock, ProviderAdapter
-from server.domain.request import GenerationRequest
 from server.domain.routing import Candidate, Route
 from server.domain.usage import Usage
+from server.domain.work import Work
 from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted, unavailable
 from server.pipeline.fit import longer_than
@@ -64,6 +65,7 @@ class Attempt:
         self.finish_reason: FinishReason | None = None
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
+        self.has_produced = False
         self.is_complete = False
         self.is_rushed = False
         self.is_outrun = False
@@ -105,6 +107,8 @@ class Attempt:
                 self.usage = event.usage
                 self.usage_is_current = True
                 self.service_tier = event.service_tier or self.service_tier
+            case Produced():
+                self.has_produced = True
             case Completed():
                 self.is_complete = True
             case _:
@@ -155,7 +159,7 @@ class Attempts:
         self.waited_s = 0.0
 
     async def run(
-        self, route: Route, request: GenerationRequest, limits: TimeLimits
+        self, route: Route, request: Work, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """The events of the first candidate that shows output; raises GatewayError where none does or it breaks.
 
@@ -202,7 +206,7 @@ class Attempts:
         self,
         candidate: Candidate,
         route: Route,
-        request: GenerationRequest,
+        request: Work,
         limits: TimeLimits,
         *,
         last_resort: bool = False,
@@ -220,7 +224,7 @@ class Attempts:
         return _Call(attempt, watch, self._batches(attempt, watch, request, limits))
 
     async def _batches(
-        self, attempt: Attempt, watch: Watch, request: GenerationRequest, limits: TimeLimits
+        self, attempt: Attempt, watch: Watch, request: Work, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """What one candidate has to show. Raises ProviderFailure, GatewayError (the gateway is stopping)."""
         offer = attempt.candidate.offer
@@ -250,7 +254,7 @@ class Attempts:
             _log_end(attempt)
 
     async def _first_to_show(
-        self, slow: _Call, route: Route, request: GenerationRequest, limits: TimeLimits
+        self, slow: _Call, route: Route, request: Work, limits: TimeLimits
     ) -> tuple[_Call, Sequence[ProviderEvent]]:
         """`slow`, or who was called beside it where it showed nothing for a while; and what that has shown.
 
@@ -287,7 +291,7 @@ class Attempts:
         self,
         batches: AsyncGenerator[Sequence[ProviderEvent], None],
         attempt: Attempt,
-        request: GenerationRequest,
+        request: Work,
         limits: TimeLimits,
         patience: Patience,
     ) -> Sequence[ProviderEvent] | None:
@@ -316,11 +320,11 @@ class Attempts:
     def _failures(self) -> tuple[AttemptFailure, ...]:
         return tuple(attempt.failure for attempt in self.made if attempt.failure)
 
-    def _retry_after_s(self, route: Route, request: GenerationRequest) -> float:
+    def _retry_after_s(self, route: Route, request: Work) -> float:
         return self._health.retry_after_s(route_key(candidate, request.endpoint) for candidate in route.candidates)
 
 
-def _succeeded(watch: Watch, attempt: Attempt, request: GenerationRequest, now_s: float) -> None:
+def _succeeded(watch: Watch, attempt: Attempt, request: Work, now_s: float) -> None:
     shown_s = now_s if attempt.first_s is None else attempt.first_s
     watch.succeeded(
         streamed=request.stream,

@@ -7,8 +7,10 @@ loop.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_never
 
+from server.domain.embedding import EmbeddingRequest
+from server.domain.moderation import ModerationRequest
 from server.domain.request import (
     FunctionTool,
     GenerationRequest,
@@ -19,6 +21,7 @@ from server.domain.request import (
     ToolCall,
     ToolResult,
 )
+from server.domain.work import Work
 
 _ASCII_PER_TOKEN: Final = 4
 _TOKENS_PER_TURN: Final = 4
@@ -46,8 +49,33 @@ class TokenCounter:
         return -(-self._ascii // _ASCII_PER_TOKEN) + self._other
 
 
-def count_prompt(request: GenerationRequest) -> int:
+def count_prompt(request: Work) -> int:
     """Tokens of the request's text and tools; images, audio and files count nothing here."""
+    match request:
+        case GenerationRequest():
+            return _count_turns(request)
+        case EmbeddingRequest():
+            return sum(map(count_input, request.inputs))
+        case ModerationRequest():
+            counter = TokenCounter()
+            for content in request.inputs:
+                for part in content:
+                    counter.add(_text_of(part))
+            return counter.tokens
+        case _:
+            assert_never(request)
+
+
+def count_input(given: str | tuple[int, ...]) -> int:
+    """Tokens of one text, or of one that comes as tokens."""
+    if not isinstance(given, str):
+        return len(given)
+    counter = TokenCounter()
+    counter.add(given)
+    return counter.tokens
+
+
+def _count_turns(request: GenerationRequest) -> int:
     counter = TokenCounter()
     for turn in request.turns:
         for part in turn.parts:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, assert_never
 
 from server.domain.catalog import Offer
+from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import FailureCategory, GatewayError, Reason
+from server.domain.moderation import ModerationRequest
 from server.domain.request import (
     Audio,
     Endpoint,
@@ -21,7 +23,8 @@ from server.domain.request import (
     ToolResult,
 )
 from server.domain.routing import Candidate, Route
-from server.pipeline.counting import count_prompt
+from server.domain.work import Work
+from server.pipeline.counting import count_input, count_prompt
 
 MOST_CHARS_PER_TOKEN: Final = 8
 """No usual text has fewer tokens than one for so many characters, in any script and with any tokeniser."""
@@ -31,14 +34,23 @@ _SHOWING: Final = frozenset({*_MEDIA, ToolResult})
 _BLOCKS: Final = {"image": "image", "audio": "audio", "file": "document"}
 
 
-def media(request: GenerationRequest) -> dict[str, str]:
+def media(request: Work) -> dict[str, str]:
     """The kinds of input beside text, as the catalogue calls them, each with the field where it stood first."""
     found: dict[str, str] = {}
-    for number, turn in enumerate(request.turns):
-        for part in turn.parts:
-            if type(part) in _SHOWING:
-                for kind in _kinds(part):
-                    found.setdefault(kind, _place(kind, number, request.endpoint))
+    match request:
+        case GenerationRequest():
+            for number, turn in enumerate(request.turns):
+                for part in turn.parts:
+                    if type(part) in _SHOWING:
+                        for kind in _kinds(part):
+                            found.setdefault(kind, _place(kind, number, request.endpoint))
+        case ModerationRequest():
+            if any(isinstance(part, Image) for content in request.inputs for part in content):
+                found["image"] = "input"
+        case EmbeddingRequest():
+            pass
+        case _:
+            assert_never(request)
     return found
 
 
@@ -57,7 +69,7 @@ def media_refused(left: Sequence[Candidate], kinds: dict[str, str]) -> GatewayEr
     return GatewayError(Reason.UNSUPPORTED_PARAMETER, text, param=kinds[kind])
 
 
-def room_for(left: Sequence[Candidate], request: GenerationRequest) -> Callable[[Candidate], bool] | None:
+def room_for(left: Sequence[Candidate], request: Work) -> Callable[[Candidate], bool] | None:
     """Whether a candidate has room for the request; None where all have.
 
     Nobody is left out who might have it, unless another surely has: a prompt is taken for the least that it may come
@@ -67,7 +79,7 @@ def room_for(left: Sequence[Candidate], request: GenerationRequest) -> Callable[
     lengths = [length for one in left if (length := one.offer.context_length) is not None]
     if not lengths:
         return None
-    asked = request.sampling.max_output_tokens or 1
+    asked = (request.sampling.max_output_tokens or 1) if isinstance(request, GenerationRequest) else 0
     prompt = least_tokens(request)
     least, likely = 0, _likely(left, lengths, request, asked)
     if prompt + asked > min(lengths):
@@ -78,9 +90,7 @@ def room_for(left: Sequence[Candidate], request: GenerationRequest) -> Callable[
     return lambda one: _has_room(one.offer.context_length, max(least, likely.get(one.model.id, 0)))
 
 
-def _likely(
-    left: Sequence[Candidate], lengths: Sequence[int], request: GenerationRequest, asked: int
-) -> dict[str, int]:
+def _likely(left: Sequence[Candidate], lengths: Sequence[int], request: Work, asked: int) -> dict[str, int]:
     """For models whose offers differ, and one of which has room: the tokens that the request probably comes to."""
     if len(left) == 1 or (len(lengths) == len(left) and min(lengths) == max(lengths)):
         return {}
@@ -90,7 +100,7 @@ def _likely(
     differing = {id_: found for id_, found in by_model.items() if len(found) > 1}
     if not differing:
         return {}
-    tokens = count_prompt(request) + asked
+    tokens = _likely_tokens(request) + asked
     return {id_: tokens for id_, found in differing.items() if any(_has_room(length, tokens) for length in found)}
 
 
@@ -106,18 +116,44 @@ def longer_than(route: Route, refused: Candidate, category: FailureCategory) -> 
     return length if any((one.offer.context_length or 0) > length for one in route.candidates) else 0
 
 
-def too_long(left: Sequence[Candidate], request: GenerationRequest) -> GatewayError:
+def too_long(left: Sequence[Candidate], request: Work) -> GatewayError:
     longest = max(candidate.offer.context_length or 0 for candidate in left)
     return GatewayError(
         Reason.CONTEXT_LENGTH_EXCEEDED,
         f"The prompt is too long: at least {least_tokens(request)} tokens, and {longest} are the longest context of"
         f' "{left[0].model.id}" here. Shorten it or choose a model with a longer context.',
-        param="input" if request.endpoint is Endpoint.RESPONSES else "messages",
+        param="messages" if request.endpoint in (Endpoint.CHAT, Endpoint.MESSAGES) else "input",
     )
 
 
-def least_tokens(request: GenerationRequest) -> int:
-    """What the text of a prompt comes to at the least; pictures, sound and files count nothing."""
+def least_tokens(request: Work) -> int:
+    """What the text of a prompt comes to at the least; pictures, sound and files count nothing.
+
+    Of several inputs the longest counts: each has the context for itself. What is moderated has room everywhere, for
+    who judges it may do so piece by piece.
+    """
+    match request:
+        case GenerationRequest():
+            return _least_of_turns(request)
+        case EmbeddingRequest():
+            return max(map(_least_of_input, request.inputs), default=0)
+        case ModerationRequest():
+            return 0
+        case _:
+            assert_never(request)
+
+
+def _likely_tokens(request: Work) -> int:
+    if isinstance(request, EmbeddingRequest):
+        return max(map(count_input, request.inputs), default=0)
+    return count_prompt(request) if isinstance(request, GenerationRequest) else 0
+
+
+def _least_of_input(given: str | tuple[int, ...]) -> int:
+    return len(given) // MOST_CHARS_PER_TOKEN if isinstance(given, str) else len(given)
+
+
+def _least_of_turns(request: GenerationRequest) -> int:
     chars = 0
     for turn in request.turns:
         for part in turn.parts:

@@ -17,8 +17,8 @@ from server.domain.fold import Fold
 from server.domain.identity import Call
 from server.domain.ledger import Ledger, Settlement
 from server.domain.ports import CatalogSource, Clock, ProviderAdapter
-from server.domain.request import GenerationRequest
 from server.domain.routing import Route
+from server.domain.work import Work
 from server.pipeline.admit import admit, is_billable
 from server.pipeline.attempt import Attempts, TimeLimits
 from server.pipeline.drain import Drains, wants_drain
@@ -61,7 +61,7 @@ class Generator:
         self._health = health
         self._rank = RankByHealth(health)
 
-    def __call__(self, call: Call, request: GenerationRequest) -> GenerationStream:
+    def __call__(self, call: Call, request: Work) -> GenerationStream:
         """As the port says; a request that no provider can serve is refused here and now."""
         catalog = self._catalog.current
         refuse_shared_ids(request)
@@ -73,9 +73,7 @@ class Generator:
             return stream
         return self._drains.detached(stream, call.progress)
 
-    async def _generate(
-        self, call: Call, request: GenerationRequest, route: Route, routing: Routing
-    ) -> GenerationStream:
+    async def _generate(self, call: Call, request: Work, route: Route, routing: Routing) -> GenerationStream:
         """Admit, attempt, settle; whatever ends it is settled once."""
         limits = self._limits(call, routing.timeout_s)
         held = is_billable(route)

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from server.domain.catalog import Routing
 from server.domain.errors import ProviderFailure
 from server.domain.events import ProviderEvent
-from server.domain.request import GenerationRequest
+from server.domain.request import Request
 from server.domain.routing import Route
 
 
@@ -35,7 +35,7 @@ class Finish(NamedTuple, Generic[RunnerT]):
     failure: ProviderFailure | None = None
 
 
-def may_hedge(route: Route, request: GenerationRequest, routing: Routing) -> bool:
+def may_hedge(route: Route, request: Request, routing: Routing) -> bool:
     """Whether two providers may be called for `request` at the same time.
 
     Never where the client wants no fallback, nor for a whole answer, whose first byte tells nothing.

@@ -9,12 +9,13 @@ from functools import cache
 import msgspec
 
 from server.domain.errors import GatewayError, Reason
-from server.domain.request import GenerationRequest, MaxPrice
+from server.domain.request import MaxPrice
 from server.domain.routing import Candidate
+from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt
 
 
-def price_cap(request: GenerationRequest, limit: MaxPrice) -> Callable[[Candidate], bool]:
+def price_cap(request: Work, limit: MaxPrice) -> Callable[[Candidate], bool]:
     """Whether a candidate costs no more: at the base price, and at that of the tiers which this request falls into.
 
     Raises GatewayError (`invalid_value`) for a price that is none.

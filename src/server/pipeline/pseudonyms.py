@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
 from server.domain.parameters import PSEUDONYMISED
-from server.domain.request import GenerationRequest, RawJson
+from server.domain.request import RawJson, Request
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 _DIGEST_BYTES = 16
 
 
-def pseudonymised(request: GenerationRequest, team_id: str) -> GenerationRequest:
+def pseudonymised(request: RequestT, team_id: str) -> RequestT:
     """`request` with every such identifier replaced; the same team and value give the same replacement."""
     if not PSEUDONYMISED & (request.passthrough.keys() | request.hints.keys()):
         return request

@@ -14,9 +14,10 @@ from server.domain.catalog import Catalog, Dialect, Model, Offer, split_pin
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import TeamPolicy
 from server.domain.ports import ProviderAdapter
-from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
+from server.domain.request import Endpoint, Request, RoutingPreferences
 from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
+from server.domain.work import Work
 from server.pipeline.fit import media, media_refused, room_for, takes, too_long
 from server.pipeline.price_cap import price_cap
 from server.pipeline.route_refusals import (
@@ -62,14 +63,14 @@ class _Sieve:
         self.left = kept
 
 
-def in_catalogue_order(found: Sequence[Candidate], request: GenerationRequest) -> Route:
+def in_catalogue_order(found: Sequence[Candidate], request: Request) -> Route:
     """The ranker that knows nothing but the catalogue and the request."""
     return Route(tuple(_in_order(found, request.routing)))
 
 
 def candidates(
     catalog: Catalog,
-    request: GenerationRequest,
+    request: Work,
     adapters: Mapping[Dialect, ProviderAdapter],
     rank: Ranker = in_catalogue_order,
     drained: Collection[str] = (),
@@ -154,9 +155,7 @@ def _resolve(catalog: Catalog, name: str, param: str) -> tuple[Model, str | None
     return model, pin
 
 
-def _offers(
-    catalog: Catalog, request: GenerationRequest, pinned: bool, rejected: list[RoutingRow]
-) -> Iterator[Candidate]:
+def _offers(catalog: Catalog, request: Request, pinned: bool, rejected: list[RoutingRow]) -> Iterator[Candidate]:
     """Every offer of the model and then of its fallback models, each once; a pinned model has no fallback."""
     fallbacks = () if pinned else request.routing.fallback_models
     if len(fallbacks) > MAX_FALLBACK_MODELS:
@@ -180,14 +179,15 @@ def _row(candidate: Candidate, outcome: str) -> RoutingRow:
 
 def _serves(candidate: Candidate, endpoint: Endpoint, adapters: Mapping[Dialect, ProviderAdapter]) -> bool:
     offer = candidate.offer
-    return endpoint in offer.endpoints and offer.provider.dialect in adapters
+    adapter = adapters.get(offer.provider.dialect)
+    return endpoint in offer.endpoints and adapter is not None and endpoint in adapter.endpoints
 
 
 def _is_allowed(provider_id: str, wishes: RoutingPreferences) -> bool:
     return provider_id not in wishes.ignore and (not wishes.only or provider_id in wishes.only)
 
 
-def _lacking(offer: Offer, request: GenerationRequest, adapters: Mapping[Dialect, ProviderAdapter]) -> list[str]:
+def _lacking(offer: Offer, request: Work, adapters: Mapping[Dialect, ProviderAdapter]) -> list[str]:
     """The parameters of the request that this offer cannot honour, as the client spells them.
 
     Without `require_parameters` the catalogue's list does not count, and what the dialect can say is sent.
@@ -218,7 +218,7 @@ def _in_order(found: Sequence[Candidate], wishes: RoutingPreferences) -> list[Ca
     return sorted(found, key=rank)
 
 
-def _check_provider_names(catalog: Catalog, request: GenerationRequest) -> None:
+def _check_provider_names(catalog: Catalog, request: Request) -> None:
     """A misspelt provider is an error, above all in `ignore`: it would get what it must not see."""
     wishes = request.routing
     if not (wishes.order or wishes.only or wishes.ignore or request.provider_options):

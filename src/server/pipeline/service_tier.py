@@ -6,10 +6,10 @@ import msgspec
 
 from server.domain.catalog import Offer
 from server.domain.pricing import STANDARD_TIERS
-from server.domain.request import GenerationRequest, RawJson
+from server.domain.request import RawJson, Request
 
 
-def unpriced_tier(offer: Offer, request: GenerationRequest) -> str | None:
+def unpriced_tier(offer: Offer, request: Request) -> str | None:
     """Where the request asks for a tier that the offer has no price for; None where it does not, or nothing has one."""
     asked = request.passthrough.get("service_tier")
     options = request.provider_options.get(offer.provider.id)

@@ -30,10 +30,10 @@ from server.domain.record import (
     StoredContent,
     bounded,
 )
-from server.domain.request import GenerationRequest
 from server.domain.routing import Assessment, Route
 from server.domain.trace import Trace, TracedAttempt
 from server.domain.usage import Meta, RoutingRow, Usage
+from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
 
@@ -64,7 +64,7 @@ class Account:
     def __init__(
         self,
         call: Call,
-        request: GenerationRequest,
+        request: Work,
         route: Route,
         attempts: Sequence[Attempt],
         ending: BaseException | None,
@@ -194,7 +194,7 @@ class Account:
         return StoredContent(progress.path, progress.body, reply, self._call.principal.policy.content_days)
 
 
-def _bill(request: GenerationRequest, attempt: Attempt) -> Bill | None:
+def _bill(request: Work, attempt: Attempt) -> Bill | None:
     usage = _billed_usage(request, attempt)
     if usage is None:
         return None
@@ -204,14 +204,14 @@ def _bill(request: GenerationRequest, attempt: Attempt) -> Bill | None:
     return Bill(usage, price(usage, prices, tier))
 
 
-def _billed_usage(request: GenerationRequest, attempt: Attempt) -> Usage | None:
+def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:
     """What the provider bills for an attempt, as far as can be known; None where that is nothing."""
     reported, relayed = attempt.usage, attempt.relayed.tokens
     if attempt.is_complete and reported is not None:
         return reported
     if reported is not None and (attempt.usage_is_current or not relayed):
         return reported if reported.total_tokens else None
-    if not relayed:
+    if not (relayed or attempt.has_produced):
         return None
     if reported is not None:  # an early report, of the prompt above all
         return replace(reported, output_tokens=max(reported.output_tokens, relayed), source="counted")

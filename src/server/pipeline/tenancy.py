@@ -12,6 +12,7 @@ import msgspec
 
 from server.domain.errors import GatewayError, Reason
 from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, ToolResult
+from server.domain.work import Work
 
 SHARED_PARAMETERS: Final = ("conversation", "prompt")
 SHARED_ITEMS: Final = frozenset({"item_reference"})
@@ -25,8 +26,10 @@ class _ContainerTool(msgspec.Struct):
     container: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def refuse_shared_ids(request: GenerationRequest) -> None:
+def refuse_shared_ids(request: Work) -> None:
     """Raise GatewayError naming the first field that holds an id of the provider's."""
+    if not isinstance(request, GenerationRequest):  # which other work has no fields for
+        return
     for name in SHARED_PARAMETERS:
         if name in request.passthrough:
             raise _refused(request.parameters.get(name, name))

@@ -8,7 +8,8 @@ from typing import Final
 from server.domain.catalog import Offer, Provider
 from server.domain.events import ProviderStream
 from server.domain.ports import Clock, IdSource
-from server.domain.request import GenerationRequest
+from server.domain.request import GENERATING, GenerationRequest
+from server.domain.work import Work
 from server.providers.anthropic_decode import MessagesDecoder
 from server.providers.anthropic_encode import encode_messages
 from server.providers.anthropic_errors import failure_of_reply
@@ -23,6 +24,8 @@ API_VERSION: Final = "2023-06-01"
 
 class AnthropicAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
+
+    endpoints: Final = GENERATING
 
     def __init__(
         self,
@@ -39,12 +42,14 @@ class AnthropicAdapter:
         self._clock = clock
         self._ids = ids
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         return unsupported(offer, request)
 
-    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
         provider = offer.provider
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         body, streamed = encode_messages(offer, request)
         post = Post(
             provider=provider,

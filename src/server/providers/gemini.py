@@ -13,7 +13,8 @@ from server.domain.catalog import Offer, Provider
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import ProviderEvent, ProviderStream, UsageReported
 from server.domain.ports import Clock, IdSource
-from server.domain.request import GenerationRequest
+from server.domain.request import GENERATING, GenerationRequest
+from server.domain.work import Work
 from server.providers.exchange import (
     ERROR_BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -37,6 +38,8 @@ LINGER_S: Final = 1.0
 class GeminiAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
+    endpoints: Final = GENERATING
+
     def __init__(
         self,
         transport: HttpTransport,
@@ -54,13 +57,15 @@ class GeminiAdapter:
         self._error_body_timeout_s = error_body_timeout_s
         self._linger_s = linger_s
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         gemini_options(request, offer.provider.id)
         return unsupported(request, offer.provider_model)
 
-    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
         provider = offer.provider
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         decoder = GeminiDecoder(provider, self._ids)
         response = await self._transport.post(
             url(offer, stream=request.stream),

@@ -9,7 +9,8 @@ from typing import Final
 from server.domain.catalog import Offer, Provider
 from server.domain.events import ProviderStream
 from server.domain.ports import Clock, IdSource
-from server.domain.request import GenerationRequest
+from server.domain.request import GENERATING, GenerationRequest
+from server.domain.work import Work
 from server.providers.decoding import StreamDecoder
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
 from server.providers.http_port import HttpTransport
@@ -35,6 +36,8 @@ _DECODERS: Final[dict[Api, Callable[[Provider, IdSource], StreamDecoder]]] = {
 class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
+    endpoints: Final = GENERATING
+
     def __init__(
         self,
         transport: HttpTransport,
@@ -50,13 +53,15 @@ class OpenAIAdapter:
         self._clock = clock
         self._ids = ids
 
-    def supports(self, offer: Offer, request: GenerationRequest) -> str | None:
+    def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
         options_for(request, offer.provider.id)
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         profile = offer.provider.profile
         return unsupported(request, api_for(request.endpoint, profile)) or no_function(request, profile)
 
-    async def stream(self, offer: Offer, request: GenerationRequest) -> ProviderStream:
+    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         provider = offer.provider
         api = api_for(request.endpoint, provider.profile)
         post = Post(

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from server.domain.errors import GatewayError, Reason
-from server.domain.request import GenerationRequest
+from server.domain.request import Request
 
 FORBIDDEN_OPTIONS: Final = frozenset({"base_url", "api_base", "api_key", "model", "messages", "input", "stream"})
 """Where the request goes, with whose key, and what the gateway has checked and accounts for."""
@@ -16,7 +16,7 @@ FORBIDDEN_OPTIONS: Final = frozenset({"base_url", "api_base", "api_key", "model"
 _NO_OPTIONS: Final[Mapping[str, msgspec.Raw]] = {}
 
 
-def options_for(request: GenerationRequest, provider_id: str) -> Mapping[str, msgspec.Raw]:
+def options_for(request: Request, provider_id: str) -> Mapping[str, msgspec.Raw]:
     """The fields to merge into that provider's request. Raises GatewayError for one that is forbidden."""
     options = request.provider_options.get(provider_id, _NO_OPTIONS)
     for key in options:

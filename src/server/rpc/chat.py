@@ -19,6 +19,7 @@ from server.domain.events import (
     PartEnded,
     PartKind,
     PartStarted,
+    Produced,
     ReasoningDelta,
     Settled,
     Started,
@@ -214,5 +215,7 @@ def encode_event(event: GenerationEvent) -> chat_pb2.StreamChatCompletionRespons
             return None
         case OpaqueItem():
             raise ValueError("a chat completion cannot carry an item of the Responses API")
+        case Produced():
+            raise TypeError("no generation")
         case _:
             assert_never(event)

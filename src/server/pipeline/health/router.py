@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from server.domain.request import Endpoint, GenerationRequest
+from server.domain.request import Endpoint, Request
 from server.domain.routing import Candidate, Route
 from server.domain.trace import Affinity, Choice, TracedCandidate
 from server.domain.usage import RoutingRow
@@ -19,7 +19,7 @@ class RankByHealth:
     def __init__(self, health: Health) -> None:
         self._health = health
 
-    def __call__(self, found: Sequence[Candidate], request: GenerationRequest) -> Route:
+    def __call__(self, found: Sequence[Candidate], request: Request) -> Route:
         """As `rank` says; those with an open breaker come after all others."""
         standings = self._health.standings([route_key(candidate, request.endpoint) for candidate in found])
         ranking = rank(
@@ -62,7 +62,7 @@ def route_key(candidate: Candidate, endpoint: Endpoint) -> RouteKey:
     return RouteKey(candidate.offer.provider.id, candidate.model.id, endpoint)
 
 
-def _affinity(request: GenerationRequest) -> tuple[Affinity | None, str | None]:
+def _affinity(request: Request) -> tuple[Affinity | None, str | None]:
     """What ties requests together that would profit from one provider's cache, by its name and value."""
     if request.routing.session_id:
         return "session_id", request.routing.session_id
@@ -70,7 +70,7 @@ def _affinity(request: GenerationRequest) -> tuple[Affinity | None, str | None]:
     return (None, None) if key is None else ("prompt_cache_key", bytes(key).decode("utf-8", "replace"))
 
 
-def _choice(ranked: Sequence[Ranked], request: GenerationRequest) -> Choice:
+def _choice(ranked: Sequence[Ranked], request: Request) -> Choice:
     traced = tuple(_traced(one, request.stream) for one in ranked)
     return Choice(request.routing.sort or "balanced", _affinity(request)[0], traced)
 

@@ -1,0 +1,11 @@
+"""The kinds of work that a provider does for a client. All of them take the same way through the pipeline."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from server.domain.embedding import EmbeddingRequest
+from server.domain.moderation import ModerationRequest
+from server.domain.request import GenerationRequest
+
+Work: TypeAlias = GenerationRequest | EmbeddingRequest | ModerationRequest
