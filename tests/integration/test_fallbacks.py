@@ -151,8 +151,8 @@ async def test_r7_a_call_that_never_got_an_answer_is_an_attempt_as_any(counter: 
     record = await counter.settled(call)
     assert (record.status_code, record.success, record.provider) == (200, True, "healthy")
     assert [(one.provider, one.status, one.error_code, one.billed) for one in record.attempts] == [
-        ("refused", 0, "connection", False),
-        ("nameless", 0, "connection", False),
+        ("refused", None, "connection", False),
+        ("nameless", None, "connection", False),
         ("healthy", 200, None, True),
     ]
 

@@ -219,25 +219,28 @@ def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:
 
 
 def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException | None) -> AttemptRecord:
-    failure = attempt.failure
-    if failure is not None:
-        status, error_code = failure.status, failure.category.value
-    elif attempt.is_outrun:
-        status, error_code = None, OUTRUN
-    elif attempt.is_complete:
-        status, error_code = 200, None
-    else:
-        status, error_code = None, ending.reason.value if isinstance(ending, GatewayError) else CLIENT_GONE
+    status, error_code = _end(attempt)
+    if error_code is None and not attempt.is_complete:
+        error_code = ending.reason.value if isinstance(ending, GatewayError) else CLIENT_GONE
     return AttemptRecord(
         provider=attempt.candidate.offer.provider.id,
         provider_model=attempt.candidate.offer.provider_model,
-        status=status,
+        status=status or None,
         error_code=error_code,
         latency_ms=_latency(attempt),
         billed=bill is not None,
         cost_nanos=0 if bill is None else bill.pricing.total_nanos,
         provider_request_id=attempt.provider_request_id,
     )
+
+
+def _end(attempt: Attempt) -> tuple[int, str | None]:
+    """The provider's HTTP status, 0 where there was none, and what went wrong; what was cut short has neither."""
+    if attempt.failure is not None:
+        return attempt.failure.status, attempt.failure.category.value
+    if attempt.is_outrun:
+        return 0, OUTRUN
+    return 200 if attempt.is_complete else 0, None
 
 
 def _origin(error: Exception) -> Origin:
@@ -254,17 +257,14 @@ def _rows(route: Route, attempts: Sequence[Attempt]) -> list[RoutingRow]:
             outcome = "not_needed" if place < route.resorts_from else "avoided"
             outcome += f": {assessment.reason}" if assessment.reason else ""
         else:
-            outcome = OUTRUN if attempt.is_outrun else "chosen"
-            outcome = f"failed: {attempt.failure.category.value}" if attempt.failure else outcome
+            _, error = _end(attempt)
+            outcome = f"failed: {error}" if attempt.failure else error or "chosen"
         rows.append(RoutingRow(candidate.offer.provider.id, outcome, _score(assessment), assessment.breaker))
     return rows
 
 
 def _traced(attempt: Attempt, received_s: float) -> TracedAttempt:
-    failure = attempt.failure
-    status, error = (200, None) if attempt.is_complete else (0, OUTRUN)
-    if failure is not None:
-        status, error = failure.status, failure.category.value
+    status, error = _end(attempt)
     return TracedAttempt(
         provider=attempt.candidate.offer.provider.id,
         model=attempt.candidate.model.id,
