@@ -1,23 +1,25 @@
-"""The adapter of the `openai` dialect: any upstream with OpenAI's chat completions or Responses API."""
+"""The adapter of the `openai` dialect: any upstream with OpenAI's chat completions, Responses or moderations API."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Final
 
 from server.domain.catalog import Offer, Provider
+from server.domain.errors import ProviderFailure
 from server.domain.events import ProviderStream
+from server.domain.moderation import ModerationRequest
 from server.domain.ports import Clock, IdSource
-from server.domain.request import GENERATING, GenerationRequest
+from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
 from server.providers.decoding import StreamDecoder
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
-from server.providers.http_port import HttpTransport
+from server.providers.http_port import HttpTransport, ResponseHeaders
 from server.providers.openai_apis import PATHS, Api, api_for, unsupported
 from server.providers.openai_chat_decode import ChatDecoder
 from server.providers.openai_chat_encode import encode_chat
 from server.providers.openai_errors import failure_of_reply
+from server.providers.openai_moderations import moderate
 from server.providers.openai_responses_decode import ResponsesDecoder
 from server.providers.openai_responses_encode import encode_responses
 from server.providers.provider_options import options_for
@@ -36,7 +38,7 @@ _DECODERS: Final[dict[Api, Callable[[Provider, IdSource], StreamDecoder]]] = {
 class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING
+    endpoints: Final = GENERATING | {Endpoint.MODERATIONS}
 
     def __init__(
         self,
@@ -56,33 +58,35 @@ class OpenAIAdapter:
     def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
         options_for(request, offer.provider.id)
+        if isinstance(request, ModerationRequest):
+            return None
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         profile = offer.provider.profile
         return unsupported(request, api_for(request.endpoint, profile)) or no_function(request, profile)
 
-    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
-        assert isinstance(request, GenerationRequest), "routed by endpoints"
+    def stream(self, offer: Offer, request: Work) -> ProviderStream:
         provider = offer.provider
+
+        def failure_of(status: int, headers: ResponseHeaders, body: bytes) -> ProviderFailure:
+            return failure_of_reply(status, headers, body, provider, self._clock.now())
+
+        headers = _headers(provider, request)
+        if isinstance(request, ModerationRequest):
+            return moderate(self._exchanges, offer, request, headers, failure_of)
+        assert isinstance(request, GenerationRequest), "routed by endpoints"
         api = api_for(request.endpoint, provider.profile)
         post = Post(
             provider=provider,
             url=provider.base_url + PATHS[api],
-            headers=_headers(provider, request),
+            headers=headers,
             body=_ENCODERS[api](offer, request),
             wants_events=request.stream,
             in_batches=request.stream,
         )
-        batches = self._exchanges.run(
-            post,
-            _DECODERS[api](provider, self._ids),
-            lambda status, headers, body: failure_of_reply(status, headers, body, provider, self._clock.now()),
-        )
-        async with aclosing(batches):
-            async for batch in batches:
-                yield batch
+        return self._exchanges.run(post, _DECODERS[api](provider, self._ids), failure_of)
 
 
-def _headers(provider: Provider, request: GenerationRequest) -> dict[str, str]:
+def _headers(provider: Provider, request: Request) -> dict[str, str]:
     headers = {
         "content-type": "application/json",
         "accept": "text/event-stream, application/json" if request.stream else "application/json",
