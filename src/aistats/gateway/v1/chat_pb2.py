@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61istats/gateway/v1/chat.proto\x12\x12\x61istats.gateway.v1\x1a aistats/gateway/v1/content.proto\x1a\x1e\x61istats/gateway/v1/usage.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x88\x06\n\x1b\x43reateChatCompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.aistats.gateway.v1.Message\x12\'\n\x05tools\x18\x03 \x03(\x0b\x32\x18.aistats.gateway.v1.Tool\x12\x33\n\x0btool_choice\x18\x04 \x01(\x0b\x32\x1e.aistats.gateway.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\routput_format\x18\x06 \x01(\x0b\x32 .aistats.gateway.v1.OutputFormat\x12\x32\n\x08sampling\x18\x07 \x01(\x0b\x32 .aistats.gateway.v1.ChatSampling\x12\x37\n\treasoning\x18\x08 \x01(\x0b\x32$.aistats.gateway.v1.ReasoningOptions\x12\x33\n\x07routing\x18\t \x01(\x0b\x32\".aistats.gateway.v1.RoutingOptions\x12\\\n\x0fparameters_json\x18\n \x03(\x0b\x32\x43.aistats.gateway.v1.CreateChatCompletionRequest.ParametersJsonEntry\x12g\n\x15provider_options_json\x18\x0b \x03(\x0b\x32H.aistats.gateway.v1.CreateChatCompletionRequest.ProviderOptionsJsonEntry\x1a\x35\n\x13ParametersJsonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a:\n\x18ProviderOptionsJsonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x16\n\x14_parallel_tool_calls\"\xfd\x03\n\x0c\x43hatSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x1e\n\x11max_output_tokens\x18\x07 \x01(\rH\x05\x88\x01\x01\x12\x0e\n\x01n\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x15\n\x08logprobs\x18\t \x01(\x08H\x07\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x08\x88\x01\x01\x12\x43\n\nlogit_bias\x18\x0b \x03(\x0b\x32/.aistats.gateway.v1.ChatSampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seedB\x14\n\x12_max_output_tokensB\x04\n\x02_nB\x0b\n\t_logprobsB\x0f\n\r_top_logprobs\"\xe3\x01\n\x1c\x43reateChatCompletionResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12/\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1e.aistats.gateway.v1.ChatChoice\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.aistats.gateway.v1.Usage\x12&\n\x04meta\x18\x06 \x01(\x0b\x32\x18.aistats.gateway.v1.Meta\x12\x14\n\x0cservice_tier\x18\x07 \x01(\t\"\xa2\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x05parts\x18\x02 \x03(\x0b\x32\x1f.aistats.gateway.v1.ContentPart\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .aistats.gateway.v1.FinishReason\x12\x1c\n\x14native_finish_reason\x18\x04 \x01(\t\"\xa2\x04\n\x1cStreamChatCompletionResponse\x12\x32\n\x07started\x18\x01 \x01(\x0b\x32\x1f.aistats.gateway.v1.ChatStartedH\x00\x12\x37\n\x0cpart_started\x18\x02 \x01(\x0b\x32\x1f.aistats.gateway.v1.PartStartedH\x00\x12\x33\n\ntext_delta\x18\x03 \x01(\x0b\x32\x1d.aistats.gateway.v1.TextDeltaH\x00\x12=\n\x0freasoning_delta\x18\x04 \x01(\x0b\x32\".aistats.gateway.v1.ReasoningDeltaH\x00\x12<\n\x0ftool_call_delta\x18\x05 \x01(\x0b\x32!.aistats.gateway.v1.ToolCallDeltaH\x00\x12\x34\n\nannotation\x18\x06 \x01(\x0b\x32\x1e.aistats.gateway.v1.AnnotationH\x00\x12\x33\n\npart_ended\x18\x07 \x01(\x0b\x32\x1d.aistats.gateway.v1.PartEndedH\x00\x12\x37\n\x0c\x63hoice_ended\x18\x08 \x01(\x0b\x32\x1f.aistats.gateway.v1.ChoiceEndedH\x00\x12\x36\n\tcompleted\x18\t \x01(\x0b\x32!.aistats.gateway.v1.ChatCompletedH\x00\x42\x07\n\x05\x65vent\"9\n\x0b\x43hatStarted\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\"v\n\x0bPartStarted\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.aistats.gateway.v1.PartKind\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"N\n\tTextDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rlogprobs_json\x18\x04 \x01(\t\"O\n\x0eReasoningDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\t\"@\n\rToolCallDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x11\n\targuments\x18\x03 \x01(\t\"C\n\nAnnotation\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x17\n\x0f\x61nnotation_json\x18\x03 \x01(\t\")\n\tPartEnded\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\"t\n\x0b\x43hoiceEnded\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .aistats.gateway.v1.FinishReason\x12\x1c\n\x14native_finish_reason\x18\x03 \x01(\t\"w\n\rChatCompleted\x12(\n\x05usage\x18\x01 \x01(\x0b\x32\x19.aistats.gateway.v1.Usage\x12&\n\x04meta\x18\x02 \x01(\x0b\x32\x18.aistats.gateway.v1.Meta\x12\x14\n\x0cservice_tier\x18\x03 \x01(\t*\xc3\x01\n\x08PartKind\x12\x19\n\x15PART_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0ePART_KIND_TEXT\x10\x01\x12\x15\n\x11PART_KIND_REFUSAL\x10\x02\x12\x17\n\x13PART_KIND_REASONING\x10\x03\x12\x17\n\x13PART_KIND_TOOL_CALL\x10\x04\x12\x1e\n\x1aPART_KIND_CUSTOM_TOOL_CALL\x10\x05\x12\x1f\n\x1bPART_KIND_REASONING_SUMMARY\x10\x06\x32\x85\x02\n\x0b\x43hatService\x12y\n\x14\x43reateChatCompletion\x12/.aistats.gateway.v1.CreateChatCompletionRequest\x1a\x30.aistats.gateway.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.aistats.gateway.v1.CreateChatCompletionRequest\x1a\x30.aistats.gateway.v1.StreamChatCompletionResponse0\x01\x32x\n\x0f\x43hatRestService\x12\x65\n\x14\x43reateChatCompletion\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61istats/gateway/v1/chat.proto\x12\x12\x61istats.gateway.v1\x1a aistats/gateway/v1/content.proto\x1a\x1e\x61istats/gateway/v1/usage.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\xc3\x06\n\x1b\x43reateChatCompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.aistats.gateway.v1.Message\x12\'\n\x05tools\x18\x03 \x03(\x0b\x32\x18.aistats.gateway.v1.Tool\x12\x33\n\x0btool_choice\x18\x04 \x01(\x0b\x32\x1e.aistats.gateway.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\routput_format\x18\x06 \x01(\x0b\x32 .aistats.gateway.v1.OutputFormat\x12\x32\n\x08sampling\x18\x07 \x01(\x0b\x32 .aistats.gateway.v1.ChatSampling\x12\x37\n\treasoning\x18\x08 \x01(\x0b\x32$.aistats.gateway.v1.ReasoningOptions\x12\x33\n\x07routing\x18\t \x01(\x0b\x32\".aistats.gateway.v1.RoutingOptions\x12\\\n\x0fparameters_json\x18\n \x03(\x0b\x32\x43.aistats.gateway.v1.CreateChatCompletionRequest.ParametersJsonEntry\x12g\n\x15provider_options_json\x18\x0b \x03(\x0b\x32H.aistats.gateway.v1.CreateChatCompletionRequest.ProviderOptionsJsonEntry\x12\x39\n\nmoderation\x18\x0c \x01(\x0b\x32%.aistats.gateway.v1.ModerationOptions\x1a\x35\n\x13ParametersJsonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a:\n\x18ProviderOptionsJsonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x16\n\x14_parallel_tool_calls\"\xfd\x03\n\x0c\x43hatSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x1e\n\x11max_output_tokens\x18\x07 \x01(\rH\x05\x88\x01\x01\x12\x0e\n\x01n\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x15\n\x08logprobs\x18\t \x01(\x08H\x07\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x08\x88\x01\x01\x12\x43\n\nlogit_bias\x18\x0b \x03(\x0b\x32/.aistats.gateway.v1.ChatSampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seedB\x14\n\x12_max_output_tokensB\x04\n\x02_nB\x0b\n\t_logprobsB\x0f\n\r_top_logprobs\"\xe3\x01\n\x1c\x43reateChatCompletionResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12/\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1e.aistats.gateway.v1.ChatChoice\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.aistats.gateway.v1.Usage\x12&\n\x04meta\x18\x06 \x01(\x0b\x32\x18.aistats.gateway.v1.Meta\x12\x14\n\x0cservice_tier\x18\x07 \x01(\t\"\xa2\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x05parts\x18\x02 \x03(\x0b\x32\x1f.aistats.gateway.v1.ContentPart\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .aistats.gateway.v1.FinishReason\x12\x1c\n\x14native_finish_reason\x18\x04 \x01(\t\"\xa2\x04\n\x1cStreamChatCompletionResponse\x12\x32\n\x07started\x18\x01 \x01(\x0b\x32\x1f.aistats.gateway.v1.ChatStartedH\x00\x12\x37\n\x0cpart_started\x18\x02 \x01(\x0b\x32\x1f.aistats.gateway.v1.PartStartedH\x00\x12\x33\n\ntext_delta\x18\x03 \x01(\x0b\x32\x1d.aistats.gateway.v1.TextDeltaH\x00\x12=\n\x0freasoning_delta\x18\x04 \x01(\x0b\x32\".aistats.gateway.v1.ReasoningDeltaH\x00\x12<\n\x0ftool_call_delta\x18\x05 \x01(\x0b\x32!.aistats.gateway.v1.ToolCallDeltaH\x00\x12\x34\n\nannotation\x18\x06 \x01(\x0b\x32\x1e.aistats.gateway.v1.AnnotationH\x00\x12\x33\n\npart_ended\x18\x07 \x01(\x0b\x32\x1d.aistats.gateway.v1.PartEndedH\x00\x12\x37\n\x0c\x63hoice_ended\x18\x08 \x01(\x0b\x32\x1f.aistats.gateway.v1.ChoiceEndedH\x00\x12\x36\n\tcompleted\x18\t \x01(\x0b\x32!.aistats.gateway.v1.ChatCompletedH\x00\x42\x07\n\x05\x65vent\"9\n\x0b\x43hatStarted\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\"v\n\x0bPartStarted\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.aistats.gateway.v1.PartKind\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"N\n\tTextDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rlogprobs_json\x18\x04 \x01(\t\"O\n\x0eReasoningDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\t\"@\n\rToolCallDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x11\n\targuments\x18\x03 \x01(\t\"C\n\nAnnotation\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x17\n\x0f\x61nnotation_json\x18\x03 \x01(\t\")\n\tPartEnded\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\"t\n\x0b\x43hoiceEnded\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .aistats.gateway.v1.FinishReason\x12\x1c\n\x14native_finish_reason\x18\x03 \x01(\t\"w\n\rChatCompleted\x12(\n\x05usage\x18\x01 \x01(\x0b\x32\x19.aistats.gateway.v1.Usage\x12&\n\x04meta\x18\x02 \x01(\x0b\x32\x18.aistats.gateway.v1.Meta\x12\x14\n\x0cservice_tier\x18\x03 \x01(\t*\xc3\x01\n\x08PartKind\x12\x19\n\x15PART_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0ePART_KIND_TEXT\x10\x01\x12\x15\n\x11PART_KIND_REFUSAL\x10\x02\x12\x17\n\x13PART_KIND_REASONING\x10\x03\x12\x17\n\x13PART_KIND_TOOL_CALL\x10\x04\x12\x1e\n\x1aPART_KIND_CUSTOM_TOOL_CALL\x10\x05\x12\x1f\n\x1bPART_KIND_REASONING_SUMMARY\x10\x06\x32\x85\x02\n\x0b\x43hatService\x12y\n\x14\x43reateChatCompletion\x12/.aistats.gateway.v1.CreateChatCompletionRequest\x1a\x30.aistats.gateway.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.aistats.gateway.v1.CreateChatCompletionRequest\x1a\x30.aistats.gateway.v1.StreamChatCompletionResponse0\x01\x32x\n\x0f\x43hatRestService\x12\x65\n\x14\x43reateChatCompletion\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,44 +43,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATSAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_CHATRESTSERVICE'].methods_by_name['CreateChatCompletion']._loaded_options = None
   _globals['_CHATRESTSERVICE'].methods_by_name['CreateChatCompletion']._serialized_options = b'\202\323\344\223\002\031\"\024/v1/chat/completions:\001*'
-  _globals['_PARTKIND']._serialized_start=3169
-  _globals['_PARTKIND']._serialized_end=3364
+  _globals['_PARTKIND']._serialized_start=3228
+  _globals['_PARTKIND']._serialized_end=3423
   _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=177
-  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=953
-  _globals['_CREATECHATCOMPLETIONREQUEST_PARAMETERSJSONENTRY']._serialized_start=816
-  _globals['_CREATECHATCOMPLETIONREQUEST_PARAMETERSJSONENTRY']._serialized_end=869
-  _globals['_CREATECHATCOMPLETIONREQUEST_PROVIDEROPTIONSJSONENTRY']._serialized_start=871
-  _globals['_CREATECHATCOMPLETIONREQUEST_PROVIDEROPTIONSJSONENTRY']._serialized_end=929
-  _globals['_CHATSAMPLING']._serialized_start=956
-  _globals['_CHATSAMPLING']._serialized_end=1465
-  _globals['_CHATSAMPLING_LOGITBIASENTRY']._serialized_start=1281
-  _globals['_CHATSAMPLING_LOGITBIASENTRY']._serialized_end=1329
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=1468
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=1695
-  _globals['_CHATCHOICE']._serialized_start=1698
-  _globals['_CHATCHOICE']._serialized_end=1860
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=1863
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=2409
-  _globals['_CHATSTARTED']._serialized_start=2411
-  _globals['_CHATSTARTED']._serialized_end=2468
-  _globals['_PARTSTARTED']._serialized_start=2470
-  _globals['_PARTSTARTED']._serialized_end=2588
-  _globals['_TEXTDELTA']._serialized_start=2590
-  _globals['_TEXTDELTA']._serialized_end=2668
-  _globals['_REASONINGDELTA']._serialized_start=2670
-  _globals['_REASONINGDELTA']._serialized_end=2749
-  _globals['_TOOLCALLDELTA']._serialized_start=2751
-  _globals['_TOOLCALLDELTA']._serialized_end=2815
-  _globals['_ANNOTATION']._serialized_start=2817
-  _globals['_ANNOTATION']._serialized_end=2884
-  _globals['_PARTENDED']._serialized_start=2886
-  _globals['_PARTENDED']._serialized_end=2927
-  _globals['_CHOICEENDED']._serialized_start=2929
-  _globals['_CHOICEENDED']._serialized_end=3045
-  _globals['_CHATCOMPLETED']._serialized_start=3047
-  _globals['_CHATCOMPLETED']._serialized_end=3166
-  _globals['_CHATSERVICE']._serialized_start=3367
-  _globals['_CHATSERVICE']._serialized_end=3628
-  _globals['_CHATRESTSERVICE']._serialized_start=3630
-  _globals['_CHATRESTSERVICE']._serialized_end=3750
+  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=1012
+  _globals['_CREATECHATCOMPLETIONREQUEST_PARAMETERSJSONENTRY']._serialized_start=875
+  _globals['_CREATECHATCOMPLETIONREQUEST_PARAMETERSJSONENTRY']._serialized_end=928
+  _globals['_CREATECHATCOMPLETIONREQUEST_PROVIDEROPTIONSJSONENTRY']._serialized_start=930
+  _globals['_CREATECHATCOMPLETIONREQUEST_PROVIDEROPTIONSJSONENTRY']._serialized_end=988
+  _globals['_CHATSAMPLING']._serialized_start=1015
+  _globals['_CHATSAMPLING']._serialized_end=1524
+  _globals['_CHATSAMPLING_LOGITBIASENTRY']._serialized_start=1340
+  _globals['_CHATSAMPLING_LOGITBIASENTRY']._serialized_end=1388
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=1527
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=1754
+  _globals['_CHATCHOICE']._serialized_start=1757
+  _globals['_CHATCHOICE']._serialized_end=1919
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=1922
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=2468
+  _globals['_CHATSTARTED']._serialized_start=2470
+  _globals['_CHATSTARTED']._serialized_end=2527
+  _globals['_PARTSTARTED']._serialized_start=2529
+  _globals['_PARTSTARTED']._serialized_end=2647
+  _globals['_TEXTDELTA']._serialized_start=2649
+  _globals['_TEXTDELTA']._serialized_end=2727
+  _globals['_REASONINGDELTA']._serialized_start=2729
+  _globals['_REASONINGDELTA']._serialized_end=2808
+  _globals['_TOOLCALLDELTA']._serialized_start=2810
+  _globals['_TOOLCALLDELTA']._serialized_end=2874
+  _globals['_ANNOTATION']._serialized_start=2876
+  _globals['_ANNOTATION']._serialized_end=2943
+  _globals['_PARTENDED']._serialized_start=2945
+  _globals['_PARTENDED']._serialized_end=2986
+  _globals['_CHOICEENDED']._serialized_start=2988
+  _globals['_CHOICEENDED']._serialized_end=3104
+  _globals['_CHATCOMPLETED']._serialized_start=3106
+  _globals['_CHATCOMPLETED']._serialized_end=3225
+  _globals['_CHATSERVICE']._serialized_start=3426
+  _globals['_CHATSERVICE']._serialized_end=3687
+  _globals['_CHATRESTSERVICE']._serialized_start=3689
+  _globals['_CHATRESTSERVICE']._serialized_end=3809
 # @@protoc_insertion_point(module_scope)

@@ -118,6 +118,7 @@ class CreateChatCompletionRequest(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     PROVIDER_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model: `author/slug`, `author/slug:free`, an alias, or `<provider>:<author/slug>` to pin one provider; required."""
     parallel_tool_calls: _builtins.bool
@@ -160,6 +161,10 @@ class CreateChatCompletionRequest(_message.Message):
     def provider_options_json(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """provider_options_json: by provider id, a JSON object merged into the request to that provider as it is."""
 
+    @_builtins.property
+    def moderation(self) -> _content_pb2.ModerationOptions:
+        """moderation: whether input and output are judged by a moderation model."""
+
     def __init__(
         self,
         *,
@@ -174,10 +179,11 @@ class CreateChatCompletionRequest(_message.Message):
         routing: _content_pb2.RoutingOptions | None = ...,
         parameters_json: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         provider_options_json: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        moderation: _content_pb2.ModerationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "routing", b"routing", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "moderation", b"moderation", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "routing", b"routing", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "messages", b"messages", "model", b"model", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "parameters_json", b"parameters_json", "provider_options_json", b"provider_options_json", "reasoning", b"reasoning", "routing", b"routing", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "messages", b"messages", "model", b"model", "moderation", b"moderation", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "parameters_json", b"parameters_json", "provider_options_json", b"provider_options_json", "reasoning", b"reasoning", "routing", b"routing", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015

@@ -83,6 +83,30 @@ TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
 """TOOL_CHOICE_MODE_REQUIRED: at least one tool is called."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
+class _ModerationMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModerationModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModerationMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODERATION_MODE_UNSPECIFIED: _ModerationMode.ValueType  # 0
+    """MODERATION_MODE_UNSPECIFIED: as the team has chosen."""
+    MODERATION_MODE_FLAG: _ModerationMode.ValueType  # 1
+    """MODERATION_MODE_FLAG: it is told in meta and on the record, and nothing else."""
+    MODERATION_MODE_BLOCK: _ModerationMode.ValueType  # 2
+    """MODERATION_MODE_BLOCK: a request is refused before the model is called; an answer ends before what is flagged."""
+
+class ModerationMode(_ModerationMode, metaclass=_ModerationModeEnumTypeWrapper):
+    """ModerationMode says what follows from a flag."""
+
+MODERATION_MODE_UNSPECIFIED: ModerationMode.ValueType  # 0
+"""MODERATION_MODE_UNSPECIFIED: as the team has chosen."""
+MODERATION_MODE_FLAG: ModerationMode.ValueType  # 1
+"""MODERATION_MODE_FLAG: it is told in meta and on the record, and nothing else."""
+MODERATION_MODE_BLOCK: ModerationMode.ValueType  # 2
+"""MODERATION_MODE_BLOCK: a request is refused before the model is called; an answer ends before what is flagged."""
+Global___ModerationMode: _TypeAlias = ModerationMode  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -899,3 +923,35 @@ class RoutingOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__require_parameters) -> _WhichOneofReturnType__require_parameters | None: ...
 
 Global___RoutingOptions: _TypeAlias = RoutingOptions  # noqa: Y015
+
+@_typing.final
+class ModerationOptions(_message.Message):
+    """ModerationOptions asks that a moderation model judges what goes to a model or comes from it. What the team has chosen
+    holds as well: a request can be stricter than that, never laxer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    input: Global___ModerationMode.ValueType
+    """input: what becomes of a request whose newest content is flagged."""
+    output: Global___ModerationMode.ValueType
+    """output: what becomes of an answer that is flagged."""
+    model: _builtins.str
+    """model: who judges; empty for the team's choice, or else one that works here."""
+    def __init__(
+        self,
+        *,
+        input: Global___ModerationMode.ValueType = ...,
+        output: Global___ModerationMode.ValueType = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model", b"model", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerationOptions: _TypeAlias = ModerationOptions  # noqa: Y015

@@ -354,6 +354,8 @@ class Generation(_message.Message):
     REPLAY_SUPPORTED_FIELD_NUMBER: _builtins.int
     REPLAY_REQUEST_JSON_FIELD_NUMBER: _builtins.int
     REPLY_JSON_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id: `gen_<x>`."""
     request_id: _builtins.str
@@ -408,6 +410,8 @@ class Generation(_message.Message):
     """replay_request_json: the body as the client sent it; absent where it is not kept, and in a list."""
     reply_json: _builtins.str
     """reply_json: the output; absent where it is not kept, and in a list."""
+    parent_id: _builtins.str
+    """parent_id: the generation for whose sake this request was made; absent where a client made it."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """usage: what was used and what it cost; absent where nothing was generated."""
@@ -415,6 +419,10 @@ class Generation(_message.Message):
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationAttempt]:
         """attempts: the providers that were called, in order."""
+
+    @_builtins.property
+    def moderation(self) -> _usage_pb2.ModerationReport:
+        """moderation: what a moderation model said of it; absent where none was asked."""
 
     def __init__(
         self,
@@ -448,10 +456,12 @@ class Generation(_message.Message):
         replay_supported: _builtins.bool = ...,
         replay_request_json: _builtins.str | None = ...,
         reply_json: _builtins.str | None = ...,
+        parent_id: _builtins.str | None = ...,
+        moderation: _usage_pb2.ModerationReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_app_id", b"_app_id", "_disconnect", b"_disconnect", "_error_code", b"_error_code", "_error_message", b"_error_message", "_finish_reason", b"_finish_reason", "_gateway_ms", b"_gateway_ms", "_generation_ms", b"_generation_ms", "_latency_ms", b"_latency_ms", "_native_response_id", b"_native_response_id", "_provider", b"_provider", "_replay_request_json", b"_replay_request_json", "_reply_json", b"_reply_json", "_throughput", b"_throughput", "app_id", b"app_id", "disconnect", b"disconnect", "error_code", b"error_code", "error_message", b"error_message", "finish_reason", b"finish_reason", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "native_response_id", b"native_response_id", "provider", b"provider", "replay_request_json", b"replay_request_json", "reply_json", b"reply_json", "throughput", b"throughput", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_app_id", b"_app_id", "_disconnect", b"_disconnect", "_error_code", b"_error_code", "_error_message", b"_error_message", "_finish_reason", b"_finish_reason", "_gateway_ms", b"_gateway_ms", "_generation_ms", b"_generation_ms", "_latency_ms", b"_latency_ms", "_native_response_id", b"_native_response_id", "_parent_id", b"_parent_id", "_provider", b"_provider", "_replay_request_json", b"_replay_request_json", "_reply_json", b"_reply_json", "_throughput", b"_throughput", "app_id", b"app_id", "disconnect", b"disconnect", "error_code", b"error_code", "error_message", b"error_message", "finish_reason", b"finish_reason", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "moderation", b"moderation", "native_response_id", b"native_response_id", "parent_id", b"parent_id", "provider", b"provider", "replay_request_json", b"replay_request_json", "reply_json", b"reply_json", "throughput", b"throughput", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_app_id", b"_app_id", "_disconnect", b"_disconnect", "_error_code", b"_error_code", "_error_message", b"_error_message", "_finish_reason", b"_finish_reason", "_gateway_ms", b"_gateway_ms", "_generation_ms", b"_generation_ms", "_latency_ms", b"_latency_ms", "_native_response_id", b"_native_response_id", "_provider", b"_provider", "_replay_request_json", b"_replay_request_json", "_reply_json", b"_reply_json", "_throughput", b"_throughput", "app_id", b"app_id", "attempts", b"attempts", "byok", b"byok", "cost_nanos", b"cost_nanos", "created_at", b"created_at", "currency", b"currency", "disconnect", b"disconnect", "endpoint", b"endpoint", "error_code", b"error_code", "error_message", b"error_message", "finish_reason", b"finish_reason", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "id", b"id", "key_id", b"key_id", "latency_ms", b"latency_ms", "model_id", b"model_id", "native_response_id", b"native_response_id", "provider", b"provider", "replay_request_json", b"replay_request_json", "replay_supported", b"replay_supported", "reply_json", b"reply_json", "request_id", b"request_id", "status_code", b"status_code", "stream", b"stream", "success", b"success", "team_id", b"team_id", "throughput", b"throughput", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_app_id", b"_app_id", "_disconnect", b"_disconnect", "_error_code", b"_error_code", "_error_message", b"_error_message", "_finish_reason", b"_finish_reason", "_gateway_ms", b"_gateway_ms", "_generation_ms", b"_generation_ms", "_latency_ms", b"_latency_ms", "_native_response_id", b"_native_response_id", "_parent_id", b"_parent_id", "_provider", b"_provider", "_replay_request_json", b"_replay_request_json", "_reply_json", b"_reply_json", "_throughput", b"_throughput", "app_id", b"app_id", "attempts", b"attempts", "byok", b"byok", "cost_nanos", b"cost_nanos", "created_at", b"created_at", "currency", b"currency", "disconnect", b"disconnect", "endpoint", b"endpoint", "error_code", b"error_code", "error_message", b"error_message", "finish_reason", b"finish_reason", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "id", b"id", "key_id", b"key_id", "latency_ms", b"latency_ms", "model_id", b"model_id", "moderation", b"moderation", "native_response_id", b"native_response_id", "parent_id", b"parent_id", "provider", b"provider", "replay_request_json", b"replay_request_json", "replay_supported", b"replay_supported", "reply_json", b"reply_json", "request_id", b"request_id", "status_code", b"status_code", "stream", b"stream", "success", b"success", "team_id", b"team_id", "throughput", b"throughput", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__app_id: _TypeAlias = _typing.Literal["app_id"]  # noqa: Y015
     _WhichOneofArgType__app_id: _TypeAlias = _typing.Literal["_app_id", b"_app_id"]  # noqa: Y015
@@ -471,6 +481,8 @@ class Generation(_message.Message):
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__native_response_id: _TypeAlias = _typing.Literal["native_response_id"]  # noqa: Y015
     _WhichOneofArgType__native_response_id: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id"]  # noqa: Y015
+    _WhichOneofReturnType__parent_id: _TypeAlias = _typing.Literal["parent_id"]  # noqa: Y015
+    _WhichOneofArgType__parent_id: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id"]  # noqa: Y015
     _WhichOneofReturnType__provider: _TypeAlias = _typing.Literal["provider"]  # noqa: Y015
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
     _WhichOneofReturnType__replay_request_json: _TypeAlias = _typing.Literal["replay_request_json"]  # noqa: Y015
@@ -497,6 +509,8 @@ class Generation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__native_response_id) -> _WhichOneofReturnType__native_response_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_id) -> _WhichOneofReturnType__parent_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
     @_typing.overload

@@ -139,6 +139,7 @@ class CreateResponseRequest(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     PROVIDER_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model: `author/slug`, `author/slug:free`, an alias, or `<provider>:<author/slug>` to pin one provider; required."""
     instructions: _builtins.str
@@ -199,6 +200,10 @@ class CreateResponseRequest(_message.Message):
     def provider_options_json(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """provider_options_json: by provider id, a JSON object merged into the request to that provider as it is."""
 
+    @_builtins.property
+    def moderation(self) -> _content_pb2.ModerationOptions:
+        """moderation: whether input and output are judged by a moderation model."""
+
     def __init__(
         self,
         *,
@@ -222,10 +227,11 @@ class CreateResponseRequest(_message.Message):
         routing: _content_pb2.RoutingOptions | None = ...,
         parameters_json: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         provider_options_json: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        moderation: _content_pb2.ModerationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "routing", b"routing", "store", b"store", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "moderation", b"moderation", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "routing", b"routing", "store", b"store", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "include_encrypted_reasoning", b"include_encrypted_reasoning", "include_logprobs", b"include_logprobs", "input", b"input", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model", b"model", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "parameters_json", b"parameters_json", "previous_response_id", b"previous_response_id", "provider_options_json", b"provider_options_json", "reasoning", b"reasoning", "routing", b"routing", "store", b"store", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "include_encrypted_reasoning", b"include_encrypted_reasoning", "include_logprobs", b"include_logprobs", "input", b"input", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model", b"model", "moderation", b"moderation", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "parameters_json", b"parameters_json", "previous_response_id", b"previous_response_id", "provider_options_json", b"provider_options_json", "reasoning", b"reasoning", "routing", b"routing", "store", b"store", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__instructions: _TypeAlias = _typing.Literal["instructions"]  # noqa: Y015
     _WhichOneofArgType__instructions: _TypeAlias = _typing.Literal["_instructions", b"_instructions"]  # noqa: Y015

@@ -197,6 +197,7 @@ class Meta(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """provider: id of the provider that served it."""
     provider_model: _builtins.str
@@ -221,6 +222,10 @@ class Meta(_message.Message):
     def trace(self) -> Global___RoutingTrace:
         """trace: how the choice was made; only where the request's routing.trace asks for it."""
 
+    @_builtins.property
+    def moderation(self) -> Global___ModerationReport:
+        """moderation: what a moderation model said of it; absent where none was asked."""
+
     def __init__(
         self,
         *,
@@ -234,16 +239,96 @@ class Meta(_message.Message):
         attempts: _builtins.int = ...,
         routing: _abc.Iterable[Global___RoutingRow] | None = ...,
         trace: Global___RoutingTrace | None = ...,
+        moderation: Global___ModerationReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "native_response_id", b"native_response_id", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "moderation", b"moderation", "native_response_id", b"native_response_id", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "attempts", b"attempts", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "native_response_id", b"native_response_id", "provider", b"provider", "provider_model", b"provider_model", "routing", b"routing", "throughput_tps", b"throughput_tps", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id", "attempts", b"attempts", "gateway_ms", b"gateway_ms", "generation_ms", b"generation_ms", "latency_ms", b"latency_ms", "moderation", b"moderation", "native_response_id", b"native_response_id", "provider", b"provider", "provider_model", b"provider_model", "routing", b"routing", "throughput_tps", b"throughput_tps", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__native_response_id: _TypeAlias = _typing.Literal["native_response_id"]  # noqa: Y015
     _WhichOneofArgType__native_response_id: _TypeAlias = _typing.Literal["_native_response_id", b"_native_response_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__native_response_id) -> _WhichOneofReturnType__native_response_id | None: ...
 
 Global___Meta: _TypeAlias = Meta  # noqa: Y015
+
+@_typing.final
+class ModerationReport(_message.Message):
+    """ModerationReport tells what a moderation model said of a request and of its answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """model: who judged."""
+    @_builtins.property
+    def input(self) -> Global___ModerationFinding:
+        """input: of the request; absent where it was not judged."""
+
+    @_builtins.property
+    def output(self) -> Global___ModerationFinding:
+        """output: of the answer; absent where it was not judged."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        input: Global___ModerationFinding | None = ...,
+        output: Global___ModerationFinding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model", b"model", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerationReport: _TypeAlias = ModerationReport  # noqa: Y015
+
+@_typing.final
+class ModerationFinding(_message.Message):
+    """ModerationFinding is what was found in one direction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    flagged: _builtins.bool
+    """flagged: whether any of it belongs to a category; absent where it could not be judged."""
+    error: _builtins.str
+    """error: why it could not be judged, as the name of the reason; absent where it was."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """categories: to which it belongs."""
+
+    @_builtins.property
+    def unchecked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """unchecked: kinds of content that were there and could not be judged, such as `image`."""
+
+    def __init__(
+        self,
+        *,
+        flagged: _builtins.bool | None = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        unchecked: _abc.Iterable[_builtins.str] | None = ...,
+        error: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_flagged", b"_flagged", "error", b"error", "flagged", b"flagged"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_flagged", b"_flagged", "categories", b"categories", "error", b"error", "flagged", b"flagged", "unchecked", b"unchecked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__flagged: _TypeAlias = _typing.Literal["flagged"]  # noqa: Y015
+    _WhichOneofArgType__flagged: _TypeAlias = _typing.Literal["_flagged", b"_flagged"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flagged) -> _WhichOneofReturnType__flagged | None: ...
+
+Global___ModerationFinding: _TypeAlias = ModerationFinding  # noqa: Y015
 
 @_typing.final
 class RoutingTrace(_message.Message):
