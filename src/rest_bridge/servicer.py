@@ -14,7 +14,7 @@ from urllib.parse import quote
 from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
 from google.protobuf.message import Message
 
-from aistats.gateway.v1 import credits_pb2, generations_pb2, messages_pb2, pricing_pb2, responses_pb2
+from aistats.gateway.v1 import credits_pb2, generations_pb2, messages_pb2, models_pb2, pricing_pb2, responses_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
@@ -140,6 +140,30 @@ class PricingRestServicer(_Face):
         return self._serve(context, "GET", "/v1/pricing/models", query=_query(request))
 
 
+class ModelsRestServicer(_Face):
+    """`aistats.gateway.v1.ModelsRestService`."""
+
+    def ListModels(self, request: models_pb2.ListModelsRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/models", query=_query(request))
+
+    def GetModel(self, request: models_pb2.GetModelRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._one(request, context)
+
+    def ListModelEndpoints(
+        self, request: models_pb2.ListModelEndpointsRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._one(request, context, "/endpoints")
+
+    def _one(
+        self,
+        request: models_pb2.GetModelRequest | models_pb2.ListModelEndpointsRequest,
+        context: CallContext,
+        rest: str = "",
+    ) -> AsyncGenerator[HttpBody, None]:
+        query = {name: value for name, value in _query(request).items() if name != "model_id"}
+        return self._serve(context, "GET", f"/v1/models/{quote(request.model_id, safe='')}{rest}", query=query)
+
+
 class GenerationsRestServicer(_Face):
     """`aistats.gateway.v1.GenerationsRestService`."""
 
@@ -182,7 +206,7 @@ def _headers(metadata: Mapping[str, str], body: HttpBody | None) -> Mapping[str,
 
 async def _send_metadata(context: CallContext, response: RestResponse) -> None:
     """Headers of their own cost a write to the socket more; those of a 200 Envoy knows by itself (envoy.yaml)."""
-    if response.status != 200 or REPLAYED in response.headers:
+    if response.status != 200 or REPLAYED in response.headers or any(name == "etag" for name, _ in response.headers):
         await context.send_initial_metadata(_metadata(response))
 
 

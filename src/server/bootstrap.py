@@ -33,6 +33,7 @@ from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
 from rest_bridge.idempotency import IdempotentRunner
 from rest_bridge.messages import MessagesRest
+from rest_bridge.models import ModelsRest
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
@@ -40,6 +41,7 @@ from rest_bridge.servicer import (
     CreditsRestServicer,
     GenerationsRestServicer,
     MessagesRestServicer,
+    ModelsRestServicer,
     PricingRestServicer,
     ResponsesRestServicer,
 )
@@ -213,6 +215,7 @@ async def worker(
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
         credits = SqlCredits(database)
         generations = Generations(records)
+        measured = MeasuredHealth(catalog, health, clock)
         faces = (
             ChatRest(generate),
             ResponsesRest(respond),
@@ -220,12 +223,12 @@ async def worker(
             CreditsRest(credits, clock),
             PricingRest(catalog),
             GenerationsRest(generations),
+            ModelsRest(catalog, measured),
         )
         refusals = RecordRefusals(accounts)
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals, runner)
-        measured = MeasuredHealth(catalog, health, clock)
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
@@ -239,7 +242,8 @@ async def worker(
             (pricing_pb2_grpc.add_PricingRestServiceServicer_to_server, PricingRestServicer(bridge)),
             (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),
             (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
-            (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog)),
+            (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog, measured)),
+            (models_pb2_grpc.add_ModelsRestServiceServicer_to_server, ModelsRestServicer(bridge)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
                 HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),

@@ -10,8 +10,13 @@ import pytest
 
 from aistats.gateway.v1 import models_pb2, models_pb2_grpc
 from server.domain.catalog import Model, Offer
+from server.domain.request import Endpoint
+from server.pipeline.health.offers import Health
+from server.pipeline.health.standing import RouteKey
+from server.pipeline.health.view import MeasuredHealth
 from server.rpc.models import ModelsServicer
 from tests.fakes.catalogues import CHAT, READY, Source, catalog
+from tests.fakes.health import HandClock, fail, steady, succeed
 from tests.fakes.rpc_host import Metadata
 from tests.fakes.typed_client import details, refused
 
@@ -29,8 +34,18 @@ def grpc_add_to_server() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="module")
-def grpc_servicer(source: Source) -> ModelsServicer:
-    return ModelsServicer(source)
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture(scope="module")
+def health(clock: HandClock) -> Health:
+    return steady(clock)
+
+
+@pytest.fixture(scope="module")
+def grpc_servicer(source: Source, health: Health, clock: HandClock) -> ModelsServicer:
+    return ModelsServicer(source, MeasuredHealth(source, health, clock))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +146,7 @@ def test_a_filter_that_means_nothing_is_named(
     assert told in error.details()
 
 
-@pytest.mark.parametrize("name", ["acme/test-1", "test", "acme/test-latest"])
+@pytest.mark.parametrize("name", ["acme/test-1", "test", "acme/test-latest", "keyless:acme/test-1", "ready:test"])
 def test_one_model_by_id_and_by_alias(grpc_stub: Stub, as_inference: Metadata, name: str) -> None:
     reply = grpc_stub.GetModel(models_pb2.GetModelRequest(model_id=name), metadata=as_inference)
     assert (reply.id, reply.object, reply.owned_by, reply.model.model_id) == (
@@ -143,13 +158,82 @@ def test_one_model_by_id_and_by_alias(grpc_stub: Stub, as_inference: Metadata, n
     ("name", "code", "reason"),
     [
         ("acme/none", grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
+        ("nobody:acme/test-1", grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
+        ("keyless:acme/embed:free", grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
         ("", grpc.StatusCode.INVALID_ARGUMENT, "MISSING_FIELD"),
     ],
 )
 def test_no_such_model(grpc_stub: Stub, as_inference: Metadata, name: str, code: grpc.StatusCode, reason: str) -> None:
-    error = refused(grpc_stub.GetModel, models_pb2.GetModelRequest(model_id=name), as_inference)
-    assert error.code() is code
-    assert (details(error)[1].reason, details(error)[1].metadata["param"]) == (reason, "model_id")
+    for method, request in (
+        (grpc_stub.GetModel, models_pb2.GetModelRequest(model_id=name)),
+        (grpc_stub.ListModelEndpoints, models_pb2.ListModelEndpointsRequest(model_id=name)),
+    ):
+        error = refused(method, request, as_inference)
+        assert error.code() is code
+        assert (details(error)[1].reason, details(error)[1].metadata["param"]) == (reason, "model_id")
+
+
+def endpoints(stub: Stub, metadata: Metadata, name: str = "acme/test-1") -> models_pb2.ListModelEndpointsResponse:
+    reply = stub.ListModelEndpoints(models_pb2.ListModelEndpointsRequest(model_id=name), metadata=metadata)
+    assert isinstance(reply, models_pb2.ListModelEndpointsResponse)
+    return reply
+
+
+def test_who_serves_a_model(grpc_stub: Stub, as_inference: Metadata) -> None:
+    reply = endpoints(grpc_stub, as_inference, "test")
+    assert (reply.id, reply.object, reply.created, reply.owned_by, reply.name, reply.description) == (
+        "acme/test-1", "model", 1_700_000_000, "acme", "Test 1", "A model.",
+    )  # fmt: skip
+    ready, keyless = reply.endpoints
+    assert (ready.api_provider_id, ready.provider_name, ready.provider_model, ready.status, ready.region) == (
+        "ready", "Ready", "test-1", "active", "eu",
+    )  # fmt: skip
+    assert (list(ready.endpoints), list(ready.params)) == (["chat", "responses"], ["temperature", "tools"])
+    assert (list(ready.input_types), ready.context_length, ready.max_output_tokens) == (["text", "image"], 4096, 1024)
+    assert dict(ready.pricing) == {"input_text_tokens": "0.0000001"}
+    (tier,) = ready.pricing_tiers
+    assert (tier.input_tokens_above, tier.HasField("service_tier"), dict(tier.pricing)) == (
+        2000, False, {"input_text_tokens": "0.0000002"},
+    )  # fmt: skip
+    assert (keyless.status, keyless.health.status, keyless.health.score) == ("not_configured", "not_configured", 0.0)
+    assert (list(keyless.input_types), keyless.context_length, keyless.HasField("region")) == (["text"], 2048, False)
+    assert [one.api_provider_id for one in endpoints(grpc_stub, as_inference, "keyless:test").endpoints] == ["keyless"]
+
+
+def test_the_health_of_an_offer_is_that_of_its_model(grpc_stub: Stub, as_inference: Metadata, health: Health) -> None:
+    before = endpoints(grpc_stub, as_inference)
+    succeed(health, 3, RouteKey("ready", "acme/test-1", Endpoint.CHAT))
+    fail(health, 5, RouteKey("ready", "acme/embed:free", Endpoint.EMBEDDINGS))
+    ready, _ = endpoints(grpc_stub, as_inference).endpoints
+    (embed,) = endpoints(grpc_stub, as_inference, "acme/embed:free").endpoints
+    assert (ready.health.status, ready.health.requests_1m, ready.health.breaker.state) == ("ok", 3, "closed")
+    assert (ready.health.success_rate, ready.health.latency_ms.p50 > 0, ready.health.throughput_tps) == (1.0, True, 50)
+    assert [(route.model, route.endpoint) for route in ready.health.routes] == [
+        ("acme/test-1", "chat"), ("acme/test-1", "responses"),
+    ]  # fmt: skip
+    assert (embed.health.status, embed.health.breaker.state, embed.health.score < 0.5) == ("down", "open", True)
+    assert endpoints(grpc_stub, as_inference).etag != before.etag
+
+
+def test_what_a_client_has_is_not_sent_again(grpc_stub: Stub, as_inference: Metadata, source: Source) -> None:
+    for method, kind, asked in (
+        (grpc_stub.ListModels, models_pb2.ListModelsRequest, {"provider": ["ready"], "limit": 1}),
+        (grpc_stub.GetModel, models_pb2.GetModelRequest, {"model_id": "test"}),
+        (grpc_stub.ListModelEndpoints, models_pb2.ListModelEndpointsRequest, {"model_id": "test"}),
+    ):
+        first = method(kind(**asked), metadata=as_inference)
+        assert (bool(first.etag), first.not_modified) == (True, False)
+        again = method(kind(**asked, if_none_match=first.etag), metadata=as_inference)
+        assert again == type(first)(etag=first.etag, not_modified=True)
+        assert method(kind(**asked, if_none_match='"other"'), metadata=as_inference) == first
+    before = source.current
+    first = grpc_stub.ListModels(models_pb2.ListModelsRequest(), metadata=as_inference)
+    source.current = catalog(Model("beta/new:free", (Offer(READY, "new", CHAT),)))
+    try:
+        request = models_pb2.ListModelsRequest(if_none_match=first.etag)
+        assert grpc_stub.ListModels(request, metadata=as_inference).total == 4
+    finally:
+        source.current = before
 
 
 def test_any_good_key_may_look(grpc_stub: Stub, as_management: Metadata) -> None:

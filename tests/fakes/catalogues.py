@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from server.domain.catalog import Catalog, Model, Offer, Provider
-from server.domain.pricing import PriceList
+from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import Endpoint
 
 CHAT = frozenset({Endpoint.CHAT, Endpoint.RESPONSES})
-READY = Provider("ready", "openai", "http://127.0.0.1:1/v1")
+READY = Provider("ready", "openai", "http://127.0.0.1:1/v1", name="Ready", region="eu")
 KEYLESS = Provider("keyless", "openai", "http://127.0.0.1:1/v1", missing_key_env="KEYLESS_API_KEY")
+PRICES = PriceList({"input_text_tokens": 100}, (PriceTier({"input_text_tokens": 200}, input_tokens_above=2000),))
 
 
 def catalog(*extra: Model) -> Catalog:
@@ -16,10 +17,15 @@ def catalog(*extra: Model) -> Catalog:
         Model(
             "acme/test-1",
             (
+                Offer(READY, "test-1", CHAT, frozenset({"temperature", "tools"}), PRICES),
                 Offer(
-                    READY, "test-1", CHAT, frozenset({"temperature", "tools"}), PriceList({"input_text_tokens": 100})
+                    KEYLESS,
+                    "t1",
+                    frozenset({Endpoint.CHAT}),
+                    frozenset({"seed"}),
+                    input_types=frozenset({"text"}),
+                    context_length=2048,
                 ),
-                Offer(KEYLESS, "t1", frozenset({Endpoint.CHAT}), frozenset({"seed"})),
             ),
             name="Test 1",
             description="A model.",

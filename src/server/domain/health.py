@@ -56,6 +56,10 @@ class HealthView(Protocol):
         """Every provider of the catalogue, in the order of their ids."""
         ...
 
+    def of_model(self, model_id: str) -> tuple[ProviderHealth, ...]:
+        """Every provider of a model of the catalogue, in the order of their ids, with the figures of that alone."""
+        ...
+
 
 class HealthFeed(Protocol):
     def watch(self) -> AsyncGenerator[tuple[ProviderHealth, ...], None]:

@@ -11,7 +11,7 @@ from server.domain.health import HealthFeed, HealthView, ProviderHealth
 from server.domain.ports import Clock
 from server.rpc.context import CallContext
 
-__all__ = ["HealthServicer"]
+__all__ = ["HealthServicer", "encode_provider"]
 
 
 class HealthServicer(health_pb2_grpc.HealthServiceServicer):
@@ -46,7 +46,7 @@ class HealthServicer(health_pb2_grpc.HealthServiceServicer):
             status=overall_status(providers),
             version=self._version,
             uptime_s=round(self._clock.monotonic() - self._started_s, 3),
-            providers=[_encode_provider(provider) for provider in providers],
+            providers=[encode_provider(provider) for provider in providers],
         )
 
 
@@ -61,7 +61,7 @@ def overall_status(providers: tuple[ProviderHealth, ...]) -> Literal["ok", "degr
     return "ok" if statuses == {"ok"} else "degraded"
 
 
-def _encode_provider(provider: ProviderHealth) -> health_pb2.ProviderHealth:
+def encode_provider(provider: ProviderHealth) -> health_pb2.ProviderHealth:
     breaker = provider.breaker
     return health_pb2.ProviderHealth(
         id=provider.id,

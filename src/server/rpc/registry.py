@@ -40,6 +40,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "GenerationsService/ListGenerations": _ANY_KEY,
         "ModelsService/ListModels": _ANY_KEY,
         "ModelsService/GetModel": _ANY_KEY,
+        "ModelsService/ListModelEndpoints": _ANY_KEY,
         "CreditsService/GetCredits": _ANY_KEY,
         "CreditsService/ListActivity": _ANY_KEY,
         "PricingService/CalculatePricing": _ANY_KEY,
@@ -61,6 +62,9 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "CreditsRestService/ListActivity": _NO_KEY,
         "PricingRestService/CalculatePricing": _NO_KEY,
         "PricingRestService/ListPricingModels": _NO_KEY,
+        "ModelsRestService/ListModels": _NO_KEY,
+        "ModelsRestService/GetModel": _NO_KEY,
+        "ModelsRestService/ListModelEndpoints": _NO_KEY,
     }.items()
 }
 """By full method name, the scopes of which a key needs one."""

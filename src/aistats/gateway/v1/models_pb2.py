@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aistats.gateway.v1 import health_pb2 as aistats_dot_gateway_dot_v1_dot_health__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61istats/gateway/v1/models.proto\x12\x12\x61istats.gateway.v1\x1a\x1cgoogle/api/annotations.proto\"\x88\x02\n\x11ListModelsRequest\x12\x19\n\x11include_endpoints\x18\x01 \x03(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x14\n\x0corganisation\x18\x03 \x03(\t\x12\x10\n\x08provider\x18\x04 \x03(\t\x12\x0e\n\x06status\x18\x05 \x03(\t\x12\x13\n\x0binput_types\x18\x06 \x03(\t\x12\x14\n\x0coutput_types\x18\x07 \x03(\t\x12\x0e\n\x06params\x18\x08 \x03(\t\x12\x14\n\x0c\x61vailability\x18\t \x03(\t\x12\x12\n\x05limit\x18\n \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06offset\x18\x0b \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06_limitB\t\n\x07_offset\"\xd6\x02\n\x12ListModelsResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12.\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32 .aistats.gateway.v1.ModelSummary\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\r\x12\r\n\x05total\x18\x06 \x01(\r\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.aistats.gateway.v1.Model\x12J\n\ncatalogues\x18\x08 \x03(\x0b\x32\x36.aistats.gateway.v1.ListModelsResponse.CataloguesEntry\x1aO\n\x0f\x43\x61taloguesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.aistats.gateway.v1.ModelIds:\x02\x38\x01\"\x17\n\x08ModelIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"M\n\x0cModelSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\"\x9a\x03\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0forganisation_id\x18\x04 \x01(\t\x12\x19\n\x0crelease_date\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x0f\n\x07\x61liases\x18\x07 \x03(\t\x12\x11\n\tendpoints\x18\x08 \x03(\t\x12\x13\n\x0binput_types\x18\t \x03(\t\x12\x14\n\x0coutput_types\x18\n \x03(\t\x12\x1b\n\x0e\x63ontext_length\x18\x0b \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\x1c\n\x14supported_parameters\x18\r \x03(\t\x12\x34\n\tproviders\x18\x0e \x03(\x0b\x32!.aistats.gateway.v1.ModelProviderB\x0f\n\r_release_dateB\x11\n\x0f_context_lengthB\x14\n\x12_max_output_tokens\"\xcc\x01\n\rModelProvider\x12\x17\n\x0f\x61pi_provider_id\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x0e\n\x06params\x18\x03 \x03(\t\x12?\n\x07pricing\x18\x04 \x03(\x0b\x32..aistats.gateway.v1.ModelProvider.PricingEntry\x12\x0e\n\x06status\x18\x05 \x01(\t\x1a.\n\x0cPricingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"{\n\x10GetModelResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.aistats.gateway.v1.Model2\xf9\x01\n\rModelsService\x12o\n\nListModels\x12%.aistats.gateway.v1.ListModelsRequest\x1a&.aistats.gateway.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12w\n\x08GetModel\x12#.aistats.gateway.v1.GetModelRequest\x1a$.aistats.gateway.v1.GetModelResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/models/{model_id=**}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61istats/gateway/v1/models.proto\x12\x12\x61istats.gateway.v1\x1a\x1f\x61istats/gateway/v1/health.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x9f\x02\n\x11ListModelsRequest\x12\x19\n\x11include_endpoints\x18\x01 \x03(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x14\n\x0corganisation\x18\x03 \x03(\t\x12\x10\n\x08provider\x18\x04 \x03(\t\x12\x0e\n\x06status\x18\x05 \x03(\t\x12\x13\n\x0binput_types\x18\x06 \x03(\t\x12\x14\n\x0coutput_types\x18\x07 \x03(\t\x12\x0e\n\x06params\x18\x08 \x03(\t\x12\x14\n\x0c\x61vailability\x18\t \x03(\t\x12\x12\n\x05limit\x18\n \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06offset\x18\x0b \x01(\rH\x01\x88\x01\x01\x12\x15\n\rif_none_match\x18\x0c \x01(\tB\x08\n\x06_limitB\t\n\x07_offset\"\xfa\x02\n\x12ListModelsResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12.\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32 .aistats.gateway.v1.ModelSummary\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\r\x12\r\n\x05total\x18\x06 \x01(\r\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.aistats.gateway.v1.Model\x12J\n\ncatalogues\x18\x08 \x03(\x0b\x32\x36.aistats.gateway.v1.ListModelsResponse.CataloguesEntry\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x14\n\x0cnot_modified\x18\n \x01(\x08\x1aO\n\x0f\x43\x61taloguesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.aistats.gateway.v1.ModelIds:\x02\x38\x01\"\x17\n\x08ModelIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"M\n\x0cModelSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\"\x9a\x03\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0forganisation_id\x18\x04 \x01(\t\x12\x19\n\x0crelease_date\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x0f\n\x07\x61liases\x18\x07 \x03(\t\x12\x11\n\tendpoints\x18\x08 \x03(\t\x12\x13\n\x0binput_types\x18\t \x03(\t\x12\x14\n\x0coutput_types\x18\n \x03(\t\x12\x1b\n\x0e\x63ontext_length\x18\x0b \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\x1c\n\x14supported_parameters\x18\r \x03(\t\x12\x34\n\tproviders\x18\x0e \x03(\x0b\x32!.aistats.gateway.v1.ModelProviderB\x0f\n\r_release_dateB\x11\n\x0f_context_lengthB\x14\n\x12_max_output_tokens\"\xcc\x01\n\rModelProvider\x12\x17\n\x0f\x61pi_provider_id\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x0e\n\x06params\x18\x03 \x03(\t\x12?\n\x07pricing\x18\x04 \x03(\x0b\x32..aistats.gateway.v1.ModelProvider.PricingEntry\x12\x0e\n\x06status\x18\x05 \x01(\t\x1a.\n\x0cPricingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rif_none_match\x18\x02 \x01(\t\"\x9f\x01\n\x10GetModelResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.aistats.gateway.v1.Model\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x14\n\x0cnot_modified\x18\x07 \x01(\x08\"D\n\x19ListModelEndpointsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rif_none_match\x18\x02 \x01(\t\"\x83\x02\n\x1aListModelEndpointsResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x13\n\x0binput_types\x18\x07 \x03(\t\x12\x14\n\x0coutput_types\x18\x08 \x03(\t\x12\x34\n\tendpoints\x18\t \x03(\x0b\x32!.aistats.gateway.v1.ModelEndpoint\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\x14\n\x0cnot_modified\x18\x0b \x01(\x08\"\x9d\x04\n\rModelEndpoint\x12\x17\n\x0f\x61pi_provider_id\x18\x01 \x01(\t\x12\x15\n\rprovider_name\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x13\n\x06region\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tendpoints\x18\x06 \x03(\t\x12\x13\n\x0binput_types\x18\x07 \x03(\t\x12\x14\n\x0coutput_types\x18\x08 \x03(\t\x12\x1b\n\x0e\x63ontext_length\x18\t \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\n \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06params\x18\x0b \x03(\t\x12?\n\x07pricing\x18\x0c \x03(\x0b\x32..aistats.gateway.v1.ModelEndpoint.PricingEntry\x12;\n\rpricing_tiers\x18\r \x03(\x0b\x32$.aistats.gateway.v1.ModelPricingTier\x12\x32\n\x06health\x18\x0e \x01(\x0b\x32\".aistats.gateway.v1.ProviderHealth\x1a.\n\x0cPricingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_regionB\x11\n\x0f_context_lengthB\x14\n\x12_max_output_tokens\"\xea\x01\n\x10ModelPricingTier\x12\x1f\n\x12input_tokens_above\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cservice_tier\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x42\n\x07pricing\x18\x03 \x03(\x0b\x32\x31.aistats.gateway.v1.ModelPricingTier.PricingEntry\x1a.\n\x0cPricingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_input_tokens_aboveB\x0f\n\r_service_tier2\xb8\x02\n\rModelsService\x12[\n\nListModels\x12%.aistats.gateway.v1.ListModelsRequest\x1a&.aistats.gateway.v1.ListModelsResponse\x12U\n\x08GetModel\x12#.aistats.gateway.v1.GetModelRequest\x1a$.aistats.gateway.v1.GetModelResponse\x12s\n\x12ListModelEndpoints\x12-.aistats.gateway.v1.ListModelEndpointsRequest\x1a..aistats.gateway.v1.ListModelEndpointsResponse2\x8f\x03\n\x11ModelsRestService\x12_\n\nListModels\x12%.aistats.gateway.v1.ListModelsRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models0\x01\x12i\n\x08GetModel\x12#.aistats.gateway.v1.GetModelRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/models/{model_id=**}0\x01\x12\xad\x01\n\x12ListModelEndpoints\x12-.aistats.gateway.v1.ListModelEndpointsRequest\x1a\x14.google.api.HttpBody\"P\x82\xd3\xe4\x93\x02J\x12#/v1/models/{model_id=*/*}/endpointsZ#\x12!/v1/models/{model_id=*}/endpoints0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,30 +38,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE_CATALOGUESENTRY']._serialized_options = b'8\001'
   _globals['_MODELPROVIDER_PRICINGENTRY']._loaded_options = None
   _globals['_MODELPROVIDER_PRICINGENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_MODELSSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
-  _globals['_MODELSSERVICE'].methods_by_name['GetModel']._loaded_options = None
-  _globals['_MODELSSERVICE'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\032\022\030/v1/models/{model_id=**}'
-  _globals['_LISTMODELSREQUEST']._serialized_start=86
-  _globals['_LISTMODELSREQUEST']._serialized_end=350
-  _globals['_LISTMODELSRESPONSE']._serialized_start=353
-  _globals['_LISTMODELSRESPONSE']._serialized_end=695
-  _globals['_LISTMODELSRESPONSE_CATALOGUESENTRY']._serialized_start=616
-  _globals['_LISTMODELSRESPONSE_CATALOGUESENTRY']._serialized_end=695
-  _globals['_MODELIDS']._serialized_start=697
-  _globals['_MODELIDS']._serialized_end=720
-  _globals['_MODELSUMMARY']._serialized_start=722
-  _globals['_MODELSUMMARY']._serialized_end=799
-  _globals['_MODEL']._serialized_start=802
-  _globals['_MODEL']._serialized_end=1212
-  _globals['_MODELPROVIDER']._serialized_start=1215
-  _globals['_MODELPROVIDER']._serialized_end=1419
-  _globals['_MODELPROVIDER_PRICINGENTRY']._serialized_start=1373
-  _globals['_MODELPROVIDER_PRICINGENTRY']._serialized_end=1419
-  _globals['_GETMODELREQUEST']._serialized_start=1421
-  _globals['_GETMODELREQUEST']._serialized_end=1456
-  _globals['_GETMODELRESPONSE']._serialized_start=1458
-  _globals['_GETMODELRESPONSE']._serialized_end=1581
-  _globals['_MODELSSERVICE']._serialized_start=1584
-  _globals['_MODELSSERVICE']._serialized_end=1833
+  _globals['_MODELENDPOINT_PRICINGENTRY']._loaded_options = None
+  _globals['_MODELENDPOINT_PRICINGENTRY']._serialized_options = b'8\001'
+  _globals['_MODELPRICINGTIER_PRICINGENTRY']._loaded_options = None
+  _globals['_MODELPRICINGTIER_PRICINGENTRY']._serialized_options = b'8\001'
+  _globals['_MODELSRESTSERVICE'].methods_by_name['ListModels']._loaded_options = None
+  _globals['_MODELSRESTSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
+  _globals['_MODELSRESTSERVICE'].methods_by_name['GetModel']._loaded_options = None
+  _globals['_MODELSRESTSERVICE'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\032\022\030/v1/models/{model_id=**}'
+  _globals['_MODELSRESTSERVICE'].methods_by_name['ListModelEndpoints']._loaded_options = None
+  _globals['_MODELSRESTSERVICE'].methods_by_name['ListModelEndpoints']._serialized_options = b'\202\323\344\223\002J\022#/v1/models/{model_id=*/*}/endpointsZ#\022!/v1/models/{model_id=*}/endpoints'
+  _globals['_LISTMODELSREQUEST']._serialized_start=146
+  _globals['_LISTMODELSREQUEST']._serialized_end=433
+  _globals['_LISTMODELSRESPONSE']._serialized_start=436
+  _globals['_LISTMODELSRESPONSE']._serialized_end=814
+  _globals['_LISTMODELSRESPONSE_CATALOGUESENTRY']._serialized_start=735
+  _globals['_LISTMODELSRESPONSE_CATALOGUESENTRY']._serialized_end=814
+  _globals['_MODELIDS']._serialized_start=816
+  _globals['_MODELIDS']._serialized_end=839
+  _globals['_MODELSUMMARY']._serialized_start=841
+  _globals['_MODELSUMMARY']._serialized_end=918
+  _globals['_MODEL']._serialized_start=921
+  _globals['_MODEL']._serialized_end=1331
+  _globals['_MODELPROVIDER']._serialized_start=1334
+  _globals['_MODELPROVIDER']._serialized_end=1538
+  _globals['_MODELPROVIDER_PRICINGENTRY']._serialized_start=1492
+  _globals['_MODELPROVIDER_PRICINGENTRY']._serialized_end=1538
+  _globals['_GETMODELREQUEST']._serialized_start=1540
+  _globals['_GETMODELREQUEST']._serialized_end=1598
+  _globals['_GETMODELRESPONSE']._serialized_start=1601
+  _globals['_GETMODELRESPONSE']._serialized_end=1760
+  _globals['_LISTMODELENDPOINTSREQUEST']._serialized_start=1762
+  _globals['_LISTMODELENDPOINTSREQUEST']._serialized_end=1830
+  _globals['_LISTMODELENDPOINTSRESPONSE']._serialized_start=1833
+  _globals['_LISTMODELENDPOINTSRESPONSE']._serialized_end=2092
+  _globals['_MODELENDPOINT']._serialized_start=2095
+  _globals['_MODELENDPOINT']._serialized_end=2636
+  _globals['_MODELENDPOINT_PRICINGENTRY']._serialized_start=1492
+  _globals['_MODELENDPOINT_PRICINGENTRY']._serialized_end=1538
+  _globals['_MODELPRICINGTIER']._serialized_start=2639
+  _globals['_MODELPRICINGTIER']._serialized_end=2873
+  _globals['_MODELPRICINGTIER_PRICINGENTRY']._serialized_start=1492
+  _globals['_MODELPRICINGTIER_PRICINGENTRY']._serialized_end=1538
+  _globals['_MODELSSERVICE']._serialized_start=2876
+  _globals['_MODELSSERVICE']._serialized_end=3188
+  _globals['_MODELSRESTSERVICE']._serialized_start=3191
+  _globals['_MODELSRESTSERVICE']._serialized_end=3590
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aistats.gateway.v1 import health_pb2 as _health_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -37,14 +38,17 @@ class ListModelsRequest(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    IF_NONE_MATCH_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """limit: 1 to 250; absent is 50."""
     offset: _builtins.int
     """offset: how many to skip; absent is 0."""
+    if_none_match: _builtins.str
+    """if_none_match: `etag` of an earlier reply to the same question; gRPC only, REST has the header."""
     @_builtins.property
     def include_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """include_endpoints: `chat`, `responses`, `moderations`, `embeddings`, `images`, `video`, `audio`: models that serve one of
-        them, and `catalogues` beside.
+        """include_endpoints: `chat`, `responses`, `messages`, `moderations`, `embeddings`, `images`, `video`, `audio`: models that
+        serve one of them, and `catalogues` beside.
         """
 
     @_builtins.property
@@ -73,7 +77,7 @@ class ListModelsRequest(_message.Message):
 
     @_builtins.property
     def params(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """params: parameters that some provider of it honours."""
+        """params: parameters that some provider of it honours, by any of their spellings."""
 
     @_builtins.property
     def availability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -93,10 +97,11 @@ class ListModelsRequest(_message.Message):
         availability: _abc.Iterable[_builtins.str] | None = ...,
         limit: _builtins.int | None = ...,
         offset: _builtins.int | None = ...,
+        if_none_match: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_offset", b"_offset", "limit", b"limit", "offset", b"offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_offset", b"_offset", "availability", b"availability", "endpoints", b"endpoints", "include_endpoints", b"include_endpoints", "input_types", b"input_types", "limit", b"limit", "offset", b"offset", "organisation", b"organisation", "output_types", b"output_types", "params", b"params", "provider", b"provider", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_offset", b"_offset", "availability", b"availability", "endpoints", b"endpoints", "if_none_match", b"if_none_match", "include_endpoints", b"include_endpoints", "input_types", b"input_types", "limit", b"limit", "offset", b"offset", "organisation", b"organisation", "output_types", b"output_types", "params", b"params", "provider", b"provider", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -144,6 +149,8 @@ class ListModelsResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     CATALOGUES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NOT_MODIFIED_FIELD_NUMBER: _builtins.int
     object: _builtins.str
     """object: always `list`."""
     ok: _builtins.bool
@@ -154,6 +161,10 @@ class ListModelsResponse(_message.Message):
     """offset: of this page."""
     total: _builtins.int
     """total: how many models match."""
+    etag: _builtins.str
+    """etag: changes when any of this does."""
+    not_modified: _builtins.bool
+    """not_modified: the `etag` of the request still holds; everything else is left out."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSummary]:
         """data: the page in OpenAI's shape."""
@@ -177,10 +188,12 @@ class ListModelsResponse(_message.Message):
         total: _builtins.int = ...,
         models: _abc.Iterable[Global___Model] | None = ...,
         catalogues: _abc.Mapping[_builtins.str, Global___ModelIds] | None = ...,
+        etag: _builtins.str = ...,
+        not_modified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogues", b"catalogues", "data", b"data", "limit", b"limit", "models", b"models", "object", b"object", "offset", b"offset", "ok", b"ok", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogues", b"catalogues", "data", b"data", "etag", b"etag", "limit", b"limit", "models", b"models", "not_modified", b"not_modified", "object", b"object", "offset", b"offset", "ok", b"ok", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,16 +425,20 @@ class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    IF_NONE_MATCH_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """model_id: `author/slug`, or an alias; required."""
+    """model_id: `author/slug`, an alias, or `<provider>:<author/slug>`; required."""
+    if_none_match: _builtins.str
+    """if_none_match: `etag` of an earlier reply to the same question; gRPC only, REST has the header."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
+        if_none_match: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_none_match", b"if_none_match", "model_id", b"model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +455,8 @@ class GetModelResponse(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     OWNED_BY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NOT_MODIFIED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id: `author/slug`."""
     object: _builtins.str
@@ -446,6 +465,10 @@ class GetModelResponse(_message.Message):
     """created: seconds since 1970; 0 where unknown."""
     owned_by: _builtins.str
     """owned_by: who made the model."""
+    etag: _builtins.str
+    """etag: changes when any of this does."""
+    not_modified: _builtins.bool
+    """not_modified: the `etag` of the request still holds; everything else is left out."""
     @_builtins.property
     def model(self) -> Global___Model:
         """model: in full."""
@@ -458,11 +481,285 @@ class GetModelResponse(_message.Message):
         created: _builtins.int = ...,
         owned_by: _builtins.str = ...,
         model: Global___Model | None = ...,
+        etag: _builtins.str = ...,
+        not_modified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "id", b"id", "model", b"model", "object", b"object", "owned_by", b"owned_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "etag", b"etag", "id", b"id", "model", b"model", "not_modified", b"not_modified", "object", b"object", "owned_by", b"owned_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ListModelEndpointsRequest(_message.Message):
+    """ListModelEndpointsRequest names a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    IF_NONE_MATCH_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """model_id: `author/slug`, an alias, or `<provider>:<author/slug>` for that provider alone; required."""
+    if_none_match: _builtins.str
+    """if_none_match: `etag` of an earlier reply to the same question; gRPC only, REST has the header."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        if_none_match: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_none_match", b"if_none_match", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelEndpointsRequest: _TypeAlias = ListModelEndpointsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelEndpointsResponse(_message.Message):
+    """ListModelEndpointsResponse tells who serves a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    OWNED_BY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_TYPES_FIELD_NUMBER: _builtins.int
+    OUTPUT_TYPES_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NOT_MODIFIED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id: `author/slug`."""
+    object: _builtins.str
+    """object: always `model`."""
+    created: _builtins.int
+    """created: seconds since 1970; 0 where unknown."""
+    owned_by: _builtins.str
+    """owned_by: who made the model."""
+    name: _builtins.str
+    """name: for people."""
+    description: _builtins.str
+    """description: a sentence or two."""
+    etag: _builtins.str
+    """etag: changes when any of this does, the measured figures included."""
+    not_modified: _builtins.bool
+    """not_modified: the `etag` of the request still holds; everything else is left out."""
+    @_builtins.property
+    def input_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """input_types: what the model takes."""
+
+    @_builtins.property
+    def output_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """output_types: what the model gives."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEndpoint]:
+        """endpoints: a row for each provider, in the order of the catalogue."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        object: _builtins.str = ...,
+        created: _builtins.int = ...,
+        owned_by: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_types: _abc.Iterable[_builtins.str] | None = ...,
+        output_types: _abc.Iterable[_builtins.str] | None = ...,
+        endpoints: _abc.Iterable[Global___ModelEndpoint] | None = ...,
+        etag: _builtins.str = ...,
+        not_modified: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "description", b"description", "endpoints", b"endpoints", "etag", b"etag", "id", b"id", "input_types", b"input_types", "name", b"name", "not_modified", b"not_modified", "object", b"object", "output_types", b"output_types", "owned_by", b"owned_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelEndpointsResponse: _TypeAlias = ListModelEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class ModelEndpoint(_message.Message):
+    """ModelEndpoint is one provider's offer of a model, in full and as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PricingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    API_PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_NAME_FIELD_NUMBER: _builtins.int
+    PROVIDER_MODEL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    INPUT_TYPES_FIELD_NUMBER: _builtins.int
+    OUTPUT_TYPES_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    PRICING_FIELD_NUMBER: _builtins.int
+    PRICING_TIERS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    api_provider_id: _builtins.str
+    """api_provider_id: the provider."""
+    provider_name: _builtins.str
+    """provider_name: for people."""
+    provider_model: _builtins.str
+    """provider_model: what the provider calls the model."""
+    status: _builtins.str
+    """status: `active`, or `not_configured` where this gateway has no key for it."""
+    region: _builtins.str
+    """region: where it processes what it is sent; absent where unknown."""
+    context_length: _builtins.int
+    """context_length: tokens of input and output together; absent where unknown."""
+    max_output_tokens: _builtins.int
+    """max_output_tokens: absent where unknown."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """endpoints: what it serves the model for."""
+
+    @_builtins.property
+    def input_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """input_types: what it takes."""
+
+    @_builtins.property
+    def output_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """output_types: what it gives."""
+
+    @_builtins.property
+    def params(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """params: that it honours; canonical names."""
+
+    @_builtins.property
+    def pricing(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """pricing: USD per million units, by dimension, as decimals; empty where free."""
+
+    @_builtins.property
+    def pricing_tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPricingTier]:
+        """pricing_tiers: prices that replace these under conditions."""
+
+    @_builtins.property
+    def health(self) -> _health_pb2.ProviderHealth:
+        """health: how the provider is with this model; its figures are those of this model alone."""
+
+    def __init__(
+        self,
+        *,
+        api_provider_id: _builtins.str = ...,
+        provider_name: _builtins.str = ...,
+        provider_model: _builtins.str = ...,
+        status: _builtins.str = ...,
+        region: _builtins.str | None = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        input_types: _abc.Iterable[_builtins.str] | None = ...,
+        output_types: _abc.Iterable[_builtins.str] | None = ...,
+        context_length: _builtins.int | None = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        params: _abc.Iterable[_builtins.str] | None = ...,
+        pricing: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        pricing_tiers: _abc.Iterable[Global___ModelPricingTier] | None = ...,
+        health: _health_pb2.ProviderHealth | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_tokens", b"_max_output_tokens", "_region", b"_region", "context_length", b"context_length", "health", b"health", "max_output_tokens", b"max_output_tokens", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_tokens", b"_max_output_tokens", "_region", b"_region", "api_provider_id", b"api_provider_id", "context_length", b"context_length", "endpoints", b"endpoints", "health", b"health", "input_types", b"input_types", "max_output_tokens", b"max_output_tokens", "output_types", b"output_types", "params", b"params", "pricing", b"pricing", "pricing_tiers", b"pricing_tiers", "provider_model", b"provider_model", "provider_name", b"provider_name", "region", b"region", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
+    _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
+    _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_length) -> _WhichOneofReturnType__context_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+
+Global___ModelEndpoint: _TypeAlias = ModelEndpoint  # noqa: Y015
+
+@_typing.final
+class ModelPricingTier(_message.Message):
+    """ModelPricingTier is prices that hold where all of its conditions do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PricingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INPUT_TOKENS_ABOVE_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    PRICING_FIELD_NUMBER: _builtins.int
+    input_tokens_above: _builtins.int
+    """input_tokens_above: the whole input is longer than so many tokens; absent for any length."""
+    service_tier: _builtins.str
+    """service_tier: the provider served the request in this tier; absent for any."""
+    @_builtins.property
+    def pricing(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """pricing: USD per million units, by dimension, as decimals."""
+
+    def __init__(
+        self,
+        *,
+        input_tokens_above: _builtins.int | None = ...,
+        service_tier: _builtins.str | None = ...,
+        pricing: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_tokens_above", b"_input_tokens_above", "_service_tier", b"_service_tier", "input_tokens_above", b"input_tokens_above", "service_tier", b"service_tier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_tokens_above", b"_input_tokens_above", "_service_tier", b"_service_tier", "input_tokens_above", b"input_tokens_above", "pricing", b"pricing", "service_tier", b"service_tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_tokens_above: _TypeAlias = _typing.Literal["input_tokens_above"]  # noqa: Y015
+    _WhichOneofArgType__input_tokens_above: _TypeAlias = _typing.Literal["_input_tokens_above", b"_input_tokens_above"]  # noqa: Y015
+    _WhichOneofReturnType__service_tier: _TypeAlias = _typing.Literal["service_tier"]  # noqa: Y015
+    _WhichOneofArgType__service_tier: _TypeAlias = _typing.Literal["_service_tier", b"_service_tier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens_above) -> _WhichOneofReturnType__input_tokens_above | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__service_tier) -> _WhichOneofReturnType__service_tier | None: ...
+
+Global___ModelPricingTier: _TypeAlias = ModelPricingTier  # noqa: Y015

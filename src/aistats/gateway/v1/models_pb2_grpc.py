@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from aistats.gateway.v1 import models_pb2 as aistats_dot_gateway_dot_v1_dot_models__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +27,8 @@ if _version_not_supported:
 
 
 class ModelsServiceStub:
-    """ModelsService tells which models this gateway knows, and who serves them.
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
     """
 
     def __init__(self, channel):
@@ -45,10 +47,16 @@ class ModelsServiceStub:
                 request_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListModelEndpoints = channel.unary_unary(
+                '/aistats.gateway.v1.ModelsService/ListModelEndpoints',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.SerializeToString,
+                response_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelsServiceServicer:
-    """ModelsService tells which models this gateway knows, and who serves them.
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
     """
 
     def ListModels(self, request, context):
@@ -60,6 +68,13 @@ class ModelsServiceServicer:
 
     def GetModel(self, request, context):
         """GetModel describes one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelEndpoints(self, request, context):
+        """ListModelEndpoints tells who serves a model: what each provider can do with it, what it asks, and how it is now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +93,11 @@ def add_ModelsServiceServicer_to_server(servicer, server):
                     request_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.FromString,
                     response_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelResponse.SerializeToString,
             ),
+            'ListModelEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelEndpoints,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.FromString,
+                    response_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aistats.gateway.v1.ModelsService', rpc_method_handlers)
@@ -87,7 +107,8 @@ def add_ModelsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelsService:
-    """ModelsService tells which models this gateway knows, and who serves them.
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
     """
 
     @staticmethod
@@ -134,6 +155,200 @@ class ModelsService:
             '/aistats.gateway.v1.ModelsService/GetModel',
             aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
             aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aistats.gateway.v1.ModelsService/ListModelEndpoints',
+            aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.SerializeToString,
+            aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ModelsRestServiceStub:
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListModels = channel.unary_stream(
+                '/aistats.gateway.v1.ModelsRestService/ListModels',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_stream(
+                '/aistats.gateway.v1.ModelsRestService/GetModel',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ListModelEndpoints = channel.unary_stream(
+                '/aistats.gateway.v1.ModelsRestService/ListModelEndpoints',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+
+
+class ModelsRestServiceServicer:
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    def ListModels(self, request, context):
+        """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """GetModel answers with OpenAI's model object, and `model` in full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelEndpoints(self, request, context):
+        """ListModelEndpoints answers with `endpoints`: one row for each provider of the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelsRestServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListModelEndpoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListModelEndpoints,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'aistats.gateway.v1.ModelsRestService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('aistats.gateway.v1.ModelsRestService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ModelsRestService:
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.ModelsRestService/ListModels',
+            aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.ModelsRestService/GetModel',
+            aistats_dot_gateway_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.ModelsRestService/ListModelEndpoints',
+            aistats_dot_gateway_dot_v1_dot_models__pb2.ListModelEndpointsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from aistats.gateway.v1 import models_pb2 as _models_pb2
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -27,7 +28,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelsServiceStub:
-    """ModelsService tells which models this gateway knows, and who serves them."""
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,19 +40,27 @@ class ModelsServiceStub:
     """ListModels lists models, filtered and paged, in the order of their ids."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     """GetModel describes one model."""
+    ListModelEndpoints: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelEndpointsRequest, _models_pb2.ListModelEndpointsResponse]
+    """ListModelEndpoints tells who serves a model: what each provider can do with it, what it asks, and how it is now."""
 
 @_typing.type_check_only
 class ModelsServiceAsyncStub(ModelsServiceStub):
-    """ModelsService tells which models this gateway knows, and who serves them."""
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists models, filtered and paged, in the order of their ids."""
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel describes one model."""
+    ListModelEndpoints: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelEndpointsRequest, _models_pb2.ListModelEndpointsResponse]  # type: ignore[assignment]
+    """ListModelEndpoints tells who serves a model: what each provider can do with it, what it asks, and how it is now."""
 
 class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ModelsService tells which models this gateway knows, and who serves them."""
+    """ModelsService tells which models this gateway knows, and who serves them. A client that asks again names what it has got
+    in `if_none_match`, and is told only that it still holds.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -67,4 +78,73 @@ class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_models_pb2.GetModelResponse, _abc.Awaitable[_models_pb2.GetModelResponse]]:
         """GetModel describes one model."""
 
+    @_abc_1.abstractmethod
+    def ListModelEndpoints(
+        self,
+        request: _models_pb2.ListModelEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ListModelEndpointsResponse, _abc.Awaitable[_models_pb2.ListModelEndpointsResponse]]:
+        """ListModelEndpoints tells who serves a model: what each provider can do with it, what it asks, and how it is now."""
+
 def add_ModelsServiceServicer_to_server(servicer: ModelsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ModelsRestServiceStub:
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ModelsRestServiceAsyncStub: ...
+    ListModels: _grpc.UnaryStreamMultiCallable[_models_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]
+    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+    GetModel: _grpc.UnaryStreamMultiCallable[_models_pb2.GetModelRequest, _httpbody_pb2.HttpBody]
+    """GetModel answers with OpenAI's model object, and `model` in full."""
+    ListModelEndpoints: _grpc.UnaryStreamMultiCallable[_models_pb2.ListModelEndpointsRequest, _httpbody_pb2.HttpBody]
+    """ListModelEndpoints answers with `endpoints`: one row for each provider of the model."""
+
+@_typing.type_check_only
+class ModelsRestServiceAsyncStub(ModelsRestServiceStub):
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListModels: _aio.UnaryStreamMultiCallable[_models_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+    GetModel: _aio.UnaryStreamMultiCallable[_models_pb2.GetModelRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """GetModel answers with OpenAI's model object, and `model` in full."""
+    ListModelEndpoints: _aio.UnaryStreamMultiCallable[_models_pb2.ListModelEndpointsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """ListModelEndpoints answers with `endpoints`: one row for each provider of the model."""
+
+class ModelsRestServiceServicer(metaclass=_abc_1.ABCMeta):
+    """ModelsRestService is the REST face of models. gRPC clients use ModelsService. Replies have an `etag`; a request that
+    repeats it in `if-none-match` is answered 304 while it holds.
+    """
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _models_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _models_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """GetModel answers with OpenAI's model object, and `model` in full."""
+
+    @_abc_1.abstractmethod
+    def ListModelEndpoints(
+        self,
+        request: _models_pb2.ListModelEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """ListModelEndpoints answers with `endpoints`: one row for each provider of the model."""
+
+def add_ModelsRestServiceServicer_to_server(servicer: ModelsRestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.domain.catalog import Catalog, Provider
+from server.domain.catalog import Catalog, Model, Provider
 from server.domain.health import BreakerHealth, ProviderHealth, ProviderStatus, RouteHealth
 from server.domain.ports import CatalogSource, Clock
 from server.pipeline.health.figures import LONG, MINUTE, Reading
@@ -32,6 +32,14 @@ class MeasuredHealth:
         for key in sorted(route_keys(catalog)):
             keys[key.provider].append(key)
         return tuple(self._provider(catalog.providers[id_], of) for id_, of in keys.items())
+
+    def of_model(self, model_id: str) -> tuple[ProviderHealth, ...]:
+        model = self._catalogs.current.models[model_id]
+        providers = {offer.provider.id: offer.provider for offer in model.offers}
+        keys: dict[str, list[RouteKey]] = {id_: [] for id_ in sorted(providers)}
+        for key in sorted(model_keys(model)):
+            keys[key.provider].append(key)
+        return tuple(self._provider(providers[id_], of) for id_, of in keys.items())
 
     def _provider(self, provider: Provider, keys: list[RouteKey]) -> ProviderHealth:
         now_s = self._clock.monotonic()
@@ -83,12 +91,12 @@ class MeasuredHealth:
 
 def route_keys(catalog: Catalog) -> set[RouteKey]:
     """Everything that can have figures."""
-    return {
-        RouteKey(offer.provider.id, model.id, endpoint)
-        for model in catalog.models.values()
-        for offer in model.offers
-        for endpoint in offer.endpoints
-    }
+    return {key for model in catalog.models.values() for key in model_keys(model)}
+
+
+def model_keys(model: Model) -> set[RouteKey]:
+    """Those of one model."""
+    return {RouteKey(offer.provider.id, model.id, endpoint) for offer in model.offers for endpoint in offer.endpoints}
 
 
 def _status(entries: list[Entry], success_rate: float, now_s: float) -> ProviderStatus:
