@@ -114,6 +114,13 @@ class MessagesRestServicer(_Face):
         return self._serve(context, "POST", "/v1/messages/count_tokens", request.body)
 
 
+class ModerationRestServicer(_Face):
+    """`aistats.gateway.v1.ModerationRestService`."""
+
+    def CreateModeration(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/moderations", request)
+
+
 class CreditsRestServicer(_Face):
     """`aistats.gateway.v1.CreditsRestService`."""
 

@@ -23,6 +23,7 @@ from aistats.gateway.v1 import (
     health_pb2_grpc,
     messages_pb2_grpc,
     models_pb2_grpc,
+    moderation_pb2_grpc,
     pricing_pb2_grpc,
     responses_pb2_grpc,
 )
@@ -34,6 +35,7 @@ from rest_bridge.generations import GenerationsRest
 from rest_bridge.idempotency import IdempotentRunner
 from rest_bridge.messages import MessagesRest
 from rest_bridge.models import ModelsRest
+from rest_bridge.moderations import ModerationsRest
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
@@ -42,6 +44,7 @@ from rest_bridge.servicer import (
     GenerationsRestServicer,
     MessagesRestServicer,
     ModelsRestServicer,
+    ModerationRestServicer,
     PricingRestServicer,
     ResponsesRestServicer,
 )
@@ -67,6 +70,7 @@ from server.pipeline.health.feed import Feed
 from server.pipeline.health.offers import Health
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
+from server.pipeline.moderate import Moderate
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
@@ -82,6 +86,7 @@ from server.rpc.health import HealthServicer
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
 from server.rpc.messages import MessagesServicer
 from server.rpc.models import ModelsServicer
+from server.rpc.moderation import ModerationServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
@@ -210,6 +215,7 @@ async def worker(
         drains = Drains()
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
+        moderate = Moderate(generate, catalog)
         respond = Respond(generate, store, clock)
         count_tokens = TokenEstimate(catalog, adapters)
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
@@ -220,6 +226,7 @@ async def worker(
             ChatRest(generate),
             ResponsesRest(respond),
             MessagesRest(generate, count_tokens),
+            ModerationsRest(moderate),
             CreditsRest(credits, clock),
             PricingRest(catalog),
             GenerationsRest(generations),
@@ -236,6 +243,8 @@ async def worker(
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (messages_pb2_grpc.add_MessagesServiceServicer_to_server, MessagesServicer(generate, count_tokens)),
             (messages_pb2_grpc.add_MessagesRestServiceServicer_to_server, MessagesRestServicer(bridge)),
+            (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
+            (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (pricing_pb2_grpc.add_PricingServiceServicer_to_server, PricingServicer(catalog)),

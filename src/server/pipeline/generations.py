@@ -22,7 +22,7 @@ MAX_FILTER_CHARS: Final = 256
 MAX_SECONDS: Final = 253_402_300_799
 """The last second of the year 9999."""
 
-_ID: Final = re.compile(r"(?:(?:gen|resp|msg|video)_|chatcmpl-)?([0-9a-f]{32})")
+_ID: Final = re.compile(r"(?:(?:gen|resp|msg|video)_|chatcmpl-|modr-)?([0-9a-f]{32})")
 _STATUSES: Final = range(100, 600)
 
 

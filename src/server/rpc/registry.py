@@ -41,6 +41,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ModelsService/ListModels": _ANY_KEY,
         "ModelsService/GetModel": _ANY_KEY,
         "ModelsService/ListModelEndpoints": _ANY_KEY,
+        "ModerationService/CreateModeration": _INFERENCE,
         "CreditsService/GetCredits": _ANY_KEY,
         "CreditsService/ListActivity": _ANY_KEY,
         "PricingService/CalculatePricing": _ANY_KEY,
@@ -58,6 +59,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "GenerationsRestService/GetGeneration": _NO_KEY,
         "GenerationsRestService/FindGeneration": _NO_KEY,
         "GenerationsRestService/ListGenerations": _NO_KEY,
+        "ModerationRestService/CreateModeration": _NO_KEY,
         "CreditsRestService/GetCredits": _NO_KEY,
         "CreditsRestService/ListActivity": _NO_KEY,
         "PricingRestService/CalculatePricing": _NO_KEY,
@@ -78,6 +80,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         "ResponsesService/StreamResponse": Endpoint.RESPONSES,
         "MessagesService/CreateMessage": Endpoint.MESSAGES,
         "MessagesService/StreamMessage": Endpoint.MESSAGES,
+        "ModerationService/CreateModeration": Endpoint.MODERATIONS,
     }.items()
 }
 """The typed methods that generate."""
