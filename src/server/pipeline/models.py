@@ -32,6 +32,8 @@ FILTERS: Final = (
     "availability",
 )  # fmt: skip
 
+_OF_EMBEDDINGS: Final = frozenset({"dimensions", "user"})
+
 Values: TypeAlias = Mapping[str, Sequence[str]]
 """By the name of a filter, what a client wrote for it: each text may hold several values, with commas."""
 
@@ -216,4 +218,5 @@ def _belongs_to(parameter: Parameter, endpoints: frozenset[Endpoint]) -> bool:
         (parameter.chat and Endpoint.CHAT in endpoints)
         or (parameter.responses and Endpoint.RESPONSES in endpoints)
         or (parameter.messages and Endpoint.MESSAGES in endpoints)
+        or (parameter.name in _OF_EMBEDDINGS and Endpoint.EMBEDDINGS in endpoints)
     )
