@@ -342,7 +342,7 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated(tmp_path: Path) ->
         ("providers: [{id: 7, dialect: openai, base_url: 'http://a'}]",
          "my.yaml:1: providers[0].id: must be text; put it in quotes"),
         ("providers: [{id: a, dialect: opnai, base_url: 'http://a'}]",
-         "my.yaml:1: providers[0].dialect: must be 'openai', 'anthropic' or 'gemini'"),
+         "my.yaml:1: providers[0].dialect: must be 'openai', 'anthropic', 'gemini' or 'cohere'"),
         ("\nproviders:\n- id: a\n  dialect: openai", "my.yaml:3: providers[0].base_url: is missing; add it"),
         ("models: [{id: test-1, offers: [{provider: local, provider_model: x}]}]",
          'my.yaml:1: models[0].id: must look like "author/slug"'),

@@ -1,6 +1,7 @@
 """Files of the right shape become one catalogue, or a list of everything in them that makes no sense together.
 
-The operator's file comes last and wins: an entry with the id of a shipped one replaces it whole. What a shipped file
+The operator's file comes last and wins: an entry with the id of a shipped one replaces it whole, and an offer that is
+added to a model takes the place of the one that the same provider had there. What a shipped file
 cannot do for want of a variable leaves a provider unconfigured; in the operator's own file it is a problem, because
 there a misspelt variable would send traffic somewhere else without a word.
 """
@@ -8,7 +9,7 @@ there a misspelt variable would send traffic somewhere else without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -16,11 +17,19 @@ from urllib.parse import urlsplit
 import msgspec
 
 from server.catalogue.defaults import default_prices
-from server.catalogue.files import Located, ModelEntry, ParsedFile, ProviderEntry, RoutingEntry
+from server.catalogue.files import (
+    AddedOfferEntry,
+    Located,
+    ModelEntry,
+    OfferEntry,
+    ParsedFile,
+    ProviderEntry,
+    RoutingEntry,
+)
 from server.catalogue.offers import Offers
 from server.catalogue.problems import Problem, suggestion
 from server.domain.addresses import danger_of_host
-from server.domain.catalog import Catalog, Model, Provider, ProviderProfile, Routing
+from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfile, Routing
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -51,9 +60,15 @@ def build(files: Sequence[ParsedFile], environ: Mapping[str, str], read_key: Rea
     }
     located_models = _merge(all_models, "model", problems)
     priced_as = {id_: located.entry.prices_as or id_ for id_, located in located_providers.items()}
-    offers = Offers(providers, priced_as, problems)
-    models = {id_: _model(located, offers, problems) for id_, located in located_models.items()}
+    embeddings = {
+        id_: entry for id_, located in located_providers.items() if (entry := located.entry.embeddings) is not None
+    }
+    offers = Offers(providers, priced_as, embeddings, problems)
     aliases = _aliases(located_models, problems)
+    offered = _offered(files, located_models, aliases, problems)
+    models = {
+        id_: _model(located, offers.of(located, offered[id_]), problems) for id_, located in located_models.items()
+    }
     return Catalog(providers, models, aliases, _routing(files)), problems
 
 
@@ -68,6 +83,51 @@ def _merge(found: Sequence[Located[_Entry]], kind: str, problems: list[Problem])
             continue
         merged[id_] = located
     return merged
+
+
+def _offered(
+    files: Sequence[ParsedFile],
+    models: Mapping[str, Located[ModelEntry]],
+    aliases: Mapping[str, str],
+    problems: list[Problem],
+) -> dict[str, list[Located[OfferEntry]]]:
+    """The offers of each model, by its id: those that stand with it, then those that other places add."""
+    offered: dict[str, list[Located[OfferEntry]]] = {}
+    for id_, model in models.items():
+        entries = enumerate(model.entry.offers or ())
+        offered[id_] = [Located(entry, model.file, (*model.path, "offers", index)) for index, entry in entries]
+    for file in files:
+        for index, entry in enumerate(file.content.offers or ()):
+            _add_offer(offered, Located(entry, file, ("offers", index)), models, aliases, problems)
+    for id_, model in models.items():
+        if not offered[id_]:
+            problems.append(model.problem(("offers",), f'nobody offers the model "{id_}"; add an offer'))
+    return offered
+
+
+def _add_offer(
+    offered: dict[str, list[Located[OfferEntry]]],
+    added: Located[AddedOfferEntry],
+    models: Mapping[str, Located[ModelEntry]],
+    aliases: Mapping[str, str],
+    problems: list[Problem],
+) -> None:
+    """A shipped offer is for shipped models only: an operator's model is what its own file says."""
+    entry = added.entry
+    model_id = aliases.get(entry.model, entry.model)
+    model = models.get(model_id)
+    if model is None:
+        text = f'there is no model "{entry.model}"; {suggestion(entry.model, sorted(models))}'
+        problems.append(added.problem(("model",), text))
+        return
+    if added.file.shipped and not model.file.shipped:
+        return
+    here = offered[model_id]
+    for number, other in enumerate(here):
+        if other.entry.provider == entry.provider and other.file.shipped and not added.file.shipped:
+            here[number] = Located[OfferEntry](entry, added.file, added.path)
+            return
+    here.append(Located[OfferEntry](entry, added.file, added.path))
 
 
 class _Provider:
@@ -202,7 +262,7 @@ def _profile(entry: ProviderEntry) -> ProviderProfile:
     return ProviderProfile(**facts)
 
 
-def _model(located: Located[ModelEntry], offers: Offers, problems: list[Problem]) -> Model:
+def _model(located: Located[ModelEntry], offers: Iterable[Offer], problems: list[Problem]) -> Model:
     entry = located.entry
     created = 0
     if entry.release_date is not None:
@@ -212,7 +272,7 @@ def _model(located: Located[ModelEntry], offers: Offers, problems: list[Problem]
             problems.append(located.problem(("release_date",), "there is no such day"))
     return Model(
         id=entry.id,
-        offers=tuple(offers.of(located)),
+        offers=tuple(offers),
         name=entry.name or entry.id,
         description=entry.description,
         organisation_id=entry.organisation_id or entry.id.partition("/")[0],

@@ -45,6 +45,15 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class EmbeddingsEntry(_Entry):
+    """How embeddings may be asked for (see `EmbeddingFacts`)."""
+
+    max_inputs: Annotated[int, Field(ge=1, le=2048)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    encoding: Literal["float", "base64"] | None = None
+    token_input: bool | None = None
+
+
 class ProviderEntry(_Entry):
     """A place that serves models, and how it departs from its dialect (see `ProviderProfile`)."""
 
@@ -65,6 +74,7 @@ class ProviderEntry(_Entry):
     region: _Region | None = None
     prices_as: _ProviderId | None = None
     tool_call_start: _Text | None = None
+    embeddings: EmbeddingsEntry | None = None
 
 
 class ConditionsEntry(_Entry):
@@ -92,10 +102,17 @@ class OfferEntry(_Entry):
     price_tiers: list[PriceTierEntry] | None = None
     input_types: Annotated[list[_Modality], Field(min_length=1)] | None = None
     context_length: Annotated[int, Field(gt=0)] | None = None
+    embeddings: EmbeddingsEntry | None = None
+
+
+class AddedOfferEntry(OfferEntry):
+    """An offer of a model that is written elsewhere; `model` is its id or one of its aliases."""
+
+    model: _Alias
 
 
 class ModelEntry(_Entry):
-    """A model that clients may name."""
+    """A model that clients may name. Without `offers` it has those that stand elsewhere."""
 
     id: _ModelId
     name: _Text | None = None
@@ -108,7 +125,7 @@ class ModelEntry(_Entry):
     output_types: list[_Modality] = Field(default=["text"], min_length=1)
     context_length: Annotated[int, Field(gt=0)] | None = None
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None
-    offers: list[OfferEntry] = Field(min_length=1)
+    offers: Annotated[list[OfferEntry], Field(min_length=1)] | None = None
 
 
 class RoutingEntry(_Entry):
@@ -127,11 +144,12 @@ class CatalogFile(_Entry):
 
     providers: list[ProviderEntry] | None = None
     models: list[ModelEntry] | None = None
+    offers: list[AddedOfferEntry] | None = None
     routing: RoutingEntry | None = None
     replace_catalog: bool = False
 
 
-EntryT = TypeVar("EntryT", ProviderEntry, ModelEntry)
+EntryT = TypeVar("EntryT", ProviderEntry, ModelEntry, OfferEntry, AddedOfferEntry)
 
 
 class ParsedFile(msgspec.Struct, frozen=True):
@@ -156,10 +174,16 @@ class Located(msgspec.Struct, Generic[EntryT], frozen=True):
 _ENTRY_AT: Final[dict[tuple[str, ...], type[_Entry]]] = {
     (): CatalogFile,
     ("providers",): ProviderEntry,
+    ("providers", "embeddings"): EmbeddingsEntry,
     ("models",): ModelEntry,
     ("models", "offers"): OfferEntry,
+    ("models", "offers", "embeddings"): EmbeddingsEntry,
     ("models", "offers", "price_tiers"): PriceTierEntry,
     ("models", "offers", "price_tiers", "when"): ConditionsEntry,
+    ("offers",): AddedOfferEntry,
+    ("offers", "embeddings"): EmbeddingsEntry,
+    ("offers", "price_tiers"): PriceTierEntry,
+    ("offers", "price_tiers", "when"): ConditionsEntry,
     ("routing",): RoutingEntry,
 }
 

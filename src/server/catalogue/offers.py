@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from server.catalogue.defaults import default_prices
-from server.catalogue.files import Located, ModelEntry, OfferEntry, PriceTierEntry
+from server.catalogue.files import EmbeddingsEntry, Located, ModelEntry, OfferEntry, PriceTierEntry
 from server.catalogue.prices import PriceReader, missing_dimensions
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import YamlPath
-from server.domain.catalog import Offer, PriceSource, Provider
+from server.domain.catalog import EmbeddingFacts, Offer, PriceSource, Provider
 from server.domain.parameters import CANONICAL, PARAMETERS
 from server.domain.pricing import PriceList
 
@@ -18,33 +18,41 @@ _EXAMPLE: Final = 'price: {input_text_tokens: "0.15", output_text_tokens: "0.60"
 
 
 class Offers:
-    """Builds offers of known providers; `priced_as` says by provider whose default prices hold for it."""
+    """Builds offers of known providers.
+
+    By provider, `priced_as` says whose default prices hold for it, and `embeddings` how it may be asked for those.
+    """
 
     def __init__(
-        self, providers: Mapping[str, Provider], priced_as: Mapping[str, str], problems: list[Problem]
+        self,
+        providers: Mapping[str, Provider],
+        priced_as: Mapping[str, str],
+        embeddings: Mapping[str, EmbeddingsEntry],
+        problems: list[Problem],
     ) -> None:
         self._providers = providers
         self._priced_as = priced_as
+        self._embeddings = embeddings
         self._problems = problems
 
-    def of(self, model: Located[ModelEntry]) -> Iterator[Offer]:
+    def of(self, model: Located[ModelEntry], offers: Iterable[Located[OfferEntry]]) -> Iterator[Offer]:
         """The offers of one model; whatever is wrong with them is added to the problems."""
         seen: set[str] = set()
-        for index, entry in enumerate(model.entry.offers):
-            path: YamlPath = ("offers", index)
+        for located in offers:
+            entry = located.entry
             provider = self._providers.get(entry.provider)
             if provider is None:
                 known = sorted(self._providers)
                 hint = suggestion(entry.provider, known) if known else "there are none"
                 text = f'there is no provider "{entry.provider}"; {hint}'
-                self._problems.append(model.problem((*path, "provider"), text))
+                self._problems.append(located.problem(("provider",), text))
                 continue
             if entry.provider in seen:
                 text = f'the provider "{entry.provider}" offers this model twice; remove one of the offers'
-                self._problems.append(model.problem((*path, "provider"), text))
+                self._problems.append(located.problem(("provider",), text))
             seen.add(entry.provider)
-            params = self._params(model, entry, path)
-            prices, source = _Pricing(model, entry, path, self._priced_as[entry.provider], self._problems).prices()
+            params = self._params(located)
+            prices, source = _Pricing(model.entry.id, located, self._priced_as[entry.provider], self._problems).prices()
             yield Offer(
                 provider,
                 entry.provider_model,
@@ -55,16 +63,18 @@ class Offers:
                 model.entry.max_output_tokens,
                 _input_types(model.entry, entry),
                 entry.context_length or model.entry.context_length,
+                _embedding_facts(self._embeddings.get(entry.provider), entry.embeddings),
             )
 
-    def _params(self, model: Located[ModelEntry], entry: OfferEntry, path: YamlPath) -> frozenset[str] | None:
+    def _params(self, offer: Located[OfferEntry]) -> frozenset[str] | None:
         """Canonical names; any spelling of any surface is understood."""
+        entry = offer.entry
         if entry.params is None:
             return None
         for index, word in enumerate(entry.params):
             if word not in CANONICAL:
                 text = f'unknown parameter "{word}"; {suggestion(word, sorted(PARAMETERS))}'
-                self._problems.append(model.problem((*path, "params", index), text))
+                self._problems.append(offer.problem(("params", index), text))
         return frozenset(CANONICAL[word] for word in entry.params if word in CANONICAL)
 
 
@@ -75,20 +85,28 @@ def _input_types(model: ModelEntry, offer: OfferEntry) -> frozenset[str] | None:
     return frozenset(model.input_types) if "input_types" in model.model_fields_set else None
 
 
+def _embedding_facts(*entries: EmbeddingsEntry | None) -> EmbeddingFacts:
+    """What the last entry that says something of it says, fact by fact."""
+    facts: dict[str, Any] = {}
+    for entry in entries:
+        if entry is not None:
+            facts |= entry.model_dump(exclude_none=True)
+    return EmbeddingFacts(**facts)
+
+
 class _Pricing:
     """What one offer costs: what its file says, else the default of its provider, else a problem."""
 
     def __init__(
         self,
-        model: Located[ModelEntry],
-        entry: OfferEntry,
-        path: YamlPath,
+        model_id: str,
+        offer: Located[OfferEntry],
         priced_as: str,
         problems: list[Problem],
     ) -> None:
-        self._model = model
-        self._entry = entry
-        self._path = path
+        self._model_id = model_id
+        self._offer = offer
+        self._entry = offer.entry
         self._priced_as = priced_as
         self._problems = problems
 
@@ -96,7 +114,7 @@ class _Pricing:
         entry = self._entry
         reader = PriceReader()
         prices = reader.read(entry.price or {}, entry.price_tiers or ())
-        if self._model.entry.id.endswith(":free"):
+        if self._model_id.endswith(":free"):
             self._report_all(reader.problems)
             if any(prices.rates.values()) or prices.tiers:
                 self._report(("price",), "a :free model has no price; remove it")
@@ -121,5 +139,5 @@ class _Pricing:
             self._report(path, text)
 
     def _report(self, path: YamlPath, text: str, link: str = ": ") -> None:
-        offer = f'the offer of "{self._model.entry.id}" by "{self._entry.provider}"'
-        self._problems.append(self._model.problem((*self._path, *path), f"{offer}{link}{text}"))
+        offer = f'the offer of "{self._model_id}" by "{self._entry.provider}"'
+        self._problems.append(self._offer.problem(path, f"{offer}{link}{text}"))

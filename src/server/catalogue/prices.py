@@ -59,6 +59,8 @@ def missing_dimensions(rates: Iterable[str], endpoints: frozenset[Endpoint]) -> 
     """What would be used on these endpoints and cost nothing because no price says otherwise."""
     if endpoints & _TEXT_ENDPOINTS:
         yield from (dimension for dimension in _TEXT_DIMENSIONS if dimension not in rates)
+    elif Endpoint.EMBEDDINGS in endpoints and _TEXT_DIMENSIONS[0] not in rates:
+        yield _TEXT_DIMENSIONS[0]
 
 
 class PriceReader:

@@ -16,7 +16,7 @@ from server.domain.addresses import is_near
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
 
-Dialect = Literal["openai", "anthropic", "gemini"]
+Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
 PriceSource = Literal["file", "default"]
 
 
@@ -38,6 +38,19 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool = True
     tool_call_start: str | None = None
+
+
+class EmbeddingFacts(msgspec.Struct, frozen=True):
+    """What one call for embeddings may hold, and how it may be asked; None leaves a limit to the dialect.
+
+    `max_inputs` and `max_tokens` bound a call: what is more goes in several. `encoding`: `base64` where vectors may be
+    asked for in that. `token_input`: whether ids of tokens are taken as well as text.
+    """
+
+    max_inputs: int | None = None
+    max_tokens: int | None = None
+    encoding: Literal["float", "base64"] = "float"
+    token_input: bool = True
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -90,7 +103,8 @@ class Offer(msgspec.Struct, frozen=True):
     `prices` are empty on a `:free` model, and only there. `price_source` says where they were written: in the
     catalogue's files, or among the defaults that come with the gateway; None where there are none.
     `max_output_tokens` is the model's, for a dialect that must always name a limit. `input_types` and `context_length`
-    are the offer's own or else the model's, None where the catalogue says nothing of either.
+    are the offer's own or else the model's, None where the catalogue says nothing of either; `embeddings` are its own
+    or else its provider's.
     """
 
     provider: Provider
@@ -102,6 +116,7 @@ class Offer(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     input_types: frozenset[str] | None = None
     context_length: int | None = None
+    embeddings: EmbeddingFacts = EmbeddingFacts()
 
 
 class Model(msgspec.Struct, frozen=True):

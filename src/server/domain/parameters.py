@@ -15,6 +15,8 @@ import msgspec
 class Parameter(msgspec.Struct, frozen=True):
     """`chat`, `responses` and `messages` are the spellings on those surfaces; empty where a surface does not have it.
 
+    Of the parameters of embeddings only `dimensions` is not one of theirs.
+
     `passthrough`: the gateway gives it no meaning of its own and carries its JSON as it is.
     """
 
@@ -85,6 +87,7 @@ _ALL: Final = (
     _both("safety_identifier", passthrough=True),
     _both("user", passthrough=True, messages=("metadata.user_id",)),
     _both("moderation", passthrough=True),
+    Parameter("dimensions"),
     _chat("metadata", passthrough=True),
     _chat("store", passthrough=True),
     _chat("audio", passthrough=True),

@@ -30,9 +30,9 @@ from server.domain.events import (
 )
 from server.domain.ports import Clock, ProviderAdapter
 from server.domain.routing import Candidate, Route
+from server.domain.tokens import TokenCounter
 from server.domain.usage import Usage
 from server.domain.work import Work
-from server.pipeline.counting import TokenCounter
 from server.pipeline.failures import exhausted, interrupted, unavailable
 from server.pipeline.fit import longer_than
 from server.pipeline.health.offers import Health, Watch

@@ -1,9 +1,4 @@
-"""Token counts for when a provider reports none: an estimate from the text itself, never an exact tokenisation.
-
-About four ASCII characters make a token, and about one of any other script does: the averages of current
-tokenisers. The count takes time in proportion to the text and no memory, so that no prompt can stall the event
-loop.
-"""
+"""Token counts of prompts, for when a provider reports none: estimates (`server.domain.tokens`)."""
 
 from __future__ import annotations
 
@@ -21,32 +16,10 @@ from server.domain.request import (
     ToolCall,
     ToolResult,
 )
+from server.domain.tokens import TokenCounter, count_input
 from server.domain.work import Work
 
-_ASCII_PER_TOKEN: Final = 4
 _TOKENS_PER_TURN: Final = 4
-
-
-class TokenCounter:
-    """Adds up the tokens of many pieces of text."""
-
-    __slots__ = ("_ascii", "_other")
-
-    def __init__(self) -> None:
-        self._ascii = 0
-        self._other = 0
-
-    def add(self, text: str) -> None:
-        if text.isascii():
-            self._ascii += len(text)
-        else:
-            ascii_only = len(text.encode("ascii", "ignore"))
-            self._ascii += ascii_only
-            self._other += len(text) - ascii_only
-
-    @property
-    def tokens(self) -> int:
-        return -(-self._ascii // _ASCII_PER_TOKEN) + self._other
 
 
 def count_prompt(request: Work) -> int:
@@ -64,15 +37,6 @@ def count_prompt(request: Work) -> int:
             return counter.tokens
         case _:
             assert_never(request)
-
-
-def count_input(given: str | tuple[int, ...]) -> int:
-    """Tokens of one text, or of one that comes as tokens."""
-    if not isinstance(given, str):
-        return len(given)
-    counter = TokenCounter()
-    counter.add(given)
-    return counter.tokens
 
 
 def _count_turns(request: GenerationRequest) -> int:

@@ -23,8 +23,9 @@ from server.domain.request import (
     ToolResult,
 )
 from server.domain.routing import Candidate, Route
+from server.domain.tokens import count_input
 from server.domain.work import Work
-from server.pipeline.counting import count_input, count_prompt
+from server.pipeline.counting import count_prompt
 
 MOST_CHARS_PER_TOKEN: Final = 8
 """No usual text has fewer tokens than one for so many characters, in any script and with any tokeniser."""

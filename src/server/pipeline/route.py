@@ -114,7 +114,9 @@ def candidates(
     sieve.keep(
         "unsupported_parameter",
         lambda one: not _lacking(one.offer, request, adapters),
-        lambda left: unsupported_parameter(left[0].model, [_lacking(one.offer, request, adapters) for one in left]),
+        lambda left: unsupported_parameter(
+            left[0].model, [_lacking(one.offer, request, adapters) for one in left], request
+        ),
     )
     if wishes.max_price is not None:
         sieve.keep("above_max_price", price_cap(request, wishes.max_price), too_dear)

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from server.domain.catalog import Catalog, Model, Provider
+from server.domain.embedding import INPUT, EmbeddingRequest
 from server.domain.errors import GatewayError, Reason
 from server.domain.request import Endpoint, RoutingPreferences
 from server.domain.routing import Candidate
+from server.domain.work import Work
 
 MAX_SHOWN_CHARS: Final = 100
 """Of what a client sent, this much at most is repeated in an error, or compared with what is known."""
@@ -61,7 +63,7 @@ def _remedy(provider: Provider) -> str:
     return f"{provider.remedy} (provider {provider.id})"
 
 
-def unsupported_parameter(model: Model, lacking: Sequence[Sequence[str]]) -> GatewayError:
+def unsupported_parameter(model: Model, lacking: Sequence[Sequence[str]], request: Work) -> GatewayError:
     """Name a parameter that none supports; where each lacks another one, the first of the first candidate.
 
     `lacking` has for each candidate the client's names of what it does not support.
@@ -70,6 +72,8 @@ def unsupported_parameter(model: Model, lacking: Sequence[Sequence[str]]) -> Gat
     if common:
         param = common[0]
         text = f'No provider of "{model.id}" that is configured here supports "{param}".'
+        if param == INPUT and isinstance(request, EmbeddingRequest):
+            text = f'No provider of "{model.id}" that is configured here takes ids of tokens: send the text itself.'
     else:
         param = lacking[0][0]
         together = listed(sorted({spelling for one in lacking for spelling in one}))

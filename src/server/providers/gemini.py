@@ -1,4 +1,4 @@
-"""The adapter of the `gemini` dialect: any upstream with Google's `generateContent`."""
+"""The adapter of the `gemini` dialect: any upstream with Google's `generateContent`, or its embeddings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from server.domain.catalog import Offer, Provider
+from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import ProviderEvent, ProviderStream, UsageReported
 from server.domain.ports import Clock, IdSource
-from server.domain.request import GENERATING, GenerationRequest
+from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
+from server.providers import gemini_embeddings
 from server.providers.exchange import (
     ERROR_BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
     MAX_STREAM_BYTES,
     USER_AGENT,
+    Exchanges,
+    FailureOfReply,
     failed_reply,
     is_event_stream,
 )
@@ -38,7 +42,7 @@ LINGER_S: Final = 1.0
 class GeminiAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING
+    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS}
 
     def __init__(
         self,
@@ -56,16 +60,32 @@ class GeminiAdapter:
         self._connect_timeout_s = connect_timeout_s
         self._error_body_timeout_s = error_body_timeout_s
         self._linger_s = linger_s
+        self._exchanges = Exchanges(
+            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
+        )
 
     def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
+        if isinstance(request, EmbeddingRequest):
+            return gemini_embeddings.unsupported(offer, request)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         gemini_options(request, offer.provider.id)
         return unsupported(request, offer.provider_model)
 
-    async def stream(self, offer: Offer, request: Work) -> ProviderStream:
+    def stream(self, offer: Offer, request: Work) -> ProviderStream:
         provider = offer.provider
+
+        def failure_of(status: int, headers: ResponseHeaders, body: bytes) -> ProviderFailure:
+            return failure_of_reply(status, headers, body, provider, self._clock.now())
+
+        if isinstance(request, EmbeddingRequest):
+            headers = _headers(provider, request)
+            return gemini_embeddings.stream(self._exchanges, offer, request, headers, failure_of)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
+        return self._generate(offer, request, failure_of)
+
+    async def _generate(self, offer: Offer, request: GenerationRequest, failure_of: FailureOfReply) -> ProviderStream:
+        provider = offer.provider
         decoder = GeminiDecoder(provider, self._ids)
         response = await self._transport.post(
             url(offer, stream=request.stream),
@@ -76,12 +96,7 @@ class GeminiAdapter:
         )
         async with response:
             if not 200 <= response.status < 300:
-                raise await failed_reply(
-                    response,
-                    provider,
-                    self._error_body_timeout_s,
-                    lambda status, headers, body: failure_of_reply(status, headers, body, provider, self._clock.now()),
-                )
+                raise await failed_reply(response, provider, self._error_body_timeout_s, failure_of)
             if request.stream and is_event_stream(response, request.stream):
                 events_of = self._events(_Overheard(response), decoder, provider, MAX_STREAM_BYTES)
                 async with aclosing(events_of) as batches:
@@ -202,7 +217,7 @@ class _Overheard:
         await self._response.__aexit__(*exc_info)
 
 
-def _headers(provider: Provider, request: GenerationRequest) -> Mapping[str, str]:
+def _headers(provider: Provider, request: Request) -> Mapping[str, str]:
     headers = {
         "content-type": "application/json",
         "accept": "text/event-stream, application/json" if request.stream else "application/json",

@@ -1,4 +1,4 @@
-"""The adapter of the `openai` dialect: any upstream with OpenAI's chat completions, Responses or moderations API."""
+"""The adapter of the `openai` dialect: any upstream with OpenAI's chat, Responses, embeddings or moderations API."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Final
 
 from server.domain.catalog import Offer, Provider
+from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import ProviderFailure
 from server.domain.events import ProviderStream
 from server.domain.moderation import ModerationRequest
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
+from server.providers import openai_embeddings
 from server.providers.decoding import StreamDecoder
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
 from server.providers.http_port import HttpTransport, ResponseHeaders
@@ -38,7 +40,7 @@ _DECODERS: Final[dict[Api, Callable[[Provider, IdSource], StreamDecoder]]] = {
 class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING | {Endpoint.MODERATIONS}
+    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS}
 
     def __init__(
         self,
@@ -60,6 +62,8 @@ class OpenAIAdapter:
         options_for(request, offer.provider.id)
         if isinstance(request, ModerationRequest):
             return None
+        if isinstance(request, EmbeddingRequest):
+            return openai_embeddings.unsupported(offer, request)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         profile = offer.provider.profile
         return unsupported(request, api_for(request.endpoint, profile)) or no_function(request, profile)
@@ -73,6 +77,8 @@ class OpenAIAdapter:
         headers = _headers(provider, request)
         if isinstance(request, ModerationRequest):
             return moderate(self._exchanges, offer, request, headers, failure_of)
+        if isinstance(request, EmbeddingRequest):
+            return openai_embeddings.stream(self._exchanges, offer, request, headers, failure_of)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         api = api_for(request.endpoint, provider.profile)
         post = Post(
