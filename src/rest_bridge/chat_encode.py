@@ -109,7 +109,7 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str
 
 
-class _Completion(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionJson(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: str = "chat.completion"
     created: int
@@ -153,7 +153,7 @@ def encode_completion(whole: WholeGeneration, order: ChatOrder, arrival: Arrival
     if any(isinstance(item, OpaqueItem) for item in whole.output):
         raise _cannot_carry()
     return _json(
-        _Completion(
+        CompletionJson(
             id=completion_id(arrival),
             created=arrival.created_at,
             model=order.request.model,

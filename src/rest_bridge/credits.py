@@ -6,7 +6,7 @@ dollars are JSON numbers, printed exactly.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,6 +29,82 @@ _ACTIVITY_QUERY: Final = frozenset({"days", "from", "to", "model", "provider", "
 _CENTS: Final = 100
 
 _encode: Final = msgspec.json.Encoder().encode
+
+Dollars = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
+"""A JSON number with all of its decimals, as no float has been."""
+
+
+class TeamCreditsJson(msgspec.Struct, frozen=True):
+    """What a team has, and what it was charged today and on the 29 days before."""
+
+    remaining: Dollars
+    balance_nanos: int
+    reserved_nanos: int
+    available_nanos: int
+    thirty_day_usage: Dollars
+    thirty_day_usage_nanos: int
+    thirty_day_requests: int
+
+
+class CreditsJson(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool = True
+    credits: TeamCreditsJson
+
+
+class CountsJson(msgspec.Struct, frozen=True):
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+
+
+class ActivityRowJson(msgspec.Struct, frozen=True, kw_only=True):
+    """`provider` is null where none served; the names with underscores repeat others for the product's SDK."""
+
+    date: str
+    model: str
+    model_permaslug: str
+    endpoint: str
+    endpoint_id: str
+    provider: str | None
+    provider_name: str | None
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    usage: Dollars
+    usage_nanos: int
+    byok_usage_inference: int = 0
+
+
+class ActivityEntryJson(msgspec.Struct, frozen=True, kw_only=True):
+    """The same as an entry of a whole day, which has no request of its own."""
+
+    timestamp: str
+    request_id: None = None
+    model: str
+    provider: str | None
+    endpoint: str
+    latency_ms: None = None
+    usage: CountsJson
+    cost_cents: Dollars
+
+
+class ActivityJson(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    ok: bool = True
+    data: tuple[ActivityRowJson, ...]
+    activity: tuple[ActivityEntryJson, ...]
+    from_: str
+    to: str
+    period_days: int
+    limit: int
+    offset: int
+    total: int
+    total_count: int
+    total_cost_nanos: int
+    total_cost_cents: Dollars
 
 
 class CreditsRest:
@@ -58,34 +134,33 @@ class CreditsRest:
 
 
 def encode_credits(credits: Credits) -> bytes:
-    told = {
-        "remaining": _number(credits.available_nanos),
-        "balance_nanos": credits.balance_nanos,
-        "reserved_nanos": credits.reserved_nanos,
-        "available_nanos": credits.available_nanos,
-        "thirty_day_usage": _number(credits.recent_cost_nanos),
-        "thirty_day_usage_nanos": credits.recent_cost_nanos,
-        "thirty_day_requests": credits.recent_requests,
-    }
-    return _encode({"ok": True, "credits": told})
+    told = TeamCreditsJson(
+        remaining=_number(credits.available_nanos),
+        balance_nanos=credits.balance_nanos,
+        reserved_nanos=credits.reserved_nanos,
+        available_nanos=credits.available_nanos,
+        thirty_day_usage=_number(credits.recent_cost_nanos),
+        thirty_day_usage_nanos=credits.recent_cost_nanos,
+        thirty_day_requests=credits.recent_requests,
+    )
+    return _encode(CreditsJson(credits=told))
 
 
 def encode_activity(page: ActivityPage, query: ActivityQuery) -> bytes:
     return _encode(
-        {
-            "ok": True,
-            "data": [_row(row) for row in page.rows],
-            "activity": [_entry(row) for row in page.rows],
-            "from": date_of_day(query.first_day).isoformat(),
-            "to": date_of_day(query.last_day).isoformat(),
-            "period_days": query.days,
-            "limit": query.limit,
-            "offset": query.offset,
-            "total": page.total,
-            "total_count": page.total,
-            "total_cost_nanos": page.total_cost_nanos,
-            "total_cost_cents": _number(page.total_cost_nanos * _CENTS),
-        }
+        ActivityJson(
+            data=tuple(_row(row) for row in page.rows),
+            activity=tuple(_entry(row) for row in page.rows),
+            from_=date_of_day(query.first_day).isoformat(),
+            to=date_of_day(query.last_day).isoformat(),
+            period_days=query.days,
+            limit=query.limit,
+            offset=query.offset,
+            total=page.total,
+            total_count=page.total,
+            total_cost_nanos=page.total_cost_nanos,
+            total_cost_cents=_number(page.total_cost_nanos * _CENTS),
+        )
     )
 
 
@@ -107,36 +182,31 @@ def decode_activity_query(exchange: Exchange, today: int) -> ActivityQuery:
     )
 
 
-def _row(row: ActivityRow) -> dict[str, Any]:
-    """`provider` is null where none served; the names with underscores repeat others for the product's SDK."""
+def _row(row: ActivityRow) -> ActivityRowJson:
     provider = row.provider or None
-    return {
-        "date": row.date,
-        "model": row.model_id,
-        "model_permaslug": row.model_id,
-        "endpoint": row.endpoint,
-        "endpoint_id": row.endpoint,
-        "provider": provider,
-        "provider_name": provider,
+    return ActivityRowJson(
+        date=row.date,
+        model=row.model_id,
+        model_permaslug=row.model_id,
+        endpoint=row.endpoint,
+        endpoint_id=row.endpoint,
+        provider=provider,
+        provider_name=provider,
         **_counts(row),
-        "usage": _number(row.cost_nanos),
-        "usage_nanos": row.cost_nanos,
-        "byok_usage_inference": 0,
-    }
+        usage=_number(row.cost_nanos),
+        usage_nanos=row.cost_nanos,
+    )
 
 
-def _entry(row: ActivityRow) -> dict[str, Any]:
-    """The same as an entry of a whole day, which has no request of its own."""
-    return {
-        "timestamp": f"{row.date}T00:00:00Z",
-        "request_id": None,
-        "model": row.model_id,
-        "provider": row.provider or None,
-        "endpoint": row.endpoint,
-        "latency_ms": None,
-        "usage": _counts(row),
-        "cost_cents": _number(row.cost_nanos * _CENTS),
-    }
+def _entry(row: ActivityRow) -> ActivityEntryJson:
+    return ActivityEntryJson(
+        timestamp=f"{row.date}T00:00:00Z",
+        model=row.model_id,
+        provider=row.provider or None,
+        endpoint=row.endpoint,
+        usage=CountsJson(**_counts(row)),
+        cost_cents=_number(row.cost_nanos * _CENTS),
+    )
 
 
 def _counts(row: ActivityRow) -> dict[str, int]:
@@ -150,5 +220,4 @@ def _counts(row: ActivityRow) -> dict[str, int]:
 
 
 def _number(nanos: int) -> msgspec.Raw:
-    """Dollars as a JSON number with all of its decimals, as no float has been."""
     return msgspec.Raw(usd(nanos).encode())

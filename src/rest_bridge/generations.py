@@ -39,7 +39,7 @@ _encode: Final = msgspec.json.Encoder().encode
 class GenerationJson(msgspec.Struct, frozen=True, kw_only=True):
     """The contract's record of a request. `replay_request` is the body as the client sent it, null in a list.
 
-    `reply` is there where it is kept, but not in a list.
+    `reply` is there where it is kept, but not in a list. `usage` is that of the surface that the request came by.
     """
 
     id: str
@@ -64,7 +64,7 @@ class GenerationJson(msgspec.Struct, frozen=True, kw_only=True):
     generation_ms: float | None
     gateway_ms: float | None
     throughput: float | None
-    usage: ChatUsage | MessagesUsage | Mapping[str, Any] | None
+    usage: Any
     usage_source: UsageSource | None
     cost_nanos: int
     currency: str
@@ -74,6 +74,17 @@ class GenerationJson(msgspec.Struct, frozen=True, kw_only=True):
     replay_supported: bool
     replay_request: msgspec.Raw | None
     reply: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class GenerationsJson(msgspec.Struct, frozen=True, kw_only=True):
+    """A page; `next_cursor` is `after` of the next one."""
+
+    object: str = "list"
+    ok: bool = True
+    data: tuple[GenerationJson, ...]
+    limit: int
+    has_more: bool
+    next_cursor: str | None
 
 
 class GenerationsRest:
@@ -123,14 +134,12 @@ def encode_generation(found: Found) -> bytes:
 
 def _encode_page(page: Page) -> bytes:
     return _encode(
-        {
-            "object": "list",
-            "ok": True,
-            "data": [_generation(found) for found in page.data],
-            "limit": page.limit,
-            "has_more": page.next_cursor is not None,
-            "next_cursor": page.next_cursor,
-        }
+        GenerationsJson(
+            data=tuple(_generation(found) for found in page.data),
+            limit=page.limit,
+            has_more=page.next_cursor is not None,
+            next_cursor=page.next_cursor,
+        )
     )
 
 

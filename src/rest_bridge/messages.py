@@ -26,7 +26,7 @@ VERSIONS: Final = ("2023-06-01", "2026-10-21")
 KEY_HEADER: Final = "x-api-key"
 
 
-class _Count(msgspec.Struct, frozen=True):
+class Count(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
@@ -65,7 +65,7 @@ class MessagesRest:
         """An estimate, as every model counts its own way. It is free: nothing is sent to a provider."""
         _check_headers(exchange.request)
         counted = self._count_tokens(decode_count_tokens(exchange.body))
-        return json_response(msgspec.json.encode(_Count(counted)))
+        return json_response(msgspec.json.encode(Count(counted)))
 
     async def _complete(self, call: Call, order: MessagesOrder) -> RestResponse:
         async with aclosing(self._generate(call, order.request)) as stream:

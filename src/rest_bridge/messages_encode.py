@@ -51,7 +51,7 @@ class MessagesUsage(msgspec.Struct, frozen=True, kw_only=True):
     pricing: PricingJson
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
+class MessageJson(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     type: str = "message"
     role: str = "assistant"
@@ -103,7 +103,7 @@ def encode_message(whole: WholeGeneration, order: MessagesOrder, arrival: Arriva
         end = ChoiceEnded(0, choice.reason, choice.native_reason, choice.stop_sequence)
     is_cut = end.reason is FinishReason.LENGTH
     return _json(
-        _Message(
+        MessageJson(
             id=message_id(arrival),
             model=order.request.model,
             content=tuple(block for part in parts for block in _blocks(part, order, is_cut=is_cut)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -37,6 +38,36 @@ class CalculationJson(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None
     pricing: PricingJson
     offers: tuple[OfferJson, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class PriceTierJson(msgspec.Struct, frozen=True):
+    """Prices that replace the others where all conditions hold; a null one always does."""
+
+    input_tokens_above: int | None
+    service_tier: str | None
+    pricing: Mapping[str, str]
+
+
+class PricingModelJson(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider's offer of a model costs: USD for `unit_size` units, by dimension."""
+
+    model: str
+    provider: str
+    provider_model: str
+    endpoints: tuple[str, ...]
+    currency: str
+    unit_size: int
+    pricing: Mapping[str, str]
+    tiers: tuple[PriceTierJson, ...]
+
+
+class PricingPageJson(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool = True
+    object: str = "list"
+    limit: int
+    offset: int
+    total: int
+    models: tuple[PricingModelJson, ...]
 
 
 class PricingRest:
@@ -85,37 +116,28 @@ def encode_answer(answer: Answer, question: Question) -> bytes:
 
 def encode_page(page: Page) -> bytes:
     return _encode(
-        {
-            "ok": True,
-            "object": "list",
-            "limit": page.limit,
-            "offset": page.offset,
-            "total": page.total,
-            "models": [_listed(listed) for listed in page.offers],
-        }
+        PricingPageJson(
+            limit=page.limit, offset=page.offset, total=page.total, models=tuple(_listed(one) for one in page.offers)
+        )
     )
 
 
-def _listed(listed: Listed) -> dict[str, Any]:
+def _listed(listed: Listed) -> PricingModelJson:
     offer = listed.offer
-    return {
-        "model": listed.model.id,
-        "provider": offer.provider.id,
-        "provider_model": offer.provider_model,
-        "endpoints": sorted(offer.endpoints),
-        "currency": CURRENCY,
-        "unit_size": UNIT_SIZE,
-        "pricing": _prices(offer.prices.rates),
-        "tiers": [_tier(tier) for tier in offer.prices.tiers],
-    }
+    return PricingModelJson(
+        model=listed.model.id,
+        provider=offer.provider.id,
+        provider_model=offer.provider_model,
+        endpoints=tuple(sorted(offer.endpoints)),
+        currency=CURRENCY,
+        unit_size=UNIT_SIZE,
+        pricing=_prices(offer.prices.rates),
+        tiers=tuple(_tier(tier) for tier in offer.prices.tiers),
+    )
 
 
-def _tier(tier: PriceTier) -> dict[str, Any]:
-    return {
-        "input_tokens_above": tier.input_tokens_above or None,
-        "service_tier": tier.service_tier,
-        "pricing": _prices(tier.rates),
-    }
+def _tier(tier: PriceTier) -> PriceTierJson:
+    return PriceTierJson(tier.input_tokens_above or None, tier.service_tier, _prices(tier.rates))
 
 
 def _prices(rates: Rates) -> dict[str, str]:

@@ -61,14 +61,14 @@ else:  # the dimensions may stand at the top of usage too: a family of names tha
     )
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PricingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(min_length=1)]
     usage: _AnyUsage
     provider: str | None = None
     service_tier: str | None = None
 
 
-_decoder: Final = msgspec.json.Decoder(_Body)
+_decoder: Final = msgspec.json.Decoder(PricingBody)
 
 
 def decode_question(body: bytes) -> Question:

@@ -165,6 +165,8 @@ _PLAIN: Final = (
 _OBJECTS: Final = ("access_programs", "background_options", "image", "moderation", "prompt", "prompt_cache_options")
 _ANY: Final = ("context_management", "conversation")
 
+TOOLS: Final = (_Function, _Custom)
+"""What a tool of the client's own may be."""
 _DEFAULT_MODES: Final = {"context": "auto", "mode": "standard"}
 
 _BODY: Final = msgspec.json.Decoder(ResponsesBody)

@@ -196,6 +196,10 @@ class _Kind(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
+ITEMS: Final = (_Message, _AssistantMessage, _FunctionCall, _CustomToolCall, _CallOutput, _ReasoningItem)
+"""What an item of the input may be, besides the native ones."""
+
+
 def _decoder(type_: type[T] | Any) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type_)
 
