@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from server.domain.errors import GatewayError, Reason
-from server.domain.limits import MAX_SESSION_ID_CHARS, check_length
+from server.domain.limits import MAX_SESSION_ID_CHARS, MAX_SHOWN_CHARS, check_length
 from server.domain.request import MaxPrice, RawJson, RoutingPreferences
 
 FORBIDDEN_OPTIONS: Final = frozenset({"api_base", "api_key", "base_url"})
@@ -70,9 +70,11 @@ class ExtrasBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for provider_id, options in (self.provider_options or {}).items():
             for name in options:
                 if name.strip().lower() in FORBIDDEN_OPTIONS:
-                    param = f"provider_options.{provider_id}.{name}"
+                    param = f"provider_options.{provider_id[:MAX_SHOWN_CHARS]}.{name.strip()}"
                     raise GatewayError(
-                        Reason.UNKNOWN_PARAMETER, f"`{name}` cannot be set through provider_options.", param=param
+                        Reason.UNKNOWN_PARAMETER,
+                        f"`{name.strip()}` cannot be set through provider_options.",
+                        param=param,
                     )
         return self.provider_options or {}
 

@@ -22,6 +22,8 @@ ABSENT: Final = msgspec.Raw(b"")
 
 _BOM: Final = b"\xef\xbb\xbf"
 _NULL: Final = msgspec.Raw(b"null")
+_NO_NAME: Final = '""'
+"""How a key is shown that is the empty text."""
 
 # msgspec says what is wrong in English only. Each pattern is one of its sentences; tests hold a body for every one.
 _WHERE: Final = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`)?\Z", re.DOTALL)
@@ -130,9 +132,9 @@ def explain(text: str, type_: Any, root: str = "") -> GatewayError:
     """
     where = _WHERE.match(text)
     what, path = (text, "") if where is None else (where["what"], where["path"] or "")
-    param = _join(root, path.replace("[...]", ""))
+    param = _join(root, path.replace("[...]", "").removeprefix("."))
     if (unknown := _UNKNOWN.match(what)) is not None:
-        param = _join(param, unknown["name"][:MAX_SHOWN_CHARS])
+        param = _join(param, unknown["name"][:MAX_SHOWN_CHARS] or _NO_NAME)
         return GatewayError(Reason.UNKNOWN_PARAMETER, f"`{param}` is not a known parameter.", param=param)
     if (missing := _MISSING.match(what)) is not None:
         param = _join(param, missing["name"])
@@ -146,7 +148,6 @@ def explain(text: str, type_: Any, root: str = "") -> GatewayError:
 
 
 def _join(path: str, more: str) -> str:
-    more = more.removeprefix(".")
     return f"{path}.{more}" if path and more and not more.startswith("[") else f"{path}{more}"
 
 

@@ -95,18 +95,22 @@ def _inputs(raw: msgspec.Raw) -> tuple[Content, ...]:
     """A string is one input, and so is an array of parts; an array of strings is as many as it has."""
     if not is_set(raw):
         raise missing_field("input")
-    if bytes(raw[:1]) == b'"':
+    if _begins(raw, b'"'):
         return ((Text(decode_value(_TEXT, raw, "input")),),)
-    if bytes(raw[:1]) != b"[":
+    if not _begins(raw, b"["):
         raise invalid("input", "`input` must be a string, an array of strings, or an array of parts.")
     items = decode_value(_ITEMS, raw, "input")
     if not items:
         raise invalid("input", "`input` must not be empty.")
-    if bytes(items[0][:1]) == b"{":
+    if _begins(items[0], b"{"):
         check_count(len(items), MAX_PARTS, "input")
         return (tuple(_part(part, f"input[{n}]") for n, part in enumerate(decode_value(_PARTS, raw, "input"))),)
     check_count(len(items), MAX_INPUTS, "input")
     return tuple((Text(text),) for text in decode_value(_TEXTS, raw, "input"))
+
+
+def _begins(raw: msgspec.Raw, sign: bytes) -> bool:
+    return memoryview(raw)[:1].tobytes() == sign
 
 
 def _part(part: TextPart | ImagePart, param: str) -> Text | Image:

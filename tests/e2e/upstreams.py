@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from tests.fakes.openai_upstream import Disconnect, Request, Script, Upstream
+from tests.fakes.openai_upstream import Disconnect, Request, Script, Upstream, as_openai
 
 T = TypeVar("T")
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 class UpstreamThread:
     """An `Upstream` that runs until `close`; `reset` before each test forgets what the one before did."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, default: Script = as_openai) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.upstream = Upstream(port=port)
+        self.upstream = Upstream(default, port=port)
         self._run(self.upstream.__aenter__())
 
     def _run(self, work: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from tests.integration.databases import clock, database, database_url, postgres, postgres_url, sqlite_url
+from tests.integration.lone_worker import lone_worker, quiet_upstream
 from tests.integration.valkey import valkey
 
-__all__ = ["clock", "database", "database_url", "postgres", "postgres_url", "sqlite_url", "valkey"]
+__all__ = [
+    "clock",
+    "database",
+    "database_url",
+    "lone_worker",
+    "postgres",
+    "postgres_url",
+    "quiet_upstream",
+    "sqlite_url",
+    "valkey",
+]

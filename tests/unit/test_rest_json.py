@@ -114,6 +114,14 @@ def page(**fields: Any) -> bytes:
             "`lines[0].parts[0].url` must have at least 3 characters.",
         ),
         (page(colour=1), Reason.UNKNOWN_PARAMETER, "colour", "`colour` is not a known parameter."),
+        (page(**{".": 1}), Reason.UNKNOWN_PARAMETER, ".", "`.` is not a known parameter."),
+        (page(**{"": 1}), Reason.UNKNOWN_PARAMETER, '""', '`""` is not a known parameter.'),
+        (
+            page(lines=[{"parts": [{"type": "word", "text": "a", "": "b"}]}]),
+            Reason.UNKNOWN_PARAMETER,
+            'lines[0].parts[0].""',
+            '`lines[0].parts[0].""` is not a known parameter.',
+        ),
         (
             page(lines=[{"parts": [{"type": "word", "text": "a", "font": "b"}]}]),
             Reason.UNKNOWN_PARAMETER,

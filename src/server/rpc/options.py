@@ -251,7 +251,8 @@ def decode_routing(options: content_pb2.RoutingOptions) -> RoutingPreferences:
 
 def decode_provider_options(options: Mapping[str, str]) -> dict[str, dict[str, RawJson]]:
     """By provider id, the members of the JSON object that goes to it."""
-    return {provider: _members(text, f"provider_options_json.{provider}") for provider, text in options.items()}
+    shown = limits.MAX_SHOWN_CHARS
+    return {name: _members(text, f"provider_options_json.{name[:shown]}") for name, text in options.items()}
 
 
 def _decode_parameters(request: GenerationMessage, surface: Surface) -> tuple[dict[str, RawJson], dict[str, str]]:
