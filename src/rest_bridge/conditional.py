@@ -8,13 +8,13 @@ from typing import Final
 
 import msgspec
 
-from rest_bridge.http import JSON, RestRequest, RestResponse
+from rest_bridge.http import JSON, Headers, RestRequest, RestResponse
 from server.domain.etags import etag_of, holds
 
 __all__ = ["Kept", "conditional", "kept"]
 
 NOT_MODIFIED: Final = 304
-CACHE_CONTROL: Final = "private, no-cache"
+OWN_JSON: Final[Headers] = (("content-type", JSON), ("cache-control", "private, no-cache"))
 """Only the client may keep it, and asks each time whether it still holds."""
 MIN_ZIPPED_BYTES: Final = 1400
 """Less than this fits into one packet as it is."""
@@ -34,12 +34,11 @@ def kept(body: bytes) -> Kept:
     return Kept(body, etag_of(body), zipped)
 
 
-def conditional(request: RestRequest, reply: Kept) -> RestResponse:
+def conditional(request: RestRequest, reply: Kept, headers: Headers = OWN_JSON) -> RestResponse:
     """The body in a coding that the client takes, or 304 where it has it."""
-    shared = (("etag", reply.etag), ("cache-control", CACHE_CONTROL), ("vary", "accept-encoding"))
+    headers = (*headers, ("etag", reply.etag), ("vary", "accept-encoding"))
     if holds(request.headers.get("if-none-match", ""), reply.etag):
-        return RestResponse(NOT_MODIFIED, shared, b"")
-    headers = (("content-type", JSON), *shared)
+        return RestResponse(NOT_MODIFIED, tuple(one for one in headers if one[0] != "content-type"), b"")
     if reply.zipped is not None and _takes_gzip(request.headers):
         return RestResponse(200, (*headers, ("content-encoding", "gzip")), reply.zipped)
     return RestResponse(200, headers, reply.body)

@@ -40,6 +40,8 @@ from server.domain.limits import (
 from server.domain.parameters import CANONICAL
 from server.rpc.registry import SCOPES
 
+WITHOUT_KEY: Final = "DescriptionRestService"
+"""Its routes are answered by `rest_bridge.documents`, by which this description is as well."""
 OPENAPI: Final = "3.1.0"
 DIALECT: Final = "https://spec.openapis.org/oas/3.1/dialect/base"
 
@@ -228,7 +230,7 @@ class _Description:
     def _route(self, binding: Binding) -> Route | None:
         """The handler of a face; what is transcoded as it is has none."""
         place = binding.method, _pattern(binding.path)
-        if place not in self._routes and binding.is_face:
+        if place not in self._routes and binding.is_face and binding.service != WITHOUT_KEY:
             raise LookupError(f"{binding.method} {binding.path} has no handler")
         self._described.add(place)
         return self._routes.get(place)
@@ -330,7 +332,8 @@ class _Description:
             words = {} if typed is None else self._protos.words(typed[1])
             reply = surface.reply[0] if isinstance(surface.reply, tuple) else surface.reply
             schema = self._types(component_name(reply), words, replies=True).of(surface.reply)
-        content: Schema = {JSON: {"schema": schema, "example": sample(schema, self._components.schemas)}}
+        media = JSON if surface is None else surface.media
+        content: Schema = {media: {"schema": schema, "example": sample(schema, self._components.schemas)}}
         if surface is not None and surface.events is not None:
             events = self._types("", {}, replies=True).of(surface.events)
             content[EVENT_STREAM] = {

@@ -12,6 +12,7 @@ from rest_bridge.chat_body import ChatBody
 from rest_bridge.chat_messages import ImagePart, TextPart
 from rest_bridge.credits import ActivityJson, CreditsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
+from rest_bridge.http import JSON
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
 from rest_bridge.messages_encode import MessageJson, MessagesUsage
@@ -39,7 +40,7 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     """`body` is read, with `examples` of it; `required` are fields of it that have a default and may not be absent.
 
     `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
-    and `stream_example` shows it. `kept`: replies have an etag.
+    and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page.
     """
 
     reply: Type
@@ -50,6 +51,7 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     stream: str = ""
     stream_example: str = ""
     kept: bool = False
+    media: str = JSON
 
 
 _ASKED: Final = [{"role": "user", "content": "Say hello."}]
@@ -151,6 +153,10 @@ SURFACES: Final[Mapping[str, Surface]] = {
         },
         reply=moderations.ModerationReply,
     ),
+    "DescriptionRestService.GetOpenApiYaml": Surface(reply=str, media="application/yaml", kept=True),
+    "DescriptionRestService.GetOpenApiJson": Surface(reply=dict[str, Any], kept=True),
+    "DescriptionRestService.GetDocsPage": Surface(reply=str, media="text/html", kept=True),
+    "DescriptionRestService.GetDocsFile": Surface(reply=str, media="text/javascript", kept=True),
     "ModelsRestService.ListModels": Surface(reply=models.PageJson, kept=True),
     "ModelsRestService.GetModel": Surface(reply=models.OneJson, kept=True),
     "ModelsRestService.ListModelEndpoints": Surface(reply=models.EndpointsJson, kept=True),
@@ -256,6 +262,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "generation_id": ARRIVAL.generation_id,
     "response_id": f"resp_{ARRIVAL.suffix}",
     "id": ARRIVAL.generation_id,
+    "name": "page.js",
 }
 """Examples of what stands in a path or a query."""
 

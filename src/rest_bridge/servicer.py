@@ -14,8 +14,17 @@ from urllib.parse import quote
 from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # the package has no stubs
 from google.protobuf.message import Message
 
-from aistats.gateway.v1 import credits_pb2, generations_pb2, messages_pb2, models_pb2, pricing_pb2, responses_pb2
+from aistats.gateway.v1 import (
+    credits_pb2,
+    description_pb2,
+    generations_pb2,
+    messages_pb2,
+    models_pb2,
+    pricing_pb2,
+    responses_pb2,
+)
 from rest_bridge.app import RestApp
+from rest_bridge.documents import Documents
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
 from server.rpc.context import CallContext
@@ -33,7 +42,7 @@ _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
 
 
 class _Face:
-    def __init__(self, app: RestApp) -> None:
+    def __init__(self, app: RestApp | Documents) -> None:
         self._app = app
 
     async def _serve(
@@ -169,6 +178,30 @@ class ModelsRestServicer(_Face):
     ) -> AsyncGenerator[HttpBody, None]:
         query = {name: value for name, value in _query(request).items() if name != "model_id"}
         return self._serve(context, "GET", f"/v1/models/{quote(request.model_id, safe='')}{rest}", query=query)
+
+
+class DescriptionRestServicer(_Face):
+    """`aistats.gateway.v1.DescriptionRestService`, over `Documents`."""
+
+    def GetOpenApiYaml(
+        self, request: description_pb2.GetOpenApiYamlRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/openapi.yaml")
+
+    def GetOpenApiJson(
+        self, request: description_pb2.GetOpenApiJsonRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/openapi.json")
+
+    def GetDocsPage(
+        self, request: description_pb2.GetDocsPageRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/docs")
+
+    def GetDocsFile(
+        self, request: description_pb2.GetDocsFileRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", f"/docs/{request.name}")
 
 
 class GenerationsRestServicer(_Face):

@@ -19,6 +19,7 @@ import uvloop
 from aistats.gateway.v1 import (
     chat_pb2_grpc,
     credits_pb2_grpc,
+    description_pb2_grpc,
     generations_pb2_grpc,
     health_pb2_grpc,
     messages_pb2_grpc,
@@ -30,6 +31,7 @@ from aistats.gateway.v1 import (
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
+from rest_bridge.documents import Documents
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
 from rest_bridge.idempotency import IdempotentRunner
@@ -41,6 +43,7 @@ from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
     ChatRestServicer,
     CreditsRestServicer,
+    DescriptionRestServicer,
     GenerationsRestServicer,
     MessagesRestServicer,
     ModelsRestServicer,
@@ -235,7 +238,9 @@ async def worker(
         refusals = RecordRefusals(accounts)
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
-        bridge = RestApp(reception, [route for face in faces for route in face.routes()], refusals, runner)
+        routes = [route for face in faces for route in face.routes()]
+        bridge = RestApp(reception, routes, refusals, runner)
+        documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
@@ -253,6 +258,7 @@ async def worker(
             (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog, measured)),
             (models_pb2_grpc.add_ModelsRestServiceServicer_to_server, ModelsRestServicer(bridge)),
+            (description_pb2_grpc.add_DescriptionRestServiceServicer_to_server, DescriptionRestServicer(documents)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
                 HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),

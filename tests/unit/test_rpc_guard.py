@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,17 +15,8 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2_grpc
 
-from aistats.gateway.v1 import (
-    chat_pb2,
-    chat_pb2_grpc,
-    credits_pb2,
-    generations_pb2,
-    health_pb2,
-    messages_pb2,
-    models_pb2,
-    pricing_pb2,
-    responses_pb2,
-)
+import aistats.gateway.v1
+from aistats.gateway.v1 import chat_pb2_grpc
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Principal, Scope
@@ -94,16 +87,9 @@ def unary(
 
 
 def declared_methods() -> dict[str, Any]:
-    files = (
-        chat_pb2,
-        credits_pb2,
-        generations_pb2,
-        responses_pb2,
-        messages_pb2,
-        models_pb2,
-        health_pb2,
-        pricing_pb2,
-    )
+    """Of every generated module that there is."""
+    names = [found.name for found in pkgutil.iter_modules(aistats.gateway.v1.__path__) if found.name.endswith("_pb2")]
+    files = [importlib.import_module(f"aistats.gateway.v1.{name}") for name in names]
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     return {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
 

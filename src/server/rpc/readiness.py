@@ -12,8 +12,8 @@ from server.rpc.registry import ENDPOINTS
 __all__ = ["endpoints_served", "is_ready"]
 
 _GENERATING: Final = {name.rpartition("/")[0].removeprefix("/"): endpoint for name, endpoint in ENDPOINTS.items()}
-_ALWAYS: Final = frozenset({"aistats.gateway.v1.HealthService"})
-"""It has a method that needs nothing."""
+_ALWAYS: Final = frozenset({"aistats.gateway.v1.HealthService", "aistats.gateway.v1.DescriptionRestService"})
+"""They have methods that need nothing."""
 
 
 def is_ready(service: str, endpoints: Collection[Endpoint], *, has_database: bool) -> bool:

@@ -67,6 +67,11 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ModelsRestService/ListModels": _NO_KEY,
         "ModelsRestService/GetModel": _NO_KEY,
         "ModelsRestService/ListModelEndpoints": _NO_KEY,
+        # These need none at all.
+        "DescriptionRestService/GetOpenApiYaml": _NO_KEY,
+        "DescriptionRestService/GetOpenApiJson": _NO_KEY,
+        "DescriptionRestService/GetDocsPage": _NO_KEY,
+        "DescriptionRestService/GetDocsFile": _NO_KEY,
     }.items()
 }
 """By full method name, the scopes of which a key needs one."""
