@@ -19,7 +19,10 @@ _PACKAGE = Path(__file__).parent
 
 
 class EnvoyOptions(msgspec.Struct, frozen=True):
-    """Where Envoy listens, and where its workers do. `tls_cert` and `tls_key` are PEM files, set both or neither."""
+    """Where Envoy listens, and where its workers do. `tls_cert` and `tls_key` are PEM files, set both or neither.
+
+    `trusted_proxies`: how many stand before it, and tell of clients' addresses in `x-forwarded-for`.
+    """
 
     worker_sockets: tuple[str, ...]
     admin_socket: str
@@ -27,6 +30,7 @@ class EnvoyOptions(msgspec.Struct, frozen=True):
     http_port: int = 8080
     tls_cert: str | None = None
     tls_key: str | None = None
+    trusted_proxies: int = 0
 
 
 def source_path() -> Path:
@@ -44,6 +48,7 @@ def render(options: EnvoyOptions) -> str:
     chain = listener["filter_chains"][0]
     if options.tls_cert and options.tls_key:
         chain["transport_socket"] = _tls(options.tls_cert, options.tls_key)
+    chain["filters"][0]["typed_config"]["xff_num_trusted_hops"] = options.trusted_proxies
     _transcoder(chain)["proto_descriptor"] = str(descriptors_path())
     cluster = config["static_resources"]["clusters"][0]
     cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +14,7 @@ from rest_bridge.messages_encode import MessagesUsage, messages_usage
 from rest_bridge.pricing_json import PricingLineJson, pricing_json
 from rest_bridge.query import check_query, single, whole_number
 from rest_bridge.responses_encode import response_usage
+from rest_bridge.times import iso, read_time
 from server.domain.limits import missing_field
 from server.domain.money import CURRENCY
 from server.domain.record import AttemptRecord, Disconnect
@@ -30,7 +28,6 @@ __all__ = ["GenerationsRest", "encode_generation", "read_time"]
 _FILTERS: Final = (
     "model", "provider", "endpoint", "key_id", "status_code", "success", "from", "to", "limit", "after",
 )  # fmt: skip
-_SECONDS: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 _BOOLEANS: Final[Mapping[str, bool]] = {"true": True, "false": False}
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -151,7 +148,7 @@ def _generation(found: Found) -> GenerationJson:
     return GenerationJson(
         id=record.id,
         request_id=record.request_id,
-        created_at=_iso(record.created_at),
+        created_at=iso(record.created_at),
         team_id=record.team_id,
         key_id=record.key_id,
         app_id=record.app_id,
@@ -194,10 +191,6 @@ def _usage(usage: Usage, endpoint: str) -> ChatUsage | MessagesUsage | Mapping[s
             return response_usage(usage)
 
 
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _read_filter(request: RestRequest) -> RecordFilter:
     return RecordFilter(
         model=single(request, "model"),
@@ -224,17 +217,3 @@ def _time(request: RestRequest, name: str) -> int | None:
     if text is not None and seconds is None:
         raise invalid(name, f"`{name}` must be seconds since 1970, or a time such as 2026-01-31T12:00:00Z.")
     return seconds
-
-
-def read_time(text: str) -> int | None:
-    """Seconds since 1970 of a number, or of an ISO 8601 date or time, UTC where it names no zone; None of others.
-
-    Fractions are rounded up, which suits both ends: a record's time is whole seconds.
-    """
-    if _SECONDS.fullmatch(text):
-        return int(text)
-    try:
-        time = datetime.fromisoformat(text)
-        return math.ceil((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        return None

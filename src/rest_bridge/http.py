@@ -49,13 +49,15 @@ class RestRequest(msgspec.Struct, frozen=True):
 class RestResponse(msgspec.Struct, frozen=True):
     """One response. Whoever carries a `ByteStream` closes it (`contextlib.aclosing`), whatever happens.
 
-    `reason` is that of the error that it tells of.
+    `reason` is that of the error that it tells of. `repeated` is what is kept instead of the body, and told to whoever
+    asks again with the same idempotency key.
     """
 
     status: int
     headers: Headers
     body: Body
     reason: Reason | None = None
+    repeated: bytes | None = None
 
 
 ErrorWriter: TypeAlias = Callable[[GatewayError, Arrival], RestResponse]

@@ -211,7 +211,8 @@ class IdempotentRunner:
         try:
             response = await _respond(run.exchange, handler)
             if isinstance(response.body, bytes):
-                writing = await self._conclude(run, response, response.body)
+                kept = response.body if response.repeated is None else response.repeated
+                writing = await self._conclude(run, response, kept)
                 run.give(_Answer(run.call.suffix, response))
             else:
                 writing = await self._relay(run, response, response.body)
@@ -345,6 +346,8 @@ def _told(answer: _Answer, *, is_replay: bool) -> RestResponse:
     if is_replay:
         first = ("x-generation-id", f"gen_{answer.suffix}")
         response = msgspec.structs.replace(response, headers=(*response.headers, REPLAYED, first))
+        if response.repeated is not None:
+            response = msgspec.structs.replace(response, body=response.repeated)
     return response
 
 

@@ -25,6 +25,7 @@ GROUPS: Final = {
     "providers": "server.cli_providers:providers",
     "wallet": "server.cli_wallet:wallet",
     "ledger": "server.cli_wallet:ledger",
+    "audit": "server.cli_audit:audit",
 }
 """Commands that live in modules of their own, imported when they are named."""
 
@@ -58,6 +59,7 @@ _HTTP: Final = {
     "AISTATS_HTTP_HOST": ("where REST and gRPC are served", "127.0.0.1"),
     "AISTATS_HTTP_PORT": ("its port", "8080"),
     "AISTATS_TLS_CERT, _TLS_KEY": ("PEM files, for HTTPS", "none"),
+    "AISTATS_TRUSTED_PROXIES": ("proxies before it that tell clients' addresses", "0"),
 }
 _GRPC: Final = {
     "AISTATS_GRPC_HOST": ("where gRPC is served without Envoy", "127.0.0.1"),

@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
 import click
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from server.cli_key_options import (
+    RESETS,
+    DollarsOrNone,
+    KeyName,
+    Lifetime,
+    LifetimeOrNone,
+    entries,
+    restrictions,
+    scope_option,
+)
 from server.cli_shared import Dollars, as_json, date, example, print_json, print_table, unknown_team, with_database
 from server.clock import SystemClock
 from server.domain.identity import Scope
+from server.domain.keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, KeyChanges, KeyInfo, NoLimit
 from server.domain.ledger import LimitReset, SpendLimit
 from server.domain.money import usd
+from server.domain.restrictions import Restrictions
 from server.storage import api_key
-from server.storage.key_records import KeyInfo, KeyRecords, NoLimit, UnknownTeam
+from server.storage.key_records import KeyRecords, UnknownTeam
 
 __all__ = ["keys"]
-
-MAX_KEY_NAME_LENGTH: Final = 100
-MAX_LIFETIME_S: Final = 3650 * 86_400
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
-
-class Lifetime(click.ParamType[int]):
-    """A length of time such as `30d`, in seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"([0-9]{1,9})([smhdw])", value.strip().lower(), re.ASCII)
-        seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
-        if not 0 < seconds <= MAX_LIFETIME_S:
-            self.fail("write a number and s, m, h, d or w, at most 3650d: 12h, 30d", param, ctx)
-        return seconds
-
-
-class KeyName(click.ParamType[str]):
-    """What a person calls a key: printable, and not blank."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        name = str(value).strip()
-        if not 0 < len(name) <= MAX_KEY_NAME_LENGTH or not name.isprintable():
-            self.fail(f"write 1 to {MAX_KEY_NAME_LENGTH} printable characters", param, ctx)
-        return name
-
-
-class DollarsOrNone(Dollars):
-    """As Dollars, or `none`."""
-
-    def convert(  # type: ignore[override]
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["none"]:
-        return "none" if value == "none" else super().convert(value, param, ctx)
-
-
-RESETS: Final[tuple[LimitReset, ...]] = get_args(LimitReset)
 
 
 @click.group(
@@ -68,29 +36,28 @@ RESETS: Final[tuple[LimitReset, ...]] = get_args(LimitReset)
     )
 )
 def keys() -> None:
-    """Make, list, limit and revoke API keys.
+    """Make, list, change, rotate and revoke API keys.
 
     A key belongs to a team and allows what its scopes say: `inference` to use models, `management` to administer
-    keys and money. Its secret is shown once, when it is made, and is not kept.
+    keys. Its secret is shown once, when it is made, and is not kept. What is done here is in the log of `audit list`.
     """
 
 
 @keys.command(
-    "create", epilog=example("aistats-gateway keys create --team default --name ci --scope inference --expires-in 30d")
+    "create",
+    epilog=example(
+        "aistats-gateway keys create --team default --name ci --scope inference --expires-in 30d",
+        "aistats-gateway keys create --team default --name demo --scope inference --model '*:free' --cidr 10.0.0.0/8",
+    ),
 )
 @click.option("--team", required=True, help="The team that will own it, by name.")
 @click.option("--name", required=True, type=KeyName(), help="What you call it, to know it again in the list.")
-@click.option(
-    "--scope",
-    "scopes",
-    required=True,
-    multiple=True,
-    type=click.Choice([scope.value for scope in Scope]),
-    help="What it may do; give the option twice for both.",
-)
+@scope_option(required=True)
 @click.option("--expires-in", type=Lifetime(), help="How long it works: 12h, 30d. Without this, until it is revoked.")
 @click.option("--limit", type=Dollars(), help="What it may spend, in US dollars: 5.00. Without this, all there is.")
 @click.option("--limit-reset", type=click.Choice(RESETS), help="What the limit is for. Without this, for ever.")
+@restrictions("Without this, all.")
+@click.option("--disabled", is_flag=True, help="It is refused until `keys set KID --enable`.")
 @as_json
 def create_key(
     team: str,
@@ -99,35 +66,33 @@ def create_key(
     expires_in: int | None,
     limit: int | None,
     limit_reset: LimitReset | None,
+    models: tuple[str, ...],
+    providers: tuple[str, ...],
+    cidrs: tuple[str, ...],
+    disabled: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, this once."""
     if limit is None and limit_reset is not None:
         raise click.UsageError("--limit-reset needs --limit.")
-    spend_limit = None if limit is None else SpendLimit(limit, limit_reset)
     clock = SystemClock()
     expires_at = None if expires_in is None else int(clock.now()) + expires_in
-    wanted = frozenset(Scope(scope) for scope in scopes)
     try:
         key = with_database(
             lambda database: KeyRecords(database, clock).create(
-                team=team, name=name, scopes=wanted, expires_at=expires_at, spend_limit=spend_limit
+                team=team,
+                name=name,
+                scopes=frozenset(Scope(scope) for scope in scopes),
+                expires_at=expires_at,
+                disabled=disabled,
+                spend_limit=None if limit is None else SpendLimit(limit, limit_reset),
+                restrictions=_restrictions(models, providers, cidrs),
             )
         )
     except UnknownTeam:
         raise unknown_team(team) from None
     if as_json:
-        print_json(
-            {
-                "id": key.id,
-                "key": key.key,
-                "team": key.team,
-                "name": key.name,
-                "scopes": list(key.scopes),
-                "expires_at": key.expires_at,
-                **_limit_object(key.spend_limit),
-            }
-        )
+        print_json({"key": key.key, **_settings_object(key.info)})
         return
     click.echo(key.key)
     until = "until it is revoked" if expires_at is None else f"until {date(expires_at)}"
@@ -142,74 +107,138 @@ def list_keys(team: str | None, as_json: bool) -> None:
 
     SPENT is what was charged in the day, week or month that the limit is for, and ever where nothing is reset.
     """
+    clock = SystemClock()
     try:
-        found = with_database(lambda database: KeyRecords(database, SystemClock()).list(team=team))
+        found = with_database(lambda database: KeyRecords(database, clock).list(team=team))
     except UnknownTeam:
         raise unknown_team(team or "") from None
     if as_json:
-        print_json([_key_object(key) for key in found])
+        print_json([_key_object(key, clock.now()) for key in found])
         return
     print_table(
-        ("ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES", "LIMIT", "SPENT"),
+        ("ID", "TEAM", "NAME", "SCOPES", "STATUS", "CREATED", "EXPIRES", "LAST USED", "LIMIT", "SPENT", "ONLY"),
         [
             (
                 key.id,
                 key.team,
                 key.name,
-                ",".join(key.scopes),
-                key.status,
+                ",".join(sorted(key.scopes)),
+                key.status(clock.now()),
                 date(key.created_at),
                 date(key.expires_at),
+                date(key.last_used_at),
                 _limit_text(key.spend_limit),
                 f"${usd(key.spent_nanos)}",
+                _restrictions_text(key.restrictions),
             )
             for key in found
         ],
     )
 
 
-@keys.command("set", epilog=example("aistats-gateway keys set 3f9c2b7a10de5482 --limit 5.00 --limit-reset monthly"))
+@keys.command(
+    "set",
+    epilog=example(
+        "aistats-gateway keys set 3f9c2b7a10de5482 --limit 5.00 --limit-reset monthly",
+        "aistats-gateway keys set 3f9c2b7a10de5482 --model 'openai/*' --model '*:free' --cidr none",
+    ),
+)
 @click.argument("kid", metavar="KID")
+@click.option("--name", type=KeyName(), help="What you call it.")
+@scope_option(required=False)
+@click.option("--expires-in", type=LifetimeOrNone(), help="How long it works from now on: 12h, 30d; `none` for ever.")
+@click.option("--disable/--enable", "disabled", default=None, help="Whether it is refused for now.")
 @click.option("--limit", type=DollarsOrNone(), help="What it may spend, in US dollars: 5.00. `none` for all there is.")
 @click.option(
     "--limit-reset", type=click.Choice((*RESETS, "none")), help="What the limit is for; `none` for ever. UTC's days."
 )
+@restrictions("`none` for all.")
 @as_json
 def set_key(
-    kid: str, limit: int | Literal["none"] | None, limit_reset: LimitReset | Literal["none"] | None, as_json: bool
+    kid: str,
+    name: str | None,
+    scopes: tuple[str, ...],
+    expires_in: int | Literal["none"] | None,
+    disabled: bool | None,
+    limit: int | Literal["none"] | None,
+    limit_reset: LimitReset | Literal["none"] | None,
+    models: tuple[str, ...],
+    providers: tuple[str, ...],
+    cidrs: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Change what a key may spend. What is not given stays; every worker knows within a second.
+    """Change what a key may do. What is not given stays; every worker knows within a second.
 
     KID is the id that `keys list` shows; the whole key does as well.
     """
-    if limit is None and limit_reset is None:
-        raise click.UsageError("Say what to change: --limit, --limit-reset.")
+    clock = SystemClock()
     if limit == "none" and limit_reset not in (None, "none"):
         raise click.UsageError("Without a limit there is nothing to reset.")
-    wanted = _kid(kid)
-    if limit == "none":
-        found, spend_limit = (
-            with_database(lambda database: KeyRecords(database, SystemClock()).lift_limit(wanted)),
-            None,
+    expires_at: int | UnsetType | None = UNSET if expires_in is None else None
+    if isinstance(expires_in, int):
+        expires_at = int(clock.now()) + expires_in
+    changes = KeyChanges(
+        name=UNSET if name is None else name,
+        scopes=frozenset(Scope(scope) for scope in scopes) or UNSET,
+        expires_at=expires_at,
+        disabled=UNSET if disabled is None else disabled,
+        limit_nanos=UNSET if limit is None else None if limit == "none" else limit,
+        limit_reset=UNSET if limit_reset is None else None if limit_reset == "none" else limit_reset,
+        models=entries(models, "--model") if models else UNSET,
+        providers=entries(providers, "--provider") if providers else UNSET,
+        cidrs=entries(cidrs, "--cidr") if cidrs else UNSET,
+    )
+    if changes == KeyChanges():
+        raise click.UsageError(
+            "Say what to change: --name, --scope, --expires-in, --disable, --enable, --limit, --limit-reset, --model,"
+            " --provider, --cidr."
         )
-    else:
-        nanos_or_unset = UNSET if limit is None else limit
-        reset = UNSET if limit_reset is None else None if limit_reset == "none" else limit_reset
-        try:
-            spend_limit = with_database(
-                lambda database: KeyRecords(database, SystemClock()).set_limit(
-                    wanted, limit_nanos=nanos_or_unset, reset=reset
-                )
-            )
-        except NoLimit:
-            raise click.UsageError("The key has no limit yet: give it one with --limit.") from None
-        found = spend_limit is not None
-    if not found:
+    try:
+        key = with_database(lambda database: KeyRecords(database, clock).change(_kid(kid), changes))
+    except NoLimit:
+        raise click.UsageError("The key has no limit yet: give it one with --limit.") from None
+    if key is None:
         raise _unknown_key()
     if as_json:
-        print_json({"id": wanted, **_limit_object(spend_limit)})
+        print_json(_settings_object(key))
         return
-    click.echo(f"Limit of {wanted}: {_limit_text(spend_limit)}.")
+    click.echo(
+        f"Key {key.id}: {key.status(clock.now())}, scopes {','.join(sorted(key.scopes))}, expires"
+        f" {date(key.expires_at)}, limit {_limit_text(key.spend_limit)}, only {_restrictions_text(key.restrictions)}."
+    )
+
+
+@keys.command(
+    "rotate",
+    epilog=example(
+        "aistats-gateway keys rotate 3f9c2b7a10de5482", "aistats-gateway keys rotate 3f9c2b7a10de5482 --overlap 0s"
+    ),
+)
+@click.argument("kid", metavar="KID")
+@click.option(
+    "--overlap",
+    type=Lifetime(least=0, most=MAX_OVERLAP_S, most_text="30d"),
+    default=DEFAULT_OVERLAP_S,
+    show_default="24h",
+    help="How long the secret that it has now goes on working; 0s ends it at once.",
+)
+@as_json
+def rotate_key(kid: str, overlap: int, as_json: bool) -> None:
+    """Give a key a new secret and print it, this once. Its id, limits and history stay.
+
+    A secret from before the last rotation ends at once. KID is the id that `keys list` shows; the whole key does as
+    well.
+    """
+    key = with_database(lambda database: KeyRecords(database, SystemClock()).rotate(_kid(kid), overlap_s=overlap))
+    if key is None:
+        raise _unknown_key()
+    until = key.info.previous_expires_at
+    if as_json:
+        print_json({"key": key.key, "previous_key_expires_at": until, **_settings_object(key.info)})
+        return
+    click.echo(key.key)
+    ends = "has ended" if until is None else f"works until {date(until)}"
+    click.echo(f"The one before {ends}. Keep this one now: it will not be shown again.", err=True)
 
 
 @keys.command("revoke", epilog=example("aistats-gateway keys revoke 3f9c2b7a10de5482"))
@@ -226,7 +255,9 @@ def revoke_key(kid: str) -> None:
 
 
 def _unknown_key() -> click.ClickException:
-    return click.ClickException("There is no key of that id. `aistats-gateway keys list` shows all ids.")
+    return click.ClickException(
+        "There is no key of that id that still lives. `aistats-gateway keys list` shows all ids."
+    )
 
 
 def _kid(text: str) -> str:
@@ -235,11 +266,13 @@ def _kid(text: str) -> str:
     return text if token is None else token.kid
 
 
-def _limit_object(limit: SpendLimit | None) -> dict[str, Any]:
-    return {
-        "limit_nanos": None if limit is None else limit.limit_nanos,
-        "limit_reset": None if limit is None else limit.reset,
-    }
+def _restrictions(models: tuple[str, ...], providers: tuple[str, ...], cidrs: tuple[str, ...]) -> Restrictions:
+    return Restrictions(entries(models, "--model"), entries(providers, "--provider"), entries(cidrs, "--cidr"))
+
+
+def _restrictions_text(held_to: Restrictions) -> str:
+    parts = (("models", held_to.models), ("providers", held_to.providers), ("from", held_to.cidrs))
+    return "; ".join(f"{name} {','.join(entries)}" for name, entries in parts if entries is not None) or "-"
 
 
 def _limit_text(limit: SpendLimit | None) -> str:
@@ -248,17 +281,33 @@ def _limit_text(limit: SpendLimit | None) -> str:
     return f"${usd(limit.limit_nanos)} {limit.reset or 'for ever'}"
 
 
-def _key_object(key: KeyInfo) -> dict[str, Any]:
+def _settings_object(key: KeyInfo) -> dict[str, Any]:
+    """What was chosen for a key, and whose it is."""
+    limit, held_to = key.spend_limit, key.restrictions
     return {
         "id": key.id,
-        "prefix": key.prefix,
         "team": key.team,
         "name": key.name,
-        "scopes": list(key.scopes),
-        "status": key.status,
-        "created_at": key.created_at,
+        "scopes": sorted(key.scopes),
         "expires_at": key.expires_at,
+        "disabled": key.disabled,
+        "limit_nanos": None if limit is None else limit.limit_nanos,
+        "limit_reset": None if limit is None else limit.reset,
+        "allowed_models": held_to.models,
+        "allowed_providers": held_to.providers,
+        "allowed_cidrs": held_to.cidrs,
+    }
+
+
+def _key_object(key: KeyInfo, now: float) -> dict[str, Any]:
+    return {
+        **_settings_object(key),
+        "prefix": key.prefix,
+        "status": key.status(now),
+        "created_at": key.created_at,
+        "updated_at": key.updated_at,
+        "last_used_at": key.last_used_at,
         "revoked_at": key.revoked_at,
-        **_limit_object(key.spend_limit),
+        "previous_key_expires_at": key.previous_expires_at,
         "spent_nanos": key.spent_nanos,
     }

@@ -20,7 +20,12 @@ class FrontDesk:
         self._clock = clock
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
         suffix = suffix or self._ids.new()
         received_s = self._clock.monotonic()
@@ -30,6 +35,7 @@ class FrontDesk:
             received_s=received_s,
             created_at=int(self._clock.now()),
             deadline_s=None if deadline_in_s is None else received_s + deadline_in_s,
+            client=client,
         )
         structlog.contextvars.bind_contextvars(
             request_id=arrival.request_id, generation_id=arrival.generation_id, team_id=None, key_id=None
@@ -37,6 +43,6 @@ class FrontDesk:
         return arrival
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
-        principal = await self._authenticate(authorization, scope)
+        principal = await self._authenticate(authorization, scope, arrival.client)
         structlog.contextvars.bind_contextvars(team_id=principal.team_id, key_id=principal.key_id)
         return Call(arrival, principal)

@@ -84,6 +84,8 @@ class Settings(BaseSettings):
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
+    """How many proxies stand before Envoy, each of which adds whom it was called by to `x-forwarded-for`."""
 
     @model_validator(mode="before")
     @classmethod

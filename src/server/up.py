@@ -140,6 +140,7 @@ def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -
         http_port=settings.http_port,
         tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
         tls_key=str(settings.tls_key) if settings.tls_key else None,
+        trusted_proxies=settings.trusted_proxies,
     )
     path = run_dir / "envoy.yaml"
     path.write_text(render(options), encoding="utf-8")

@@ -61,7 +61,12 @@ class TwoTeams:
         self._teams = teams
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
         self._calls += 1
         return Arrival(f"{self._calls:032x}", request_id or "req-1", 1.0, 1_790_000_000)

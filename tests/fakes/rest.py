@@ -129,7 +129,12 @@ class OpenDoor:
     """A reception that knows one key."""
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
         return msgspec.structs.replace(ARRIVAL, request_id=request_id or ARRIVAL.request_id)
 

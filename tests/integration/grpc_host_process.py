@@ -43,7 +43,12 @@ class OpenDoor:
         self._clock, self._ids = SystemClock(), UuidV7()
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
         return Arrival(self._ids.new(), request_id or "req", self._clock.monotonic(), int(self._clock.now()))
 

@@ -168,7 +168,12 @@ class Counter:
         return worker
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
         now_s = self.till.clock.monotonic()
         deadline_s = None if deadline_in_s is None else now_s + deadline_in_s

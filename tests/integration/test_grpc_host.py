@@ -79,7 +79,7 @@ def test_direct_clients_are_served_over_tcp(host: HostThread, chat: Any, as_infe
 
 def test_the_peer_behind_envoy_is_envoys_client(host: HostThread, tmp_path: Path, as_inference: Metadata) -> None:
     with grpc.insecure_channel(f"unix:{tmp_path}/s") as envoy:
-        forwarded = (*as_inference, ("x-forwarded-for", "6.6.6.6, 192.0.2.7"))
+        forwarded = (*as_inference, ("x-forwarded-for", "6.6.6.6"), ("x-gw-client", "192.0.2.7"))
         chat_pb2_grpc.ChatServiceStub(envoy).CreateChatCompletion(request(), metadata=forwarded, timeout=10)
     assert eventually(lambda: bool(host.log.lines))
     assert host.log.lines[0]["peer"] == "192.0.2.7"

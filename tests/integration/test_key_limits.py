@@ -13,11 +13,12 @@ from server.cli_keys import keys
 from server.cli_teams import teams
 from server.clock import UuidV7
 from server.domain.identity import Principal, Scope, TeamPolicy
+from server.domain.keys import KeyChanges, NoLimit
 from server.domain.ledger import LimitReset, SpendLimit
 from server.domain.periods import day_of
 from server.storage import tables
 from server.storage.database import Database
-from server.storage.key_records import KeyRecords, NoLimit
+from server.storage.key_records import KeyRecords
 from server.storage.keys import SqlKeyStore
 from server.storage.teams import Teams
 from tests.integration.databases import ManualClock
@@ -40,6 +41,13 @@ async def execute(database: Database, *statements: Any) -> None:
     await database.write(work)
 
 
+async def limited(records: KeyRecords, kid: str, **changes: Any) -> SpendLimit | None:
+    """The limit after the changes."""
+    info = await records.change(kid, KeyChanges(**changes))
+    assert info is not None
+    return info.spend_limit
+
+
 def usage(team_id: str, key_id: str, day: int, cost_nanos: int, model_id: str = "m") -> Any:
     return insert(tables.daily_usage).values(
         team_id=team_id, day=day, key_id=key_id, model_id=model_id, endpoint="responses", provider="p", requests=1,
@@ -58,7 +66,7 @@ async def test_a_principal_has_its_limit_and_its_team_s_policy(database: Databas
     assert await store.authenticate(free.key) == Principal(team.id, free.id, SCOPES)
     await execute(database, update(tables.teams).values(store_content=True, content_days=7, on_disconnect="drain"))
     await execute(database, update(tables.teams).values(sort="price", regions="eu ch"))
-    assert await records.set_limit(key.id, reset="daily") == SpendLimit(5 * USD, "daily")
+    assert await limited(records, key.id, limit_reset="daily") == SpendLimit(5 * USD, "daily")
     clock.advance(1)
     found = await store.authenticate(key.key)
     assert found is not None
@@ -72,19 +80,18 @@ async def test_what_is_not_given_of_a_limit_stays(database: Database, clock: Man
     key = await records.create(team="acme", name="a", scopes=SCOPES)
     other = await records.create(team="acme", name="b", scopes=SCOPES, spend_limit=SpendLimit(1))
     with pytest.raises(NoLimit):
-        await records.set_limit(key.id, reset="daily")
-    assert await records.set_limit(key.id, limit_nanos=5) == SpendLimit(5)
-    assert await records.set_limit(key.id, reset="monthly") == SpendLimit(5, "monthly")
-    assert await records.set_limit(key.id, limit_nanos=0) == SpendLimit(0, "monthly")
-    assert await records.set_limit(key.id, limit_nanos=7, reset=None) == SpendLimit(7)
+        await limited(records, key.id, limit_reset="daily")
+    assert await limited(records, key.id, limit_nanos=5) == SpendLimit(5)
+    assert await limited(records, key.id, limit_reset="monthly") == SpendLimit(5, "monthly")
+    assert await limited(records, key.id, limit_nanos=0) == SpendLimit(0, "monthly")
+    assert await limited(records, key.id, limit_nanos=7, limit_reset=None) == SpendLimit(7)
     assert {info.id: info.spend_limit for info in await records.list()} == {
         key.id: SpendLimit(7),
         other.id: SpendLimit(1),
     }
-    assert await records.lift_limit(key.id)
+    assert await limited(records, key.id, limit_nanos=None) is None
     assert (await SqlKeyStore(database, clock).authenticate(key.key)).spend_limit is None  # type: ignore[union-attr]
-    assert await records.set_limit("ffffffffffffffff", limit_nanos=5) is None
-    assert not await records.lift_limit("ffffffffffffffff")
+    assert await records.change("ffffffffffffffff", KeyChanges(limit_nanos=5)) is None
 
 
 @pytest.mark.parametrize(
@@ -129,16 +136,16 @@ def test_the_commands_set_show_and_lift_a_limit(shell: Shell) -> None:
     assert (listed["limit_nanos"], listed["limit_reset"], listed["spent_nanos"]) == (5 * USD, "monthly", 0)
     assert "$5 monthly" in shell.run(keys, "list").stdout
     kid = created["id"]
-    assert shell.json(keys, "set", kid, "--limit", "0.000000001") == {
-        "id": kid, "limit_nanos": 1, "limit_reset": "monthly",
-    }  # fmt: skip
-    assert shell.run(keys, "set", created["key"], "--limit-reset", "none").stdout == (
-        f"Limit of {kid}: $0.000000001 for ever.\n"
-    )
-    assert shell.run(keys, "set", kid, "--limit", "7", "--limit-reset", "daily").stdout == (
-        f"Limit of {kid}: $7 daily.\n"
-    )
-    assert shell.run(keys, "set", kid, "--limit", "none").stdout == f"Limit of {kid}: none.\n"
+    changed = shell.json(keys, "set", kid, "--limit", "0.000000001")
+    assert (changed["id"], changed["limit_nanos"], changed["limit_reset"]) == (kid, 1, "monthly")
+    for arguments, said in (
+        ((created["key"], "--limit-reset", "none"), "$0.000000001 for ever"),
+        ((kid, "--limit", "7", "--limit-reset", "daily"), "$7 daily"),
+        ((kid, "--limit", "none"), "none"),
+    ):
+        assert shell.run(keys, "set", *arguments).stdout == (
+            f"Key {kid}: active, scopes inference, expires never, limit {said}, only -.\n"
+        )
     (listed,) = shell.json(keys, "list")
     assert (listed["limit_nanos"], listed["limit_reset"]) == (None, None)
 

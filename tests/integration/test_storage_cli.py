@@ -62,8 +62,12 @@ def test_from_an_empty_database_to_a_key_and_back(shell: Shell) -> None:
         "name": "ci",
         "scopes": ["inference"],
         "expires_at": None,
+        "disabled": False,
         "limit_nanos": None,
         "limit_reset": None,
+        "allowed_models": None,
+        "allowed_providers": None,
+        "allowed_cidrs": None,
     }
     token = api_key.parse(created["key"])
     assert token is not None
@@ -100,8 +104,11 @@ def test_tables_for_people_hold_no_secret(shell: Shell) -> None:
         "STATUS",
         "CREATED",
         "EXPIRES",
+        "LAST",
+        "USED",
         "LIMIT",
         "SPENT",
+        "ONLY",
     ]
     assert created["id"] in table
     assert created["key"].rpartition("_")[2] not in table

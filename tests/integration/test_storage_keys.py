@@ -268,7 +268,7 @@ async def test_keys_are_listed_without_anything_that_helps_to_call(
     await records.revoke(key.id)
     clock.advance(5)
     listed = await records.list()
-    assert [(info.team, info.name, info.status) for info in listed] == [
+    assert [(info.team, info.name, info.status(clock.now())) for info in listed] == [
         ("acme", "laptop", "revoked"),
         ("other", "x", "expired"),
     ]

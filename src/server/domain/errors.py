@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from server.domain.events import Headroom
+if TYPE_CHECKING:  # events may hold what is checked with errors
+    from server.domain.events import Headroom
 
 Origin = Literal["user", "gateway", "upstream"]
 
@@ -52,6 +53,10 @@ class Reason(StrEnum):
     PROVIDER_NOT_CONFIGURED = "provider_not_configured"
     INVALID_API_KEY = "invalid_api_key"
     MISSING_SCOPE = "missing_scope"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
+    PROVIDER_NOT_ALLOWED = "provider_not_allowed"
+    BEYOND_OWN_RIGHTS = "beyond_own_rights"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     KEY_LIMIT_REACHED = "key_limit_reached"
     UNKNOWN_ROUTE = "unknown_route"
@@ -61,6 +66,7 @@ class Reason(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     IDEMPOTENCY_KEY_IN_USE = "idempotency_key_in_use"
     OUTCOME_NOT_KEPT = "outcome_not_kept"
+    TOO_MANY_KEYS = "too_many_keys"
     REQUEST_TOO_LARGE = "request_too_large"
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     ALL_CANDIDATES_FAILED = "all_candidates_failed"
@@ -88,6 +94,10 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.PROVIDER_NOT_CONFIGURED: ErrorCode.UNSUPPORTED_MODEL_OR_ENDPOINT,
     Reason.INVALID_API_KEY: ErrorCode.AUTHENTICATION,
     Reason.MISSING_SCOPE: ErrorCode.AUTHORIZATION,
+    Reason.ADDRESS_NOT_ALLOWED: ErrorCode.AUTHORIZATION,
+    Reason.MODEL_NOT_ALLOWED: ErrorCode.AUTHORIZATION,
+    Reason.PROVIDER_NOT_ALLOWED: ErrorCode.AUTHORIZATION,
+    Reason.BEYOND_OWN_RIGHTS: ErrorCode.AUTHORIZATION,
     Reason.INSUFFICIENT_FUNDS: ErrorCode.INSUFFICIENT_FUNDS,
     Reason.KEY_LIMIT_REACHED: ErrorCode.INSUFFICIENT_FUNDS,
     Reason.UNKNOWN_ROUTE: ErrorCode.NOT_FOUND,
@@ -97,6 +107,7 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.IDEMPOTENCY_KEY_REUSED: ErrorCode.CONFLICT,
     Reason.IDEMPOTENCY_KEY_IN_USE: ErrorCode.CONFLICT,
     Reason.OUTCOME_NOT_KEPT: ErrorCode.CONFLICT,
+    Reason.TOO_MANY_KEYS: ErrorCode.CONFLICT,
     Reason.REQUEST_TOO_LARGE: ErrorCode.REQUEST_TOO_LARGE,
     Reason.UPSTREAM_RATE_LIMITED: ErrorCode.RATE_LIMIT,
     Reason.ALL_CANDIDATES_FAILED: ErrorCode.PROVIDER,

@@ -9,6 +9,7 @@ import msgspec
 
 from server.domain.ledger import Settlement, SpendLimit
 from server.domain.request import Sort
+from server.domain.restrictions import Restrictions
 
 OnDisconnect = Literal["cancel", "drain"]
 
@@ -40,6 +41,7 @@ class Principal(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope]
     spend_limit: SpendLimit | None = None
     policy: TeamPolicy = TeamPolicy()
+    restrictions: Restrictions = Restrictions()
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -47,7 +49,8 @@ class Arrival(msgspec.Struct, frozen=True):
 
     `suffix` is the id that all of its objects share (`resp_<suffix>`, `gen_<suffix>`). `received_s` and
     `deadline_s` are readings of the clock's monotonic time in seconds; `deadline_s` is None where the caller set no
-    deadline. `created_at` is in seconds since 1970.
+    deadline. `created_at` is in seconds since 1970. `client` is the address that it came from, empty where that is not
+    known.
     """
 
     suffix: str
@@ -55,6 +58,7 @@ class Arrival(msgspec.Struct, frozen=True):
     received_s: float
     created_at: int
     deadline_s: float | None = None
+    client: str = ""
 
     @property
     def generation_id(self) -> str:

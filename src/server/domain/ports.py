@@ -84,9 +84,16 @@ class Reception(Protocol):
     """Takes calls in: gives each its ids and finds out who is calling."""
 
     def arrive(
-        self, *, suffix: str | None = None, request_id: str | None = None, deadline_in_s: float | None = None
+        self,
+        *,
+        suffix: str | None = None,
+        request_id: str | None = None,
+        deadline_in_s: float | None = None,
+        client: str = "",
     ) -> Arrival:
-        """Ids and times of a request that has just come in; `deadline_in_s` is the caller's, from now."""
+        """Ids and times of a request that has just come in from the address `client`; `deadline_in_s` is the caller's,
+        from now.
+        """
         ...
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:

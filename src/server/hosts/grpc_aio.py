@@ -36,6 +36,7 @@ MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
 EMPTY_BODY: Final = b""
 """The HttpBody that adds nothing, for a stream whose last message has gone before it was known to be the last."""
 SUFFIX_KEY: Final = "x-gw-suffix"
+CLIENT_KEY: Final = "x-gw-client"
 UNWIND_TIMEOUT_S: Final = 5.0
 """How long cancelled calls may take to close their upstreams after a stop."""
 
@@ -195,9 +196,9 @@ class _GrpcCall:
 
     @property
     def peer(self) -> str:
-        """For a call through Envoy, whom Envoy was called by."""
+        """For a call through Envoy, whom Envoy was called by, or whom the proxies say that it trusts."""
         if self._is_from_envoy:
-            return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip() or "unix"
+            return self.metadata.get(CLIENT_KEY) or "unix"
         return unquote(self._peer.partition(":")[2].rpartition(":")[0])
 
     @property

@@ -65,8 +65,8 @@ class Generator:
         """As the port says; a request that no provider can serve is refused here and now."""
         catalog = self._catalog.current
         refuse_shared_ids(request)
-        policy = call.principal.policy
-        route = candidates(catalog, request, self._adapters, self._rank, self._health.drained, policy)
+        policy, held_to = call.principal.policy, call.principal.restrictions
+        route = candidates(catalog, request, self._adapters, self._rank, self._health.drained, policy, held_to)
         request = pseudonymised(request, call.principal.team_id)
         stream = self._generate(call, request, route, catalog.routing)
         if call.progress.defers or not wants_drain(call, route):  # who defers stays to the end

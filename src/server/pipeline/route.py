@@ -15,6 +15,7 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.identity import TeamPolicy
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, Request, RoutingPreferences
+from server.domain.restrictions import Restrictions
 from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
 from server.domain.work import Work
@@ -23,9 +24,11 @@ from server.pipeline.price_cap import price_cap
 from server.pipeline.route_refusals import (
     all_drained,
     listed,
+    model_not_allowed,
     not_configured,
     nothing_allowed,
     outside,
+    provider_not_allowed,
     shown,
     too_dear,
     unknown_model,
@@ -36,6 +39,7 @@ from server.pipeline.service_tier import unpriced_tier
 
 MAX_FALLBACK_MODELS: Final = 16
 _NO_POLICY: Final = TeamPolicy()
+_FREE: Final = Restrictions()
 
 
 class _Sieve:
@@ -75,20 +79,24 @@ def candidates(
     rank: Ranker = in_catalogue_order,
     drained: Collection[str] = (),
     policy: TeamPolicy = _NO_POLICY,
+    held_to: Restrictions = _FREE,
 ) -> Route:
     """The offers to try, in order, and why the others are not among them. No provider in `drained` is.
 
-    What `policy` prefers holds where the request says nothing; the regions that it names hold for every request.
+    What `policy` prefers holds where the request says nothing; the regions that it names hold for every request. So do
+    the models and providers that the caller's key is held to.
 
-    Raises GatewayError: `unknown_model`, `unsupported_endpoint`, `provider_not_configured`, `unsupported_parameter`,
-    `context_length_exceeded`, `invalid_value` for wishes about providers that cannot be met, or
-    `providers_unavailable` where all that could serve it are drained.
+    Raises GatewayError: `unknown_model`, `model_not_allowed`, `provider_not_allowed`, `unsupported_endpoint`,
+    `provider_not_configured`, `unsupported_parameter`, `context_length_exceeded`, `invalid_value` for wishes about
+    providers that cannot be met, or `providers_unavailable` where all that could serve it are drained.
     """
     wishes = request.routing
     _check_provider_names(catalog, request)
     rejected: list[RoutingRow] = []
     pinned = _resolve(catalog, request.model, "model")[1] is not None
     sieve = _Sieve(_offers(catalog, request, pinned, rejected), rejected)
+    if held_to.models is not None:
+        sieve.keep("model_not_allowed", lambda one: held_to.allows_model(one.model), model_not_allowed)
     sieve.keep(
         "endpoint_not_served",
         lambda one: _serves(one, request.endpoint, adapters),
@@ -99,6 +107,10 @@ def candidates(
             "not_allowed",
             lambda one: _is_allowed(one.offer.provider.id, wishes),
             lambda left: nothing_allowed(left, wishes),
+        )
+    if held_to.providers is not None:
+        sieve.keep(
+            "provider_not_allowed", lambda one: held_to.allows_provider(one.offer.provider.id), provider_not_allowed
         )
     if (regions := policy.regions) is not None:
         sieve.keep(

@@ -44,6 +44,21 @@ def nothing_allowed(serving: Sequence[Candidate], wishes: RoutingPreferences) ->
     return GatewayError(Reason.INVALID_VALUE, text, param=param)
 
 
+def model_not_allowed(found: Sequence[Candidate]) -> GatewayError:
+    return GatewayError(
+        Reason.MODEL_NOT_ALLOWED,
+        f'This API key may not use "{found[0].model.id}". GET /v1/key says what it may use.',
+        param="model",
+    )
+
+
+def provider_not_allowed(serving: Sequence[Candidate]) -> GatewayError:
+    text = (
+        f'No provider of "{serving[0].model.id}" is one that this API key may use. GET /v1/key says which it may use.'
+    )
+    return GatewayError(Reason.PROVIDER_NOT_ALLOWED, text, param="model")
+
+
 def outside(allowed: Sequence[Candidate], regions: Sequence[str]) -> GatewayError:
     text = f'No provider of "{allowed[0].model.id}" is in a region that this team may use; these are {listed(regions)}.'
     return GatewayError(Reason.UNSUPPORTED_ENDPOINT, text, param="model")

@@ -172,6 +172,7 @@ class _Passage:
             suffix=suffix,
             request_id=_sane_request_id(self.metadata.get("x-request-id")),
             deadline_in_s=_deadline(host.time_remaining_s()),
+            client=host.peer,
         )
 
     @property
@@ -309,7 +310,7 @@ class _Passage:
             method=self._method.name,
             status=status,
             duration_ms=round(took_s * 1000, 3),
-            peer=self._host.peer,
+            peer=self.arrival.client,
             request_id=self.arrival.request_id,
             generation_id=self.arrival.generation_id,
             **more,

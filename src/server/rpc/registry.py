@@ -22,6 +22,7 @@ __all__ = ["Collector", "Registration", "Route", "guarded_routes"]
 _PACKAGE: Final = "aistats.gateway.v1"
 _INFERENCE: Final = (Scope.INFERENCE,)
 _ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)
+_MANAGEMENT: Final = (Scope.MANAGEMENT,)
 _NO_KEY: Final[tuple[Scope, ...]] = ()
 
 SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
@@ -46,6 +47,14 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "CreditsService/ListActivity": _ANY_KEY,
         "PricingService/CalculatePricing": _ANY_KEY,
         "PricingService/ListPricingModels": _ANY_KEY,
+        "ApiKeysService/ListApiKeys": _MANAGEMENT,
+        "ApiKeysService/GetApiKey": _MANAGEMENT,
+        "ApiKeysService/CreateApiKey": _MANAGEMENT,
+        "ApiKeysService/UpdateApiKey": _MANAGEMENT,
+        "ApiKeysService/DeleteApiKey": _MANAGEMENT,
+        "ApiKeysService/RotateApiKey": _MANAGEMENT,
+        "ApiKeysService/GetCurrentApiKey": _ANY_KEY,
+        "ApiKeysService/ListAuditLog": _MANAGEMENT,
         "HealthService/GetHealth": _ANY_KEY,
         "HealthService/WatchHealth": _ANY_KEY,
         "HealthService/GetLiveness": _NO_KEY,
@@ -62,6 +71,14 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ModerationRestService/CreateModeration": _NO_KEY,
         "CreditsRestService/GetCredits": _NO_KEY,
         "CreditsRestService/ListActivity": _NO_KEY,
+        "ApiKeysRestService/ListApiKeys": _NO_KEY,
+        "ApiKeysRestService/CreateApiKey": _NO_KEY,
+        "ApiKeysRestService/GetApiKey": _NO_KEY,
+        "ApiKeysRestService/UpdateApiKey": _NO_KEY,
+        "ApiKeysRestService/DeleteApiKey": _NO_KEY,
+        "ApiKeysRestService/RotateApiKey": _NO_KEY,
+        "ApiKeysRestService/GetCurrentApiKey": _NO_KEY,
+        "ApiKeysRestService/ListAuditLog": _NO_KEY,
         "PricingRestService/CalculatePricing": _NO_KEY,
         "PricingRestService/ListPricingModels": _NO_KEY,
         "ModelsRestService/ListModels": _NO_KEY,

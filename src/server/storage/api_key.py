@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["FORMAT", "MAX_TOKEN_LENGTH", "Token", "hash_secret", "mint", "parse", "secret_matches"]
+__all__ = ["FORMAT", "MAX_TOKEN_LENGTH", "Token", "hash_secret", "mint", "parse", "renew", "secret_matches"]
 
 FORMAT: Final = "aistats_v1_sk"
 """How new keys begin. Those that begin with `aistats_v1_k` are older, and as good."""
@@ -41,6 +41,11 @@ class Token(msgspec.Struct, frozen=True):
 def mint() -> Token:
     """A new key. Hexadecimal, so that a double click selects all of it and no part holds an underscore."""
     return Token(kid=secrets.token_hex(KID_BYTES), secret=secrets.token_hex(SECRET_BYTES))
+
+
+def renew(kid: str, format: str) -> Token:
+    """The key of that id with a new secret."""
+    return Token(kid=kid, secret=secrets.token_hex(SECRET_BYTES), format=format)
 
 
 def parse(text: str) -> Token | None:

@@ -13,9 +13,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.identity import Scope
+from server.domain.keys import Actor, NewKey, difference
 from server.domain.ports import Clock, IdSource
+from server.storage.audit import write_audit
 from server.storage.database import Database, DatabaseUnusable
-from server.storage.key_records import insert_key
+from server.storage.key_rows import insert_key, key_of, select_locked
 from server.storage.tables import teams
 from server.storage.teams import DEFAULT_TEAM, Team
 
@@ -51,7 +53,12 @@ async def ensure_default_team(database: Database, clock: Clock, ids: IdSource, d
         result = await connection.execute(insert_once, msgspec.structs.asdict(team))
         if result.rowcount == 0:
             return None
-        token = await insert_key(connection, team_id=team.id, name=KEY_NAME, scopes=frozenset(Scope), created_at=now)
+        token = await insert_key(connection, NewKey(KEY_NAME, frozenset(Scope)), team_id=team.id, created_at=now)
+        [row] = (await select_locked(connection, [token.kid])).values()
+        made = difference(None, key_of(row))[1]
+        await write_audit(
+            connection, Actor(), "key.create", team_id=team.id, target=token.kid, at=now, before=None, after=made
+        )
         try:
             await asyncio.to_thread(_write_private, path, f"{token}\n")
         except OSError as error:

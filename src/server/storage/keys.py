@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from typing import Final
 
@@ -13,7 +14,7 @@ from server.domain.identity import Principal
 from server.domain.ports import Clock
 from server.storage import api_key
 from server.storage.database import Database
-from server.storage.key_records import KeyRecord, select_key
+from server.storage.key_rows import KeyRecord, select_key
 
 __all__ = ["SqlKeyStore"]
 
@@ -31,12 +32,17 @@ class _Lookup(msgspec.Struct, frozen=True):
     asked_s: float
     record: KeyRecord | None
 
+    def key(self, secret: str, now: float) -> KeyRecord | None:
+        """The record, where the secret is the key's."""
+        return self.record if self.record is not None and self.record.opens(secret, now) else None
+
 
 class SqlKeyStore:
     """Implements `server.domain.ports.KeyStore`.
 
     Rows are remembered by key id and hold the hash, so a token is compared with the stored hash each time, however
-    often it was right before. Simultaneous lookups of one id share one query.
+    often it was right before. Simultaneous lookups of one id share one query. A secret that a remembered row does not
+    know may be newer than the row: the database is asked again before it is refused.
     """
 
     def __init__(
@@ -58,17 +64,22 @@ class SqlKeyStore:
         parts = api_key.parse(token)
         if parts is None:
             return None
-        record = (self._recall(parts.kid) or await self._look_up(parts.kid)).record
-        if record is None or not api_key.secret_matches(parts.secret, record.secret_hash):
+        arrived_s = self._clock.monotonic()
+        lookup = self._recall(parts.kid) or await self._look_up(parts.kid)
+        record = lookup.key(parts.secret, self._clock.now())
+        if record is None and lookup.record is not None and lookup.asked_s < arrived_s:
+            lookup = await self._look_up(parts.kid, since_s=arrived_s)
+            record = lookup.key(parts.secret, self._clock.now())
+        if record is None or not record.key.is_valid(self._clock.now()):
             return None
-        if not record.is_valid(self._clock.now()):
-            return None
+        key = record.key
         return Principal(
-            team_id=record.team_id,
-            key_id=record.id,
-            scopes=record.scopes,
-            spend_limit=record.spend_limit,
+            team_id=key.team_id,
+            key_id=key.id,
+            scopes=key.scopes,
+            spend_limit=key.spend_limit,
             policy=record.policy,
+            restrictions=key.restrictions,
         )
 
     def _recall(self, kid: str) -> _Lookup | None:
@@ -78,15 +89,21 @@ class SqlKeyStore:
     def _is_fresh(self, asked_s: float) -> bool:
         return self._clock.monotonic() - asked_s < CACHE_TTL_S
 
-    async def _look_up(self, kid: str) -> _Lookup:
-        """Join the query for this id that is under way, unless it began too long ago; else ask."""
-        flight = self._flights.get(kid)
-        if flight is None or not self._is_fresh(flight[0]):
-            asked_s = self._clock.monotonic()
-            task = asyncio.create_task(self._ask(kid, asked_s))
-            flight = self._flights[kid] = (asked_s, task)
-            task.add_done_callback(lambda done: self._land(kid, done))
-        return await asyncio.shield(flight[1])
+    async def _look_up(self, kid: str, *, since_s: float = -math.inf) -> _Lookup:
+        """What the database says of this id, asked after `since_s`; there is one query for it at a time.
+
+        Join the one under way, unless it began too long ago; else ask.
+        """
+        while True:
+            flight = self._flights.get(kid)
+            if flight is None or not self._is_fresh(flight[0]):
+                asked_s = self._clock.monotonic()
+                task = asyncio.create_task(self._ask(kid, asked_s))
+                flight = self._flights[kid] = (asked_s, task)
+                task.add_done_callback(lambda done: self._land(kid, done))
+            lookup = await asyncio.shield(flight[1])
+            if lookup.asked_s >= since_s:
+                return lookup
 
     async def _ask(self, kid: str, asked_s: float) -> _Lookup:
         async def work(connection: AsyncConnection) -> KeyRecord | None:

@@ -59,7 +59,31 @@ api_keys = Table(
     Column("revoked_at", BigInteger),
     Column("limit_nanos", BigInteger, comment="what the key may spend; NULL sets no limit"),
     Column("limit_reset", Text, comment="daily, weekly, monthly; NULL for never"),
+    Column("updated_at", BigInteger, comment="when it was last changed or rotated"),
+    Column("last_used_at", BigInteger, comment="to about a minute"),
+    Column("previous_hash", LargeBinary, comment="SHA-256 of the secret before the last rotation"),
+    Column("previous_expires_at", BigInteger, comment="that one is not valid from this second on"),
+    Column("allowed_models", Text, comment="ids and patterns, parted by spaces; NULL for all"),
+    Column("allowed_providers", Text, comment="the only ones, parted by spaces; NULL for any"),
+    Column("allowed_cidrs", Text, comment="where it may be used from, parted by spaces; NULL for anywhere"),
 )
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False, comment="the id of a key, or cli"),
+    Column("action", Text, nullable=False, comment="key.create, key.update, …"),
+    Column("target", Text, nullable=False, comment="the id of the key or team that was changed"),
+    Column("request_id", Text),
+    Column("before_json", LargeBinary, comment="the fields that it changed, never a secret"),
+    Column("after_json", LargeBinary),
+    Index("ix_audit_log_team_id", "team_id", "id"),
+    Index("ix_audit_log_created_at", "created_at"),
+)
+"""What was changed by whom. Never changed, and deleted only with age."""
 
 responses = Table(
     "responses",

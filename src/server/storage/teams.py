@@ -11,7 +11,9 @@ from sqlalchemy import Row, exc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.identity import TeamPolicy
+from server.domain.keys import Actor, AuditAction
 from server.domain.ports import Clock, IdSource
+from server.storage.audit import write_audit
 from server.storage.database import Database
 from server.storage.tables import teams
 
@@ -60,6 +62,7 @@ class Teams:
         async def work(connection: AsyncConnection) -> None:
             values = {"id": team.id, "name": team.name, "created_at": team.created_at}
             await connection.execute(insert(teams).values(values))
+            await _note(connection, "team.create", team, team.created_at, None, {"name": team.name})
 
         try:
             await self._database.write(work)
@@ -71,8 +74,16 @@ class Teams:
         """Change fields of a team's policy; the team as it is then, None where there is none of that name."""
 
         async def work(connection: AsyncConnection) -> Team | None:
-            await connection.execute(update(teams).where(teams.c.name == name).values(**changes))
-            return await find_team(connection, name)
+            row = (await connection.execute(select(teams).where(teams.c.name == name).with_for_update())).one_or_none()
+            if row is None:
+                return None
+            await connection.execute(update(teams).where(teams.c.id == row.id).values(**changes))
+            team = await find_team(connection, name)
+            was = {field: getattr(row, field) for field in changes if getattr(row, field) != changes[field]}
+            if team is not None and was:
+                now = int(self._clock.now())
+                await _note(connection, "team.update", team, now, was, {field: changes[field] for field in was})
+            return team
 
         return await self._database.write(work)
 
@@ -90,6 +101,17 @@ async def find_team(connection: AsyncConnection, name: str) -> Team | None:
     """The team of that name."""
     row = (await connection.execute(select(teams).where(teams.c.name == name))).one_or_none()
     return None if row is None else _team(row)
+
+
+async def _note(
+    connection: AsyncConnection,
+    action: AuditAction,
+    team: Team,
+    at: int,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any],
+) -> None:
+    await write_audit(connection, Actor(), action, team_id=team.id, target=team.id, at=at, before=before, after=after)
 
 
 def policy_of(row: Row[Any]) -> TeamPolicy:

@@ -195,6 +195,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "PROVIDERS_UNAVAILABLE", "domain": "gateway.aistats", "metadata": {"error": "unavailable_error"}}
     """
+    ERROR_REASON_ADDRESS_NOT_ALLOWED: _ErrorReason.ValueType  # 34
+    """ERROR_REASON_ADDRESS_NOT_ALLOWED: the key may not be used from the address that the call came from. PERMISSION_DENIED.
+
+        {"reason": "ADDRESS_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+    """
+    ERROR_REASON_MODEL_NOT_ALLOWED: _ErrorReason.ValueType  # 35
+    """ERROR_REASON_MODEL_NOT_ALLOWED: the key may not use the model. PERMISSION_DENIED.
+
+        {"reason": "MODEL_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+    """
+    ERROR_REASON_PROVIDER_NOT_ALLOWED: _ErrorReason.ValueType  # 36
+    """ERROR_REASON_PROVIDER_NOT_ALLOWED: every provider of the model is one that the key may not use. PERMISSION_DENIED.
+
+        {"reason": "PROVIDER_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+    """
+    ERROR_REASON_BEYOND_OWN_RIGHTS: _ErrorReason.ValueType  # 37
+    """ERROR_REASON_BEYOND_OWN_RIGHTS: the key would give another key, or itself, more than it has; `param` names of what.
+    PERMISSION_DENIED.
+
+        {"reason": "BEYOND_OWN_RIGHTS", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+    """
+    ERROR_REASON_TOO_MANY_KEYS: _ErrorReason.ValueType  # 38
+    """ERROR_REASON_TOO_MANY_KEYS: the team has as many keys as it may have: revoke some. ABORTED.
+
+        {"reason": "TOO_MANY_KEYS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -375,5 +401,31 @@ ERROR_REASON_PROVIDERS_UNAVAILABLE: ErrorReason.ValueType  # 33
 a google.rpc.RetryInfo says until when. UNAVAILABLE.
 
     {"reason": "PROVIDERS_UNAVAILABLE", "domain": "gateway.aistats", "metadata": {"error": "unavailable_error"}}
+"""
+ERROR_REASON_ADDRESS_NOT_ALLOWED: ErrorReason.ValueType  # 34
+"""ERROR_REASON_ADDRESS_NOT_ALLOWED: the key may not be used from the address that the call came from. PERMISSION_DENIED.
+
+    {"reason": "ADDRESS_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+"""
+ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 35
+"""ERROR_REASON_MODEL_NOT_ALLOWED: the key may not use the model. PERMISSION_DENIED.
+
+    {"reason": "MODEL_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+"""
+ERROR_REASON_PROVIDER_NOT_ALLOWED: ErrorReason.ValueType  # 36
+"""ERROR_REASON_PROVIDER_NOT_ALLOWED: every provider of the model is one that the key may not use. PERMISSION_DENIED.
+
+    {"reason": "PROVIDER_NOT_ALLOWED", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+"""
+ERROR_REASON_BEYOND_OWN_RIGHTS: ErrorReason.ValueType  # 37
+"""ERROR_REASON_BEYOND_OWN_RIGHTS: the key would give another key, or itself, more than it has; `param` names of what.
+PERMISSION_DENIED.
+
+    {"reason": "BEYOND_OWN_RIGHTS", "domain": "gateway.aistats", "metadata": {"error": "authorization_error"}}
+"""
+ERROR_REASON_TOO_MANY_KEYS: ErrorReason.ValueType  # 38
+"""ERROR_REASON_TOO_MANY_KEYS: the team has as many keys as it may have: revoke some. ABORTED.
+
+    {"reason": "TOO_MANY_KEYS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
