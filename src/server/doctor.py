@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from server import local_model
+from server import local_model, local_moderation
 from server.catalogue import CatalogError, load_catalog
 from server.domain.catalog import Provider
 from server.domain.errors import GatewayError, ProviderFailure
@@ -168,7 +168,7 @@ async def check_providers(settings: Settings) -> list[Finding]:
     slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def check(provider: Provider) -> Finding:
-        if provider.id == local_model.PROVIDER_ID:
+        if provider.id in (local_model.PROVIDER_ID, local_moderation.PROVIDER_ID):
             return Finding(f"provider {provider.id}", "ok", "runs inside `aistats-gateway up`")
         if provider.remedy:
             return Finding(f"provider {provider.id}", "warn", "not configured", provider.remedy)

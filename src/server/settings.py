@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: min(available_cores(), MAX_WORKERS), ge=1, le=MAX_WORKERS)
     local_model: bool = True
     local_model_url: str | None = None
-    """Set by the supervisor for its workers: where the embedded model answers, up to and including `/v1`."""
+    local_moderation_url: str | None = None
+    """Set by the supervisor for its workers: where what is embedded answers, up to and including `/v1`."""
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -164,9 +165,12 @@ def load_settings() -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
+_OF_THE_SUPERVISOR: Final = frozenset({"local_model_url", "local_moderation_url"})
+
+
 def known_variables() -> tuple[str, ...]:
     """Every variable that a person may set."""
-    return tuple(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "local_model_url")
+    return tuple(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name not in _OF_THE_SUPERVISOR)
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

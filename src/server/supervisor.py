@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     workers: tuple[Command, ...]
     envoy: Command
-    local_model: Command | None = None
+    local_models: tuple[Command, ...] = ()
     probes: tuple[Probe, ...] = ()
 
 
@@ -109,13 +109,13 @@ class Supervisor:
         def child(command: Command) -> Child:
             return Child(command, output=output, backoff=self._limits.backoff)
 
-        self._model = [child(plan.local_model)] if plan.local_model else []
+        self._models = [child(command) for command in plan.local_models]
         self._workers = [child(command) for command in plan.workers]
         self._envoy = child(plan.envoy)
 
     @property
     def children(self) -> Sequence[Child]:
-        return [*self._model, *self._workers, self._envoy]
+        return [*self._models, *self._workers, self._envoy]
 
     async def run(self, prepare: Callable[[], Awaitable[None]], ready: Callable[[], None]) -> None:
         """Start, call `ready` once everything answers, and stay until asked to stop; then drain and end all children.
@@ -124,7 +124,7 @@ class Supervisor:
         and StartFailed; no child is left in any case.
         """
         try:
-            self._launch(self._model)
+            self._launch(self._models)
             await prepare()
             if not self._stop.asked.is_set():
                 self._launch([*self._workers, self._envoy])
@@ -202,7 +202,7 @@ class Supervisor:
         """End what still runs: Envoy, the workers, the local model. Raises where supervising itself failed."""
         await self._envoy.stop(self._steps(signal.SIGTERM))
         await self._stop_workers(self._steps(signal.SIGTERM))
-        for model in self._model:
+        for model in self._models:
             await model.stop(self._steps(signal.SIGTERM))
         for task in self._tasks:
             task.cancel()

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from rest_bridge.envoy import EnvoyOptions, render
-from server import local_model
+from server import local_model, local_moderation
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.preflight import claimed_run_dir, envoy_binary, preflight
@@ -59,7 +59,7 @@ async def up(settings: Settings, version: str) -> None:
         await preflight(settings)
         with claimed_run_dir(settings) as run_dir:
             model_port = _model_port(settings, tell)
-            plan = make_plan(settings, run_dir, model_port)
+            plan = make_plan(settings, run_dir, model_port, _moderation_port(settings))
             key = FirstKey(settings.bootstrap_key_file)
 
             async def prepare() -> None:
@@ -106,17 +106,22 @@ def _socket(run_dir: Path, index: int) -> Path:
     return run_dir / f"worker-{index}.sock"
 
 
-def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan:
+def make_plan(settings: Settings, run_dir: Path, model_port: int | None, moderation_port: int | None = None) -> Plan:
     """What to run for these settings; writes Envoy's configuration beside the sockets."""
     sockets = [_socket(run_dir, index) for index in range(settings.workers)]
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
     probes: list[Probe] = [_socket_probe(path) for path in sockets]
-    model = None
+    models = []
     if model_port is not None:
-        model = Command("local-model", (*python, "server.local_model", "--port", str(model_port)), environ)
+        models.append(Command("local-model", (*python, "server.local_model", "--port", str(model_port)), environ))
         probes.append(_http_probe(f"http://127.0.0.1:{model_port}/health"))
         environ = {**environ, "AISTATS_LOCAL_MODEL_URL": f"http://127.0.0.1:{model_port}/v1"}
+    if moderation_port is not None:
+        argv = (*python, "server.local_moderation", "--port", str(moderation_port))
+        models.append(Command("local-moderation", argv, {**environ, "OPENBLAS_NUM_THREADS": "1"}))
+        probes.append(_http_probe(f"http://127.0.0.1:{moderation_port}/health"))
+        environ = {**environ, "AISTATS_LOCAL_MODERATION_URL": f"http://127.0.0.1:{moderation_port}/v1"}
     workers = tuple(
         Command(
             f"worker-{index}",
@@ -128,7 +133,7 @@ def make_plan(settings: Settings, run_dir: Path, model_port: int | None) -> Plan
     # Last, when there is a worker to answer: what Envoy says before that would only fill its log.
     probes.append(_http_probe(f"{settings.http_url}/healthz"))
     config = write_envoy_config(settings, run_dir, sockets)
-    return Plan(workers, Command("envoy", tied(envoy_argv(settings, config))), model, tuple(probes))
+    return Plan(workers, Command("envoy", tied(envoy_argv(settings, config))), tuple(models), tuple(probes))
 
 
 def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -> Path:
@@ -192,6 +197,10 @@ def _model_port(settings: Settings, tell: Callable[[str], None]) -> int | None:
     return unused_port()
 
 
+def _moderation_port(settings: Settings) -> int | None:
+    return unused_port() if settings.local_model and local_moderation.is_available() else None
+
+
 def _socket_probe(path: Path) -> Probe:
     return lambda: accepts(path)
 
@@ -206,7 +215,7 @@ def _http_probe(url: str) -> Probe:
 
 def _child_output(settings: Settings, plan: Plan) -> ChildOutput:
     """In JSON every line is an object already and stays as it is; a console gets names in front."""
-    names = [command.name for command in (*plan.workers, plan.envoy, plan.local_model) if command]
+    names = [command.name for command in (*plan.workers, plan.envoy, *plan.local_models)]
     return ChildOutput(sys.stderr.buffer, None if settings.log_format == "json" else max(map(len, names)))
 
 

@@ -225,15 +225,16 @@ def a_settings(directory: Path, **changes: object) -> Settings:
 def test_the_plan_has_a_socket_for_each_worker_and_envoy_last(tmp_path: Path) -> None:
     settings = a_settings(tmp_path)
     settings.run_dir.mkdir(parents=True)
-    plan = make_plan(settings, settings.run_dir, 4711)
+    plan = make_plan(settings, settings.run_dir, 4711, 4712)
     assert [worker.name for worker in plan.workers] == ["worker-0", "worker-1", "worker-2"]
     assert len({worker.argv[-1] for worker in plan.workers}) == 3
     assert {worker.environ["AISTATS_LOCAL_MODEL_URL"] for worker in plan.workers} == {"http://127.0.0.1:4711/v1"}
-    assert plan.local_model is not None
-    assert plan.local_model.argv[-1] == "4711"
+    [model, moderation] = plan.local_models
+    assert (model.argv[-1], moderation.argv[-1]) == ("4711", "4712")
+    assert {one.environ["AISTATS_LOCAL_MODERATION_URL"] for one in plan.workers} == {"http://127.0.0.1:4712/v1"}
     config = (settings.run_dir / "envoy.yaml").read_text()
     assert all(worker.argv[-1] in config for worker in plan.workers)
-    assert make_plan(settings, settings.run_dir, None).local_model is None
+    assert make_plan(settings, settings.run_dir, None).local_models == ()
 
 
 def test_the_curl_that_is_shown_is_a_command_that_a_shell_understands(tmp_path: Path) -> None:
