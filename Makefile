@@ -42,11 +42,14 @@ run: $(RUN) ## start the gateway: migrations, local model, workers, Envoy
 
 PROTOS := $(wildcard proto/aistats/gateway/v1/*.proto)
 STUBS  := src/aistats/gateway/v1
-GOOGLE := build/googleapis/google/api
+GOOGLE := build/googleapis
 
+# Google's protos that ours name, and those of the details of errors, for clients that make their own code.
 $(GOOGLE)/.copied: $(DEV)
-	@mkdir -p $(GOOGLE)
-	@cp $$($(BIN)/python -c 'import google.api, os; print(os.path.dirname(google.api.__path__[0] + "/x"))')/{annotations,http,httpbody}.proto $(GOOGLE)/
+	@mkdir -p $(GOOGLE)/google/{api,rpc}
+	@from=$$($(BIN)/python -c 'import google.api, os; print(os.path.dirname(google.api.__path__[0] + "/x"))'); \
+	cp $$from/{annotations,http,httpbody}.proto $(GOOGLE)/google/api/; \
+	cp $$from/../rpc/error_details.proto $(GOOGLE)/google/rpc/
 	@touch $@
 
 .PHONY: proto
@@ -107,6 +110,10 @@ chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nan
 .PHONY: prices
 prices: $(DEV) ## take today's default prices from the package genai-prices
 	@$(BIN)/python scripts/import_prices.py --date $$(date -u +%F)
+
+.PHONY: catalogue
+catalogue: $(DEV) ## write the shipped catalogue anew from scripts/catalogue and the package genai-prices, and say what changed
+	@$(BIN)/python scripts/import_catalogue.py
 
 .PHONY: clean
 clean: ## remove everything that the other targets made, but for data/

@@ -26,7 +26,7 @@ def run(*args: str, **environ: str) -> Result:
 
 def test_check_sums_up_what_is_right() -> None:
     result = run("check")
-    assert (result.exit_code, result.output) == (0, "7 providers (1 configured), 15 models\n")
+    assert (result.exit_code, result.output) == (0, "18 providers (2 configured), 112 models\n")
 
 
 def test_check_takes_the_file_of_the_environment_or_the_argument(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Final
 
@@ -37,11 +37,37 @@ class DefaultPrice(msgspec.Struct, frozen=True):
         )
 
 
-class DefaultProvider(msgspec.Struct, frozen=True):
+class DefaultProvider(msgspec.Struct, frozen=True, dict=True):
     """`fallback`: providers whose prices hold where this one has none of its own."""
 
     models: tuple[DefaultPrice, ...]
     fallback: tuple[str, ...] = ()
+
+    def first(self, name: str) -> DefaultPrice | None:
+        """The first model that the name means."""
+        end = self._named.get(name, len(self.models))
+        number = next((number for number in self._described if number >= end or self.models[number].means(name)), end)
+        number = min(number, end)
+        return self.models[number] if number < len(self.models) else None
+
+    @cached_property
+    def _named(self) -> dict[str, int]:
+        """By a whole name, the first model that has it."""
+        named: dict[str, int] = {}
+        for number, model in enumerate(self.models):
+            for pattern in model.match:
+                if isinstance(pattern, str) and _is_name(pattern):
+                    named.setdefault(pattern, number)
+        return named
+
+    @cached_property
+    def _described(self) -> tuple[int, ...]:
+        """Models that other patterns than whole names mean too."""
+        return tuple(
+            number
+            for number, model in enumerate(self.models)
+            if any(not isinstance(pattern, str) or not _is_name(pattern) for pattern in model.match)
+        )
 
 
 class DefaultPrices(msgspec.Struct, frozen=True):
@@ -67,15 +93,19 @@ class DefaultPrices(msgspec.Struct, frozen=True):
             return None
         for other_id in (provider_id, *provider.fallback):
             other = self.providers.get(other_id)
-            for price in other.models if other is not None else ():
-                if price.means(name):
-                    return price
+            found = None if other is None else other.first(name)
+            if found is not None:
+                return found
         return None
 
 
 @cache
 def default_prices() -> DefaultPrices:
     return msgspec.json.decode(files("server.catalogue").joinpath(FILE).read_bytes(), type=DefaultPrices)
+
+
+def _is_name(pattern: str) -> bool:
+    return "*" not in pattern and not pattern.startswith(REGEX)
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,20 @@ def load_catalog(config_path: Path | None, environ: Mapping[str, str]) -> Catalo
 def read_catalog(config_path: Path | None, environ: Mapping[str, str]) -> LoadedCatalog:
     """As `load_catalog`, with the files that were read. Raises CatalogError, which names them too."""
     return _Reading(config_path, environ).run()
+
+
+def _parse(path: Path, name: str, shipped: bool) -> tuple[ParsedFile | None, list[Problem]]:
+    source, problems = read_source(path, name, trusted=shipped)
+    if source is None or problems:
+        return None, problems
+    content, problems = check_shape(source)
+    return None if content is None else ParsedFile(source, content, shipped), problems
+
+
+@lru_cache(maxsize=64)
+def _parse_shipped(path: Path, name: str, mark: Mark) -> tuple[ParsedFile | None, list[Problem]]:
+    """Once for each state of a file: when the operator's own changes, these have not."""
+    return _parse(path, name, True)
 
 
 class _Reading:
@@ -66,14 +81,10 @@ class _Reading:
         return [file for file in found if file is not None]
 
     def _parse(self, path: Path, name: str, shipped: bool) -> ParsedFile | None:
-        self._files[path] = mark_of(path)
-        source, problems = read_source(path, name)
+        self._files[path] = mark = mark_of(path)
+        parsed, problems = _parse_shipped(path, name, mark) if shipped else _parse(path, name, shipped)
         self._problems += problems
-        if source is None or problems:
-            return None
-        content, problems = check_shape(source)
-        self._problems += problems
-        return None if content is None else ParsedFile(source, content, shipped)
+        return parsed
 
     def _read_key(self, file: ParsedFile, spelled: str) -> str | None:
         """A relative path is relative to the file that names it."""

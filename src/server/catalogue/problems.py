@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -56,9 +56,14 @@ class CatalogError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+MOST_LISTED: Final = 80
+
+
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """The nearest known words as a hint, else all of them."""
+    """The nearest known words as a hint, else all of them, unless they are too many to read."""
     near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(f'"{match}"' for match in near) + "?"
+    if len(known) > MOST_LISTED:
+        return f"{len(known)} others are known"
     return "known are " + ", ".join(known)
