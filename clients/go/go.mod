@@ -1,0 +1,3 @@
+module aistats-gateway-example
+
+go 1.24
