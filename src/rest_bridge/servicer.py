@@ -15,6 +15,7 @@ from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # 
 from google.protobuf.message import Message
 
 from aistats.gateway.v1 import (
+    api_keys_pb2,
     credits_pb2,
     description_pb2,
     generations_pb2,
@@ -130,6 +131,13 @@ class ModerationRestServicer(_Face):
         return self._serve(context, "POST", "/v1/moderations", request)
 
 
+class EmbeddingsRestServicer(_Face):
+    """`aistats.gateway.v1.EmbeddingsRestService`."""
+
+    def CreateEmbeddings(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/embeddings", request)
+
+
 class CreditsRestServicer(_Face):
     """`aistats.gateway.v1.CreditsRestService`."""
 
@@ -204,6 +212,48 @@ class DescriptionRestServicer(_Face):
         return self._serve(context, "GET", f"/docs/{request.name}")
 
 
+class ApiKeysRestServicer(_Face):
+    """`aistats.gateway.v1.ApiKeysRestService`. An alias of a route is the route."""
+
+    def ListApiKeys(
+        self, request: api_keys_pb2.ListApiKeysRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/api-keys", query=_query(request))
+
+    def CreateApiKey(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/api-keys", request)
+
+    def GetApiKey(
+        self, request: api_keys_pb2.GetApiKeyRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", _key_path(request.key_id))
+
+    def UpdateApiKey(
+        self, request: api_keys_pb2.ApiKeyRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "PATCH", _key_path(request.key_id), request.body)
+
+    def DeleteApiKey(
+        self, request: api_keys_pb2.DeleteApiKeyRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "DELETE", _key_path(request.key_id))
+
+    def RotateApiKey(
+        self, request: api_keys_pb2.ApiKeyRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_key_path(request.key_id)}/rotate", request.body)
+
+    def GetCurrentApiKey(
+        self, request: api_keys_pb2.GetCurrentApiKeyRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/key")
+
+    def ListAuditLog(
+        self, request: api_keys_pb2.ListAuditLogRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/audit-log", query=_query(request))
+
+
 class GenerationsRestServicer(_Face):
     """`aistats.gateway.v1.GenerationsRestService`."""
 
@@ -230,6 +280,10 @@ def _query(request: Message) -> Mapping[str, tuple[str, ...]]:
         name = _QUERY_NAMES.get(field.name, field.name)
         query[name] = (str(value),) if isinstance(value, str | int) else tuple(map(str, value))
     return query
+
+
+def _key_path(key_id: str) -> str:
+    return f"/v1/api-keys/{quote(key_id, safe='')}"
 
 
 def _response_path(response_id: str) -> str:

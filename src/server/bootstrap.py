@@ -17,9 +17,11 @@ import structlog
 import uvloop
 
 from aistats.gateway.v1 import (
+    api_keys_pb2_grpc,
     chat_pb2_grpc,
     credits_pb2_grpc,
     description_pb2_grpc,
+    embeddings_pb2_grpc,
     generations_pb2_grpc,
     health_pb2_grpc,
     messages_pb2_grpc,
@@ -28,10 +30,12 @@ from aistats.gateway.v1 import (
     pricing_pb2_grpc,
     responses_pb2_grpc,
 )
+from rest_bridge.api_keys import ApiKeysRest
 from rest_bridge.app import RestApp
 from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
 from rest_bridge.documents import Documents
+from rest_bridge.embeddings import EmbeddingsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
 from rest_bridge.idempotency import IdempotentRunner
@@ -41,9 +45,11 @@ from rest_bridge.moderations import ModerationsRest
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
+    ApiKeysRestServicer,
     ChatRestServicer,
     CreditsRestServicer,
     DescriptionRestServicer,
+    EmbeddingsRestServicer,
     GenerationsRestServicer,
     MessagesRestServicer,
     ModelsRestServicer,
@@ -63,9 +69,11 @@ from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
 from server.metrics.serve import figures_socket, telling
+from server.pipeline.api_keys import ApiKeys
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.drain import Drains
+from server.pipeline.embed import Embed
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
 from server.pipeline.health.drained import FollowDrained
@@ -79,11 +87,14 @@ from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
+from server.providers.cohere import CohereAdapter
 from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
+from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.chat import ChatServicer
 from server.rpc.credits import CreditsServicer
+from server.rpc.embeddings import EmbeddingsServicer
 from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
@@ -95,6 +106,8 @@ from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
+from server.storage.api_keys import SqlApiKeys
+from server.storage.audit import purge_audit
 from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.drained import SqlDrained
@@ -103,6 +116,7 @@ from server.storage.group_commit import GroupCommit
 from server.storage.health_reports import SqlHealthExchange
 from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
+from server.storage.last_used import LastUsed
 from server.storage.ledger import SqlLedger
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
@@ -184,7 +198,7 @@ async def worker(
         transport = await stack.enter_async_context(Transport())
         store = SqlResponseStore(database, commits, clock)
         records = SqlRecords(database, commits, clock, record_days=settings.record_days)
-        purges = (store.purge, records.purge_contents, records.purge_records)
+        purges = (store.purge, records.purge_contents, records.purge_records, partial(purge_audit, commits, clock))
         await stack.enter_async_context(_running(catalog.watch(), *map(_purging, purges)))
 
         connect_timeout_s = catalog.current.routing.connect_timeout_s
@@ -192,6 +206,7 @@ async def worker(
             "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
             "anthropic": AnthropicAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
             "gemini": GeminiAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
+            "cohere": CohereAdapter(transport, clock, connect_timeout_s=connect_timeout_s),
         }
         ledger = SqlLedger(database, clock, ids.new())
         sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)
@@ -220,8 +235,13 @@ async def worker(
         generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
         moderate = Moderate(generate, catalog)
         respond = Respond(generate, store, clock)
+        embed = Embed(generate)
         count_tokens = TokenEstimate(catalog, adapters)
-        reception = FrontDesk(Authenticate(SqlKeyStore(database, clock)), ids, clock)
+        last_used = LastUsed(database, clock)
+        stack.push_async_callback(last_used.flush)
+        await stack.enter_async_context(_running(last_used.run()))
+        reception = FrontDesk(Authenticate(SqlKeyStore(database, clock), last_used.note), ids, clock)
+        api_keys = ApiKeys(SqlApiKeys(database, clock), catalog, clock)
         credits = SqlCredits(database)
         generations = Generations(records)
         measured = MeasuredHealth(catalog, health, clock)
@@ -229,9 +249,11 @@ async def worker(
             ChatRest(generate),
             ResponsesRest(respond),
             MessagesRest(generate, count_tokens),
+            EmbeddingsRest(embed),
             ModerationsRest(moderate),
             CreditsRest(credits, clock),
             PricingRest(catalog),
+            ApiKeysRest(api_keys),
             GenerationsRest(generations),
             ModelsRest(catalog, measured),
         )
@@ -250,8 +272,12 @@ async def worker(
             (messages_pb2_grpc.add_MessagesRestServiceServicer_to_server, MessagesRestServicer(bridge)),
             (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
             (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
+            (embeddings_pb2_grpc.add_EmbeddingsServiceServicer_to_server, EmbeddingsServicer(embed)),
+            (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
+            (api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server, ApiKeysServicer(api_keys)),
+            (api_keys_pb2_grpc.add_ApiKeysRestServiceServicer_to_server, ApiKeysRestServicer(bridge)),
             (pricing_pb2_grpc.add_PricingServiceServicer_to_server, PricingServicer(catalog)),
             (pricing_pb2_grpc.add_PricingRestServiceServicer_to_server, PricingRestServicer(bridge)),
             (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),

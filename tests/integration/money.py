@@ -18,6 +18,7 @@ from server.domain.identity import Arrival, Call, Principal, TeamPolicy
 from server.domain.pricing import PriceList
 from server.domain.record import GenerationRecord
 from server.domain.request import Endpoint, GenerationRequest, Role, RoutingPreferences, Sampling, Text, Turn
+from server.domain.work import Work
 from server.pipeline.drain import Drains
 from server.pipeline.generate import Generator
 from server.pipeline.shutdown import Shutdown
@@ -109,7 +110,7 @@ class Till:
         )
 
     async def run(
-        self, call: Call, request: GenerationRequest, *, leave_after: int | None = None
+        self, call: Call, request: Work, *, leave_after: int | None = None
     ) -> list[GenerationEvent]:
         """Every event, or those of so many batches: the client then goes."""
         seen: list[GenerationEvent] = []

@@ -11,11 +11,6 @@ from server.domain.vectors import Form, Vector
 
 INPUT: Final = "input"
 """What the inputs are called wherever they can be named."""
-MAX_INPUTS: Final = 2048
-"""Of one request, as OpenAI has it."""
-MAX_DIMENSIONS: Final = 65_536
-"""More than any model has."""
-
 Tokens: TypeAlias = tuple[int, ...]
 """Ids of the model's own vocabulary."""
 

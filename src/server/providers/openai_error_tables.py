@@ -103,7 +103,7 @@ _REQUEST_LABELS: Final = frozenset({"invalid_request_error", "invalid_argument",
 _CONTEXT_TEXT: Final = re.compile(
     r"context[ _-]?(?:length|window|size)[^.]{0,80}exceed|exceed[^.]{0,80}context|maximum context length"
     r"|prompt is too long|input token count[^.]{0,80}exceed|maximum prompt length|longer than the maximum model length"
-    r"|length of all messages is too long|maximum number of tokens allowed",
+    r"|length of all messages is too long|maximum number of tokens allowed|input \(\d+ tokens\) is too large",
     re.IGNORECASE,
 )
 _QUOTA_TEXT: Final = re.compile(

@@ -37,6 +37,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "MessagesService/CreateMessage": _INFERENCE,
         "MessagesService/StreamMessage": _INFERENCE,
         "MessagesService/CountTokens": _INFERENCE,
+        "EmbeddingsService/CreateEmbeddings": _INFERENCE,
         "GenerationsService/GetGeneration": _ANY_KEY,
         "GenerationsService/ListGenerations": _ANY_KEY,
         "ModelsService/ListModels": _ANY_KEY,
@@ -65,6 +66,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ResponsesRestService/DeleteResponse": _NO_KEY,
         "MessagesRestService/CreateMessage": _NO_KEY,
         "MessagesRestService/CountTokens": _NO_KEY,
+        "EmbeddingsRestService/CreateEmbeddings": _NO_KEY,
         "GenerationsRestService/GetGeneration": _NO_KEY,
         "GenerationsRestService/FindGeneration": _NO_KEY,
         "GenerationsRestService/ListGenerations": _NO_KEY,
@@ -102,6 +104,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         "ResponsesService/StreamResponse": Endpoint.RESPONSES,
         "MessagesService/CreateMessage": Endpoint.MESSAGES,
         "MessagesService/StreamMessage": Endpoint.MESSAGES,
+        "EmbeddingsService/CreateEmbeddings": Endpoint.EMBEDDINGS,
         "ModerationService/CreateModeration": Endpoint.MODERATIONS,
     }.items()
 }
