@@ -24,6 +24,7 @@ from rest_bridge.chat_body import (
     TextFormat,
 )
 from rest_bridge.chat_messages import decode_messages
+from rest_bridge.guardrail import guardrail_of
 from rest_bridge.json import check_object, decode_body, encode_raw, invalid, is_set, unsupported
 from server.domain import limits
 from server.domain.parameters import PARAMETERS
@@ -55,7 +56,7 @@ class ChatOrder(msgspec.Struct, frozen=True):
 
 _DECODER: Final = msgspec.json.Decoder(ChatBody)
 
-_REFUSED: Final[Mapping[str, str]] = {
+REFUSED: Final[Mapping[str, str]] = {
     "audio": "spoken output is not supported",
     "functions": "it is out of use: send `tools`",
     "function_call": "it is out of use: send `tool_choice`",
@@ -66,7 +67,7 @@ _SPELLINGS: Final = tuple(
     (parameter.name, spelling, parameter.passthrough)
     for parameter in PARAMETERS.values()
     for spelling in parameter.chat
-    if spelling not in _REFUSED
+    if spelling not in REFUSED
 )
 _NO_OPS: Final[Mapping[str, Any]] = {
     "n": 1,
@@ -92,6 +93,9 @@ _NO_STREAM_OPTIONS: Final = StreamOptions()
 
 
 def _request(chat: ChatBody) -> GenerationRequest:
+    guardrail = guardrail_of(chat.moderation)
+    if guardrail is not None:
+        chat = msgspec.structs.replace(chat, moderation=None)
     parameters, passthrough = _parameters(chat)
     return GenerationRequest(
         endpoint=Endpoint.CHAT,
@@ -109,6 +113,7 @@ def _request(chat: ChatBody) -> GenerationRequest:
         provider_options=chat.options(),
         routing=chat.routing(),
         trace=chat.wants_trace(),
+        guardrail=guardrail,
     )
 
 
@@ -187,11 +192,11 @@ def _check(chat: ChatBody) -> None:
     """Everything that types alone cannot say. Raises for the first thing that is wrong."""
     if not chat.model:
         raise limits.missing_field("model")
-    for spelling, why in _REFUSED.items():
+    for spelling, why in REFUSED.items():
         if is_set(getattr(chat, spelling)):
             raise unsupported(spelling, f"`{spelling}`: {why}.")
     if chat.modalities is not None and "audio" in chat.modalities:
-        raise unsupported("modalities", f"`modalities`: {_REFUSED['audio']}.")
+        raise unsupported("modalities", f"`modalities`: {REFUSED['audio']}.")
     _check_ranges(chat)
     _check_tools(chat)
     _check_stream_options(chat)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rest_bridge.guardrail import own_guardrail
 from rest_bridge.json import check_object, decode_body, decode_value, encode_raw, invalid, is_set, unsupported
 from rest_bridge.messages_blocks import cache_mark, decode_turns
 from rest_bridge.messages_body import (
@@ -51,7 +52,7 @@ SCHEMA_NAME: Final = "output"
 MAX_USER_ID_CHARS: Final = 512
 
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_REFUSED: Final[Mapping[str, str]] = {
+REFUSED: Final[Mapping[str, str]] = {
     "container": "Anthropic's containers are not supported",
     "diagnostics": "it is not supported",
     "inference_geo": "where a provider runs is not known here: use `provider.only`",
@@ -101,6 +102,7 @@ def decode_messages(body: bytes) -> MessagesOrder:
         hints=_hints(asked),
         provider_options=asked.options(),
         trace=asked.wants_trace(),
+        guardrail=None if asked.moderation is None else own_guardrail(asked.moderation),
     )
     hides = isinstance(asked.thinking, ThinkingEnabled | ThinkingAdaptive) and asked.thinking.display == "omitted"
     return MessagesOrder(request, bool(asked.meta), hides)
@@ -241,7 +243,7 @@ def _check(asked: MessagesBody | CountTokensBody) -> None:
     """Everything that types alone cannot say. Raises for the first thing that is wrong."""
     if not asked.model:
         raise limits.missing_field("model")
-    for name, why in _REFUSED.items():
+    for name, why in REFUSED.items():
         if is_set(getattr(asked, name, msgspec.Raw(b"null"))):
             raise unsupported(name, f"`{name}`: {why}.")
     if asked.speed == "fast":

@@ -146,7 +146,7 @@ _PARAMETERS: Final[Mapping[str, Schema]] = {
 def describe(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """The description of the protos' routes, with what `routes` says of keys and errors of each.
 
-    Raises LookupError for a route without handler or types, and for a handler without route.
+    Raises LookupError for a route without types, and for a handler without a route.
     """
     return _Description(protos(), routes).document(version)
 
@@ -166,6 +166,8 @@ class _Description:
             verb, tag = binding.method.lower(), binding.typed_service.removesuffix("Service")
             if verb in paths.get(binding.path, {}):
                 continue  # the same route, of a variable with another number of segments
+            if not self._is_served(binding):
+                continue
             paths.setdefault(binding.path, {})[verb] = self._operation(binding, tag)
             tags.setdefault(tag, {"name": tag, "description": self._about(binding)})
         if missing := self._routes.keys() - self._described:
@@ -201,7 +203,7 @@ class _Description:
         return typed or face
 
     def _operation(self, binding: Binding, tag: str) -> Schema:
-        """One route. Raises LookupError where it has no handler, or no types."""
+        """One route. Raises LookupError where it has no types."""
         surface, route = self._surface(binding), self._route(binding)
         scopes = self._scopes(binding, route)
         operation: Schema = {
@@ -227,11 +229,13 @@ class _Description:
             raise LookupError(f"{binding.service}.{binding.rpc} has no line in the table of surfaces")
         return surface
 
+    def _is_served(self, binding: Binding) -> bool:
+        """Whether it has a handler, or needs none: what is transcoded as it is, and the description itself."""
+        has_handler = (binding.method, _pattern(binding.path)) in self._routes
+        return has_handler or not binding.is_face or binding.service == WITHOUT_KEY
+
     def _route(self, binding: Binding) -> Route | None:
-        """The handler of a face; what is transcoded as it is has none."""
         place = binding.method, _pattern(binding.path)
-        if place not in self._routes and binding.is_face and binding.service != WITHOUT_KEY:
-            raise LookupError(f"{binding.method} {binding.path} has no handler")
         self._described.add(place)
         return self._routes.get(place)
 
@@ -297,6 +301,7 @@ class _Description:
     def _responses(
         self, binding: Binding, route: Route | None, surface: Surface | None, scopes: Sequence[Scope]
     ) -> Schema:
+        status = 200 if surface is None else surface.status
         is_messages = route is not None and route.errors is not None
         headers = _headers("GenerationId", "RequestId")
         if is_messages:
@@ -305,14 +310,15 @@ class _Description:
             headers |= _headers("Etag", "CacheControl")
         if route is not None and binding.method == "POST":
             headers |= _headers("IdempotentReplayed")
+        content = self._content(binding, surface)
         responses: dict[str, Schema] = {
-            "200": {"description": "It succeeded.", "headers": headers, "content": self._content(binding, surface)}
+            str(status): {"description": "It succeeded.", "headers": headers, "content": content}
         }
         if surface is not None and surface.kept:
             responses["304"] = {"description": "What the client has still holds.", "headers": headers}
-        for status in sorted(self._errors(binding, route, scopes)):
-            name = response_name(status, is_messages=is_messages)
-            responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
+        for error in sorted(self._errors(binding, route, scopes)):
+            name = response_name(error, is_messages=is_messages)
+            responses[str(error)] = {"$ref": f"#/components/responses/{name}"}
         return responses
 
     def _errors(self, binding: Binding, route: Route | None, scopes: Sequence[Scope]) -> Iterable[int]:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from rest_bridge import chat_encode, models, moderations
+from rest_bridge import chat_decode, chat_encode, messages_decode, models, moderations
 from rest_bridge.chat_body import ChatBody
 from rest_bridge.chat_messages import ImagePart, TextPart
 from rest_bridge.credits import ActivityJson, CreditsJson
@@ -24,7 +24,7 @@ from rest_bridge.responses_decode import TOOLS, ResponsesBody
 from rest_bridge.responses_input import ITEMS, NATIVE_ITEMS
 from rest_bridge.responses_json import EVENTS, OutputItem, OutputOther, ResponseDeletion, ResponseObject, ResponseUsage
 from rest_bridge.stream_json import ChatCompletionChunk, MessageBlock, MessageEvent
-from server.domain.limits import MAX_TOOLS
+from server.domain.limits import MAX_SESSION_ID_CHARS, MAX_TOOLS
 from server.domain.moderation import MAX_INPUTS, MAX_PARTS
 
 Type: TypeAlias = Any
@@ -52,6 +52,7 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     stream_example: str = ""
     kept: bool = False
     media: str = JSON
+    status: int = 200
 
 
 _ASKED: Final = [{"role": "user", "content": "Say hello."}]
@@ -206,7 +207,42 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
             return None
 
 
+_PROVIDERS_OWN: Final = "Passed on as it is to a provider that has it."
+
 WORDS: Final[Mapping[str, str]] = {
+    "tool_choice": "Whether and which tools are called.",
+    "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
+    "reasoning_effort": "How much a reasoning model thinks.",
+    "verbosity": "How much it says.",
+    "prompt_cache_options": _PROVIDERS_OWN,
+    "prompt_cache_retention": "How long the provider's cache keeps the prompt, such as `24h`.",
+    "modalities": _PROVIDERS_OWN,
+    "prediction": "What much of the output is expected to be.",
+    "web_search_options": _PROVIDERS_OWN,
+    "thinking": "How much a reasoning model thinks, and whether it shows it.",
+    "output_config": "`effort`: how much it thinks; `format`: what the text must look like.",
+    "output_format": "What the text must look like; the older name of `output_config.format`.",
+    "cache_control": "What goes before and up to the last block may be kept in the provider's prompt cache.",
+    "context_management": "What may go from a long conversation; an edit that would clear any of it is refused.",
+    "speed": "`standard`; `fast` is refused.",
+    "text": "`format`: what the text must look like; `verbosity`: how much it says.",
+    "truncation": "`auto`: the provider may drop what does not fit.",
+    "background": _PROVIDERS_OWN,
+    "background_options": _PROVIDERS_OWN,
+    "max_tool_calls": "How many of the provider's own tools may be called in all.",
+    "access_programs": _PROVIDERS_OWN,
+    "conversation": _PROVIDERS_OWN,
+    "prompt": _PROVIDERS_OWN,
+    "image": _PROVIDERS_OWN,
+    "moderation": _PROVIDERS_OWN,
+    "ResponsesRequest.context_management": _PROVIDERS_OWN,
+    "ResponsesRequest.stop": "Known and refused: the Responses API has no stop sequences.",
+    **{f"ChatRequest.{name}": f"Known and refused: {why}." for name, why in chat_decode.REFUSED.items()},
+    **{
+        f"{body}.{name}": f"Known and refused: {why}."
+        for body in ("MessagesRequest", "MessagesRequestCountTokens")
+        for name, why in messages_decode.REFUSED.items()
+    },
     "stream": "Whether to be told event by event, as server-sent events.",
     "stream_options": "`include_usage`: whether the last chunk of a stream tells the usage.",
     "usage": "Of a stream: whether its last chunk tells the usage, with what it cost.",
