@@ -11,6 +11,8 @@ from rest_bridge import chat_decode, chat_encode, messages_decode, models, moder
 from rest_bridge.chat_body import ChatBody
 from rest_bridge.chat_messages import ImagePart, TextPart
 from rest_bridge.credits import ActivityJson, CreditsJson
+from rest_bridge.embeddings_decode import EmbeddingsBody
+from rest_bridge.embeddings_encode import EmbeddingsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
 from rest_bridge.http import JSON
 from rest_bridge.messages import Count
@@ -24,6 +26,7 @@ from rest_bridge.responses_decode import TOOLS, ResponsesBody
 from rest_bridge.responses_input import ITEMS, NATIVE_ITEMS
 from rest_bridge.responses_json import EVENTS, OutputItem, OutputOther, ResponseDeletion, ResponseObject, ResponseUsage
 from rest_bridge.stream_json import ChatCompletionChunk, MessageBlock, MessageEvent
+from server.domain import embedding_limits
 from server.domain.limits import MAX_SESSION_ID_CHARS, MAX_TOOLS
 from server.domain.moderation import MAX_INPUTS, MAX_PARTS
 
@@ -31,6 +34,7 @@ Type: TypeAlias = Any
 """A type that msgspec knows, or a tuple of several."""
 
 MODEL: Final = "local/smollm2-135m:free"
+EMBEDDING_MODEL: Final = "local/smollm2-135m-embed:free"
 """The model of the examples: it answers wherever the gateway runs, and without credit."""
 
 _MARKED: Final = "\n\nA comment (`: ping`) comes after 15 seconds of silence."
@@ -131,6 +135,15 @@ SURFACES: Final[Mapping[str, Surface]] = {
     "MessagesRestService.CountTokens": Surface(
         body=CountTokensBody, examples={"prompt": {"model": MODEL, "messages": _ASKED}}, reply=Count
     ),
+    "EmbeddingsRestService.CreateEmbeddings": Surface(
+        body=EmbeddingsBody,
+        required=("input",),
+        examples={
+            "numbers": {"model": EMBEDDING_MODEL, "input": "A cat sits on the mat."},
+            "base64": {"model": EMBEDDING_MODEL, "input": ["A cat.", "A dog."], "encoding_format": "base64"},
+        },
+        reply=EmbeddingsJson,
+    ),
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.ListGenerations": Surface(reply=(GenerationsJson, GenerationJson)),
@@ -197,6 +210,15 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
             return {"anyOf": [of(OutputItem), of(OutputOther)]}
         case "Generation", "usage":
             return {"anyOf": [of(chat_encode.ChatUsage), of(MessagesUsage), of(ResponseUsage), {"type": "null"}]}
+        case "EmbeddingsRequest", "input":
+            most = {"minItems": 1, "maxItems": embedding_limits.MAX_INPUTS}
+            tokens = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+            texts = {"type": "array", "items": {"type": "string", "minLength": 1}, **most}
+            return {
+                "anyOf": [{"type": "string", "minLength": 1}, texts, tokens, {"type": "array", "items": tokens, **most}]
+            }
+        case "Embedding", "embedding":
+            return {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string", "format": "byte"}]}
         case "ModerationRequest", "input":
             texts = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS}
             parts = {"type": "array", "items": of(TextPart | ImagePart), "minItems": 1, "maxItems": MAX_PARTS}
