@@ -106,7 +106,7 @@ def test_responses_keep_continue_and_forget(channel: grpc.Channel, metadata: Met
 
 def test_models_and_health(channel: grpc.Channel, metadata: Metadata) -> None:
     models = models_pb2_grpc.ModelsServiceStub(channel)
-    listed = models.ListModels(models_pb2.ListModelsRequest(limit=250), metadata=metadata)
+    listed = models.ListModels(models_pb2.ListModelsRequest(provider=["local"]), metadata=metadata)
     assert LOCAL_MODEL in [model.model_id for model in listed.models]
     one = models.GetModel(models_pb2.GetModelRequest(model_id=LOCAL_MODEL), metadata=metadata)
     assert one.model.providers[0].api_provider_id == "local"

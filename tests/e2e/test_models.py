@@ -39,6 +39,15 @@ def test_one_call_gives_the_catalogues_of_all_surfaces(gateway: Gateway) -> None
         assert get(gateway, f"models?endpoints={surface}&limit=1").json()["total"] == len(told["catalogues"][surface])
 
 
+def test_a_list_may_have_brackets_as_sdks_write_it(gateway: Gateway) -> None:
+    told = get(gateway, "models?provider=acme&provider=local&limit=250").json()
+    for name in ("provider[]", "provider%5B%5D", "provider%5b%5d"):
+        assert get(gateway, f"models?{name}=acme&{name}=local&limit=250").json() == told
+    reply = get(gateway, "models?limit[]=1&nosuch[]=2")
+    assert (reply.status_code, reply.json()["param"]) == (400, "nosuch")
+    assert get(gateway, "models?organisation=a[]=b").json()["param"] == "organisation"
+
+
 def test_what_is_not_known_is_null_and_numbers_are_numbers(gateway: Gateway) -> None:
     text = get(gateway, f"models/{FREE}").text
     assert text.startswith(
@@ -64,6 +73,13 @@ def test_the_pages_are_the_whole_list(gateway: Gateway) -> None:
 def test_a_model_by_any_spelling_of_its_path(gateway: Gateway, path: str, rest: str) -> None:
     reply = get(gateway, f"models/{path}{rest}")
     assert (reply.status_code, reply.json().get("id")) == (200, FREE), reply.text
+
+
+def test_an_alias_needs_no_author(gateway: Gateway) -> None:
+    listed = get(gateway, "models?provider=anthropic").json()["models"]
+    alias, model_id = next((alias, one["model_id"]) for one in listed for alias in one["aliases"] if "/" not in alias)
+    assert get(gateway, f"models/{alias}").json()["id"] == model_id
+    assert get(gateway, f"models/{alias}/endpoints").json()["id"] == model_id
 
 
 def test_who_serves_a_model_and_how_it_is_now(gateway: Gateway) -> None:
@@ -148,8 +164,9 @@ def test_a_browser_may_ask_with_an_etag_and_read_one(gateway: Gateway) -> None:
 
 async def test_the_openai_sdk_lists_and_retrieves(gateway: Gateway) -> None:
     with openai.OpenAI(api_key=gateway.key, base_url=gateway.base_url, max_retries=0) as client:
-        listed = [one.id for one in client.models.list(extra_query={"limit": 250})]
+        listed = [one.id for one in client.models.list(extra_query={"provider": "acme,local", "limit": 250})]
         assert {FREE, LOCAL_MODEL} <= set(listed)
+        assert len(client.models.list().data) == 50
         one = client.models.retrieve(FREE)
         assert (one.id, one.object, one.owned_by) == (FREE, "model", "acme")
         with pytest.raises(openai.NotFoundError):
@@ -159,13 +176,14 @@ async def test_the_openai_sdk_lists_and_retrieves(gateway: Gateway) -> None:
             client.models.list(extra_query={"limit": 1}, extra_headers={"if-none-match": raw.headers["etag"]})
         assert held.value.status_code == 304
     async with openai.AsyncOpenAI(api_key=gateway.key, base_url=gateway.base_url, max_retries=0) as client:
-        assert [one.id async for one in client.models.list(extra_query={"limit": 250})] == listed
+        asked = {"provider": ["acme", "local"], "limit": 250}
+        assert [one.id async for one in client.models.list(extra_query=asked)] == listed
         assert (await client.models.retrieve(LOCAL_MODEL)).id == LOCAL_MODEL
 
 
 def test_the_products_sdk_reads_the_list(gateway: Gateway) -> None:
     sdk: Any = Phaseo(api_key=gateway.key, base_url=gateway.base_url, timeout=30)
-    told = sdk.get_models({"include_endpoints": "embeddings", "availability": "available", "limit": 250})
+    told = sdk.get_models({"include_endpoints": "embeddings", "availability": "available", "provider": "acme"})
     assert told["ok"] is True
     assert "acme/embeddings-only:free" in [model["model_id"] for model in told["models"]]
 
