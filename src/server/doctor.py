@@ -159,6 +159,9 @@ def _is_missing(path: str | None) -> bool:
     return path is not None and not Path(path).exists()
 
 
+EMBEDDED: Final = (local_model.PROVIDER_ID, local_model.EMBEDDING_PROVIDER_ID, local_moderation.PROVIDER_ID)
+
+
 async def check_providers(settings: Settings) -> list[Finding]:
     """Each provider that has its key can be reached; the others say what they lack."""
     try:
@@ -168,7 +171,7 @@ async def check_providers(settings: Settings) -> list[Finding]:
     slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def check(provider: Provider) -> Finding:
-        if provider.id in (local_model.PROVIDER_ID, local_moderation.PROVIDER_ID):
+        if provider.id in EMBEDDED:
             return Finding(f"provider {provider.id}", "ok", "runs inside `aistats-gateway up`")
         if provider.remedy:
             return Finding(f"provider {provider.id}", "warn", "not configured", provider.remedy)

@@ -1,6 +1,7 @@
 """The embedded model: llama.cpp serving SmolLM2-135M-Instruct, OpenAI-compatible, as a process of its own.
 
-`python -m server.local_model --port N` opens http://127.0.0.1:N/v1. To the rest of the gateway it is one more upstream.
+`python -m server.local_model --port N --embedding-port M` opens http://127.0.0.1:N/v1 for chat, and for embeddings
+http://127.0.0.1:M/v1: llama.cpp does one or the other. To the rest of the gateway they are two more upstreams.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import argparse
 import importlib.util
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from server.processes import exit_when_parent_dies
+
+if TYPE_CHECKING:
+    from xllamacpp import CommonParams
 
 PROVIDER_ID: Final = "local"
 """Its provider in the catalogue."""
@@ -21,6 +25,13 @@ SLOTS: Final = 4
 """Requests that it works on at once; more wait their turn."""
 CONTEXT_PER_SLOT: Final = 4096
 """Tokens of prompt and answer together, of the 8192 that the model was trained for; a slot costs 94 MB of memory."""
+EMBEDDING_PROVIDER_ID: Final = "local-embeddings"
+EMBEDDING_MODEL_NAME: Final = "smollm2-135m-embed"
+EMBEDDING_SLOTS: Final = 4
+"""Texts that go through the model together, a batch at a time; more wait their turn."""
+EMBEDDING_CONTEXT: Final = 512
+"""Tokens of a text. All of it has to go through in one batch, whose logits take 200 kB a token: 100 MB in all."""
+_MEAN_POOLING: Final = 1
 HTTP_THREADS: Final = 32
 """Connections that it answers at once; a waiting request holds one."""
 PROMPT_CACHE_MIB: Final = 64
@@ -47,38 +58,63 @@ def is_available() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None and weights() is not None
 
 
-def serve(port: int) -> None:
-    """Load the model and answer on 127.0.0.1 until this process ends. Raises where the port is taken."""
-    from xllamacpp import CommonParams, Server  # 100 MB of native code: only where it is served
+def serve(port: int, embedding_port: int | None) -> None:
+    """Load the model and answer on 127.0.0.1 until this process ends. Raises where a port is taken."""
+    from xllamacpp import Server  # 100 MB of native code: only where it is served
 
-    params = CommonParams()
-    params.model.path = str(weights())
-    params.model_alias = {MODEL_NAME}
-    params.hostnames = ["127.0.0.1"]
-    params.port = port
-    params.n_threads_http = HTTP_THREADS
-    params.n_parallel = SLOTS
-    params.n_ctx = SLOTS * CONTEXT_PER_SLOT
-    params.fit_params = False  # the sizes are ours, not what the machine happens to have free
+    servers = [Server(_chat(port))]
+    if embedding_port is not None:
+        servers.append(Server(_embedding(embedding_port)))
+    threading.Event().wait()
+    del servers  # alive until here
+
+
+def _chat(port: int) -> CommonParams:
+    params = _common(port, MODEL_NAME, SLOTS, CONTEXT_PER_SLOT)
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.use_jinja = True
     params.chat_template = _TEMPLATE.read_text()
+    return params
+
+
+def _embedding(port: int) -> CommonParams:
+    """The mean over the last layer of all tokens, of length one."""
+    params = _common(port, EMBEDDING_MODEL_NAME, EMBEDDING_SLOTS, EMBEDDING_CONTEXT)
+    params.embedding = True
+    params.pooling_type = _MEAN_POOLING
+    params.n_batch = params.n_ubatch = EMBEDDING_CONTEXT
+    params.cache_ram_mib = 0
+    params.cache_prompt = False  # a text that is known in part is embedded anew
+    return params
+
+
+def _common(port: int, name: str, slots: int, context: int) -> CommonParams:
+    from xllamacpp import CommonParams
+
+    params = CommonParams()
+    params.model.path = str(weights())
+    params.model_alias = {name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.n_threads_http = HTTP_THREADS
+    params.n_parallel = slots
+    params.n_ctx = slots * context
+    params.fit_params = False  # the sizes are ours, not what the machine happens to have free
     params.ui = False
     params.endpoint_slots = False  # it shows other people's prompts
     params.cors_origins = "http://127.0.0.1"  # no web page that a person on this machine has open may call it
     params.verbosity = _QUIET
-    server = Server(params)
-    threading.Event().wait()
-    del server  # alive until here
+    return params
 
 
 def main() -> None:
     """Serve, under a supervisor."""
     parser = argparse.ArgumentParser(prog="python -m server.local_model", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="where to listen on 127.0.0.1")
-    port: int = parser.parse_args().port
+    parser.add_argument("--embedding-port", type=int, help="where to listen for embeddings, if at all")
+    asked = parser.parse_args()
     exit_when_parent_dies()
-    serve(port)
+    serve(asked.port, asked.embedding_port)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: min(available_cores(), MAX_WORKERS), ge=1, le=MAX_WORKERS)
     local_model: bool = True
     local_model_url: str | None = None
+    local_embeddings_url: str | None = None
     local_moderation_url: str | None = None
     """Set by the supervisor for its workers: where what is embedded answers, up to and including `/v1`."""
 
@@ -165,7 +166,7 @@ def load_settings() -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
-_OF_THE_SUPERVISOR: Final = frozenset({"local_model_url", "local_moderation_url"})
+_OF_THE_SUPERVISOR: Final = frozenset({"local_model_url", "local_embeddings_url", "local_moderation_url"})
 
 
 def known_variables() -> tuple[str, ...]:

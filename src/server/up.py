@@ -59,7 +59,8 @@ async def up(settings: Settings, version: str) -> None:
         await preflight(settings)
         with claimed_run_dir(settings) as run_dir:
             model_port = _model_port(settings, tell)
-            plan = make_plan(settings, run_dir, model_port, _moderation_port(settings))
+            embedding_port = None if model_port is None else unused_port()
+            plan = make_plan(settings, run_dir, model_port, _moderation_port(settings), embedding_port)
             key = FirstKey(settings.bootstrap_key_file)
 
             async def prepare() -> None:
@@ -106,17 +107,31 @@ def _socket(run_dir: Path, index: int) -> Path:
     return run_dir / f"worker-{index}.sock"
 
 
-def make_plan(settings: Settings, run_dir: Path, model_port: int | None, moderation_port: int | None = None) -> Plan:
-    """What to run for these settings; writes Envoy's configuration beside the sockets."""
+def make_plan(
+    settings: Settings,
+    run_dir: Path,
+    model_port: int | None,
+    moderation_port: int | None = None,
+    embedding_port: int | None = None,
+) -> Plan:
+    """What to run for these settings; writes Envoy's configuration beside the sockets.
+
+    One process serves `model_port` and `embedding_port`, which goes with the other only.
+    """
     sockets = [_socket(run_dir, index) for index in range(settings.workers)]
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
     probes: list[Probe] = [_socket_probe(path) for path in sockets]
     models = []
     if model_port is not None:
-        models.append(Command("local-model", (*python, "server.local_model", "--port", str(model_port)), environ))
+        embedding = () if embedding_port is None else ("--embedding-port", str(embedding_port))
+        argv = (*python, "server.local_model", *embedding, "--port", str(model_port))
+        models.append(Command("local-model", argv, environ))
         probes.append(_http_probe(f"http://127.0.0.1:{model_port}/health"))
         environ = {**environ, "AISTATS_LOCAL_MODEL_URL": f"http://127.0.0.1:{model_port}/v1"}
+        if embedding_port is not None:
+            probes.append(_http_probe(f"http://127.0.0.1:{embedding_port}/health"))
+            environ["AISTATS_LOCAL_EMBEDDINGS_URL"] = f"http://127.0.0.1:{embedding_port}/v1"
     if moderation_port is not None:
         argv = (*python, "server.local_moderation", "--port", str(moderation_port))
         models.append(Command("local-moderation", argv, {**environ, "OPENBLAS_NUM_THREADS": "1"}))
