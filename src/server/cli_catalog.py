@@ -1,4 +1,4 @@
-"""`aistats-gateway catalog`: check the catalogue's files, and show what they amount to."""
+"""`aistats-gateway catalog`: check the catalogue's files, show what they amount to, and add to them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from server.catalogue import CatalogError, load_catalog
+from server.catalogue.problems import suggestion
+from server.cli_catalog_import import import_
+from server.cli_shared import print_table
 from server.domain.catalog import Catalog, Model, Offer, Provider
 from server.domain.money import usd
 from server.domain.pricing import PriceTier, Rates
+from server.domain.request import Endpoint
 from server.settings import load_settings
+
+_SHOWN: Final = ("input_text_tokens", "output_text_tokens")
 
 
 class CatalogProblems(click.ClickException):
@@ -38,7 +45,10 @@ def _load(path: Path | None) -> Catalog:
 
 @click.group("catalog")
 def catalog() -> None:
-    """Check and show the catalogue: the providers and models that requests may name."""
+    """Check, show and extend the catalogue: the providers and models that requests may name."""
+
+
+catalog.add_command(import_)
 
 
 @catalog.command("check")
@@ -46,36 +56,117 @@ def catalog() -> None:
 def check(path: Path | None) -> None:
     """Check the configuration file at PATH (AISTATS_CONFIG without one) with all that ships.
 
-    Exits with 0 and a summary, or with 1 and one line a problem: file:line: key: what to mend. What works but should
-    not stay is a warning on standard error.
+    Exits with 0 and a summary, or with 1 and one line a problem: file:line: key: what to mend. Unknown keys,
+    parameters, providers and models are told with the nearest that is known, offers without a price by their model.
+    What works but should not stay is a warning on standard error.
     """
-    loaded = _load(path or load_settings().config)
+    path = path or load_settings().config
+    loaded = _load(path)
+    for warning in warnings(loaded, _load(None) if path is not None else loaded):
+        click.echo(f"warning: {warning}", err=True)
+    waiting = [provider for provider in loaded.providers.values() if not provider.is_configured]
+    ready = sum(_is_ready(model) for model in loaded.models.values())
+    click.echo(
+        f"{_count(len(loaded.providers), 'provider')} ({len(loaded.providers) - len(waiting)} configured), ", nl=False
+    )
+    click.echo(f"{_count(len(loaded.models), 'model')} ({ready} can be called)")
+    for provider in waiting:
+        click.echo(f"  {provider.id}: {provider.remedy}")
+
+
+def warnings(loaded: Catalog, shipped: Catalog) -> Iterator[str]:
+    """What works but should not stay. `shipped`: the catalogue as it is without a file of one's own."""
     for provider in loaded.providers.values():
         if provider.sends_key_in_clear:
-            click.echo(f'warning: provider "{provider.id}": its key is sent without TLS; use https', err=True)
-    configured = sum(provider.is_configured for provider in loaded.providers.values())
-    click.echo(f"{_count(len(loaded.providers), 'provider')} ({configured} configured), ", nl=False)
-    click.echo(_count(len(loaded.models), "model"))
+            yield f'provider "{provider.id}": its key is sent without TLS; use https'
+    names: dict[tuple[str, str, Endpoint], str] = {}
+    for model in loaded.models.values():
+        for offer in model.offers:
+            for endpoint in sorted(offer.endpoints):
+                first = names.setdefault((offer.provider.id, offer.provider_model, endpoint), model.id)
+                if first != model.id:
+                    yield f'"{first}" and "{model.id}" are both "{offer.provider_model}" of "{offer.provider.id}"'
+                    break
+    for id_, model in loaded.models.items():
+        before = shipped.models.get(id_)
+        lost = {offer.provider.id for offer in before.offers} if before is not None else set()
+        lost -= {offer.provider.id for offer in model.offers}
+        if lost:
+            whose = ", ".join(sorted(lost))
+            yield f'model "{id_}" takes the place of the shipped one, and is no longer offered by {whose}; see `offers`'
 
 
 @catalog.command("list")
+@click.option("--provider", "provider_id", metavar="ID", help="Only this provider and its models.")
+@click.option("--endpoint", type=click.Choice([endpoint.value for endpoint in Endpoint]), help="Only models with it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def list_(as_json: bool) -> None:
-    """Show every model with its providers, and what a provider still needs before it can be called."""
+def list_(provider_id: str | None, endpoint: str | None, as_json: bool) -> None:
+    """Show every model with its providers, and what a provider still needs before it can be called.
+
+    Prices are USD per million tokens, of the provider that asks the least. A filled circle: it can be called now.
+    """
     loaded = _load(load_settings().config)
+    if provider_id is not None and provider_id not in loaded.providers:
+        hint = suggestion(provider_id, sorted(loaded.providers))
+        raise click.BadParameter(f'there is no provider "{provider_id}"; {hint}', param_hint="--provider")
+    loaded = _narrowed(loaded, provider_id, endpoint)
     if as_json:
         click.echo(json.dumps(_as_json(loaded), indent=2))
         return
-    width = max((len(id_) for id_ in (*loaded.models, *loaded.providers)), default=0)
-    click.secho("Models", bold=True)
-    for model in loaded.models.values():
-        ready = any(offer.provider.is_configured for offer in model.offers)
-        offers = ", ".join(offer.provider.id for offer in model.offers)
-        click.echo(f"  {'●' if ready else '○'} {model.id:{width}}  {offers}")
-    click.secho("Providers", bold=True)
-    for provider in loaded.providers.values():
-        state = "configured" if provider.is_configured else f"not configured: {provider.remedy}"
-        click.echo(f"  {'●' if provider.is_configured else '○'} {provider.id:{width}}  {state}")
+    rows = [_row(model) for model in loaded.models.values()]
+    print_table(("", "MODEL", "PROVIDERS", "ENDPOINTS", "CONTEXT", "IN", "OUT", "STATUS"), rows)
+    click.echo()
+    states: list[tuple[str, ...]] = [
+        (_mark(one.is_configured), one.id, "configured" if one.is_configured else f"not configured: {one.remedy}")
+        for one in loaded.providers.values()
+    ]
+    print_table(("", "PROVIDER", "STATUS"), states)
+
+
+def _narrowed(loaded: Catalog, provider_id: str | None, endpoint: str | None) -> Catalog:
+    """What one provider has for one endpoint, or all have for any."""
+    models: dict[str, Model] = {}
+    for id_, model in loaded.models.items():
+        offers = tuple(
+            offer
+            for offer in model.offers
+            if provider_id in (None, offer.provider.id) and (endpoint is None or endpoint in offer.endpoints)
+        )
+        if offers:
+            models[id_] = replace(model, offers=offers)
+    offering = {offer.provider.id for model in models.values() for offer in model.offers}
+    providers = {
+        id_: provider
+        for id_, provider in loaded.providers.items()
+        if id_ == provider_id or (provider_id is None and (endpoint is None or id_ in offering))
+    }
+    return replace(loaded, models=models, providers=providers)
+
+
+def _row(model: Model) -> tuple[str, ...]:
+    endpoints = {endpoint for offer in model.offers for endpoint in offer.endpoints}
+    return (
+        _mark(_is_ready(model)),
+        model.id,
+        ", ".join(offer.provider.id for offer in model.offers),
+        ", ".join(endpoint.value for endpoint in Endpoint if endpoint in endpoints),
+        f"{model.context_length:,}" if model.context_length is not None else "-",
+        *("free" if model.is_free else _least(model, dimension) for dimension in _SHOWN),
+        model.status,
+    )
+
+
+def _least(model: Model, dimension: str) -> str:
+    rates = [offer.prices.rates[dimension] for offer in model.offers if dimension in offer.prices.rates]
+    return usd(min(rates), decimals=2) if rates else "-"
+
+
+def _is_ready(model: Model) -> bool:
+    return any(offer.provider.is_configured for offer in model.offers)
+
+
+def _mark(is_ready: bool) -> str:
+    return "●" if is_ready else "○"
 
 
 def _count(number: int, noun: str) -> str:
@@ -112,7 +203,7 @@ def _model(model: Model) -> dict[str, Any]:
         "aliases": list(model.aliases),
         "endpoints": sorted(endpoints),
         "context_length": model.context_length,
-        "configured": any(offer.provider.is_configured for offer in model.offers),
+        "configured": _is_ready(model),
         "offers": list(_offers(model.offers)),
     }
 

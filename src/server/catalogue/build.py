@@ -167,6 +167,7 @@ class _Provider:
             on_disconnect=entry.on_disconnect or "cancel",
             region=entry.region,
             allow_link_local=entry.allow_link_local,
+            prices_as=entry.prices_as,
         )
 
     def _check_prices_as(self) -> None:

@@ -61,6 +61,7 @@ class Provider(msgspec.Struct, frozen=True):
     be called. `base_url` has no trailing slash; `allow_link_local`: it may lead to a link-local address, or to one
     where clouds keep their metadata. `on_disconnect`: whether its stream is read to its end, for its own account of
     the usage, when the client has gone. `region` is where it processes what it is sent, None where that is not known.
+    `prices_as`: whose default prices are its own, None where those of its id are.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Provider(msgspec.Struct, frozen=True):
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     region: str | None = None
     allow_link_local: bool = False
+    prices_as: str | None = None
 
     @property
     def is_configured(self) -> bool:
