@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.gateway import Gateway, free_port
 from tests.e2e.upstreams import UpstreamThread
+from tests.fakes.everything import as_all_of_openai
 
 LOCAL_MODEL = "local/smollm2-135m:free"
 
@@ -69,7 +70,7 @@ def pair() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def acme_upstream() -> Iterator[UpstreamThread]:
-    upstream = UpstreamThread()
+    upstream = UpstreamThread(default=as_all_of_openai)
     yield upstream
     upstream.close()
 

@@ -12,7 +12,7 @@ Json: TypeAlias = Mapping[str, Any]
 
 PAID: Final = "acme/test-1"
 FREE: Final = "acme/test-1:free"
-EMBEDDER: Final = "acme/embed:free"
+EMBEDDER: Final = "acme/embeddings-only:free"
 MODERATOR: Final = "acme/moderate:free"
 PIXEL: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+M8AAAMBAQDJ/pLvAAAAAElFTkSuQmCC"

@@ -51,19 +51,19 @@ class Told(msgspec.Struct, frozen=True):
     @property
     def of_messages(self) -> bool:
         """Whether its clients read errors as Anthropic's do (rest_bridge/messages_errors.py)."""
-        return self.path.startswith("/v1/messages")
+        return re.match(r"/v1/messages(/count_tokens)?(\?|$)", self.path) is not None
 
 
 def told(reply: httpx.Response) -> Told:
     return Told(reply.status_code, dict(reply.headers), reply.content, reply.request.url.path)
 
 
-def check(reply: Told) -> dict[str, Any] | None:
-    """The reply is a success or an error of the contract; the error's body, if it is one."""
+def check(reply: Told, *, arrived: bool = True) -> dict[str, Any] | None:
+    """The reply is a success or an error of the contract; the error's body, if it is one. See `check_error`."""
     if reply.status < httpx.codes.BAD_REQUEST:
         check_success(reply)
         return None
-    return check_error(reply)
+    return check_error(reply, arrived=arrived)
 
 
 def check_error(reply: Told, *, arrived: bool = True) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def check_error(reply: Told, *, arrived: bool = True) -> dict[str, Any]:
     assert reply.headers["content-type"] == "application/json", reply
     if "content-length" in reply.headers:
         assert int(reply.headers["content-length"]) == len(reply.body), reply
-    if reply.of_messages:
+    if (reply.of_messages and arrived) or body.get("type") == "error":
         body = _unwrapped(body, reply)
     assert body.keys() >= KEYS, reply
     assert body.keys() - KEYS in (set(), PROVIDER_KEYS), reply
@@ -169,7 +169,7 @@ def _check_blame(body: dict[str, Any], reply: Told) -> None:
     """What is wrong is said in a sentence, and where, if it is a field that is."""
     description, param = body["description"], body["param"]
     assert len(description.split()) >= 3, reply
-    assert description[-1] in ".…)" or body["error_origin"] == "upstream", reply
+    assert description[-1] in ".?…" or body["error_origin"] == "upstream", reply
     assert param is None or (isinstance(param, str) and param), reply
     if body["reason"] in NAMES_A_FIELD:
         assert param, reply

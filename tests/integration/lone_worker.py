@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,8 +17,7 @@ from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.bodies import bodies
 from tests.fakes.contract import Told
-from tests.fakes.moderation_wire import judging
-from tests.fakes.openai_upstream import Reply, Request, as_openai, json_reply
+from tests.fakes.everything import as_all_of_openai
 from tests.fakes.routes import RestRoute, TypedMethod, rest_routes
 
 TIMEOUT_S: Final = 20.0
@@ -36,29 +33,9 @@ models:
     offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/moderate:free
     offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
-  - id: acme/embed:free
+  - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
 """
-
-
-def answer(request: Request) -> Reply:
-    """What an upstream says that has a model for everything."""
-    if request.path.endswith("/moderations"):
-        return judging(lambda _: {})(request)
-    if request.path.endswith("/embeddings"):
-        return embedded(request)
-    return as_openai(request)
-
-
-def embedded(request: Request) -> Reply:
-    """Two numbers for each input, as floats or packed, as the request wants it."""
-    given = request.json["input"]
-    count = 1 if isinstance(given, str) or isinstance(given[0], int) else len(given)
-    packed = base64.b64encode(struct.pack("<2f", 0.5, -0.25)).decode()
-    vector = packed if request.json.get("encoding_format") == "base64" else [0.5, -0.25]
-    data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    return json_reply({"object": "list", "data": data, "model": "embed", "usage": usage})
 
 
 class LoneWorker(Gateway):
@@ -155,7 +132,7 @@ class LoneWorker(Gateway):
 @pytest.fixture(scope="session")
 def quiet_upstream() -> Iterator[UpstreamThread]:
     """What the lone worker asks: it answers anything that can be answered."""
-    upstream = UpstreamThread(default=answer)
+    upstream = UpstreamThread(default=as_all_of_openai)
     yield upstream
     upstream.close()
 

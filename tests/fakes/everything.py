@@ -1,0 +1,18 @@
+"""An upstream that has a model for everything that there is a route for."""
+
+from __future__ import annotations
+
+from tests.fakes.embedding_wire import as_openai_embeddings
+from tests.fakes.moderation_wire import judging
+from tests.fakes.openai_upstream import Reply, Request, as_openai
+
+_as_openai_moderations = judging(lambda _: {})
+
+
+def as_all_of_openai(request: Request) -> Reply:
+    path = request.path.partition("?")[0]
+    if path.endswith("/embeddings"):
+        return as_openai_embeddings(request)
+    if path.endswith("/moderations"):
+        return _as_openai_moderations(request)
+    return as_openai(request)
