@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from rest_bridge import chat_decode, chat_encode, messages_decode, models, moderations
+from rest_bridge.api_keys import AuditPageJson, KeyDeletionJson, KeysPageJson, OneKeyJson
+from rest_bridge.api_keys_decode import CreateKeyBody, RotateKeyBody, UpdateKeyBody
 from rest_bridge.chat_body import ChatBody
 from rest_bridge.chat_messages import ImagePart, TextPart
 from rest_bridge.credits import ActivityJson, CreditsJson
@@ -167,6 +169,33 @@ SURFACES: Final[Mapping[str, Surface]] = {
         },
         reply=moderations.ModerationReply,
     ),
+    "ApiKeysRestService.ListApiKeys": Surface(reply=KeysPageJson),
+    "ApiKeysRestService.CreateApiKey": Surface(
+        body=CreateKeyBody,
+        examples={
+            "plain": {"name": "laptop"},
+            "held": {
+                "name": "demo",
+                "expires_at": "2027-01-31T12:00:00Z",
+                "limit": 5.0,
+                "limit_reset": "monthly",
+                "allowed_models": ["*:free"],
+                "allowed_cidrs": ["10.0.0.0/8"],
+            },
+        },
+        reply=OneKeyJson,
+        status=201,
+    ),
+    "ApiKeysRestService.GetApiKey": Surface(reply=OneKeyJson),
+    "ApiKeysRestService.UpdateApiKey": Surface(
+        body=UpdateKeyBody, examples={"limit": {"limit": 7.5}, "lift": {"allowed_cidrs": None}}, reply=OneKeyJson
+    ),
+    "ApiKeysRestService.DeleteApiKey": Surface(reply=KeyDeletionJson),
+    "ApiKeysRestService.RotateApiKey": Surface(
+        body=RotateKeyBody, examples={"hour": {"overlap_s": 3600}}, reply=OneKeyJson, status=201
+    ),
+    "ApiKeysRestService.GetCurrentApiKey": Surface(reply=OneKeyJson),
+    "ApiKeysRestService.ListAuditLog": Surface(reply=AuditPageJson),
     "DescriptionRestService.GetOpenApiYaml": Surface(reply=str, media="application/yaml", kept=True),
     "DescriptionRestService.GetOpenApiJson": Surface(reply=dict[str, Any], kept=True),
     "DescriptionRestService.GetDocsPage": Surface(reply=str, media="text/html", kept=True),

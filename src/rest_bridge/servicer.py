@@ -223,9 +223,7 @@ class ApiKeysRestServicer(_Face):
     def CreateApiKey(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "POST", "/v1/api-keys", request)
 
-    def GetApiKey(
-        self, request: api_keys_pb2.GetApiKeyRequest, context: CallContext
-    ) -> AsyncGenerator[HttpBody, None]:
+    def GetApiKey(self, request: api_keys_pb2.GetApiKeyRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "GET", _key_path(request.key_id))
 
     def UpdateApiKey(

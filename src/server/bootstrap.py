@@ -198,7 +198,10 @@ async def worker(
         transport = await stack.enter_async_context(Transport())
         store = SqlResponseStore(database, commits, clock)
         records = SqlRecords(database, commits, clock, record_days=settings.record_days)
-        purges = (store.purge, records.purge_contents, records.purge_records, partial(purge_audit, commits, clock))
+        purges: Sequence[Callable[[], Awaitable[int]]] = (
+            *(store.purge, records.purge_contents, records.purge_records),
+            partial(purge_audit, commits, clock),
+        )
         await stack.enter_async_context(_running(catalog.watch(), *map(_purging, purges)))
 
         connect_timeout_s = catalog.current.routing.connect_timeout_s
