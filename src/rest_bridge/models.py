@@ -18,7 +18,7 @@ from server.domain.health import HealthView, ProviderHealth
 from server.domain.money import usd
 from server.domain.ports import CatalogSource
 from server.domain.pricing import PriceTier, Rates
-from server.pipeline.models import FILTERS, MAX_PAGES_KEPT, Listed, ListedOffer, Listing, PerCatalog, Wanted
+from server.pipeline.models import FILTERS, MAX_PAGES_KEPT, Listed, ListedOffer, Listing, Listings, PerCatalog, Wanted
 
 __all__ = ["ModelsRest"]
 
@@ -124,14 +124,14 @@ class EndpointsJson(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pages:
-    """The listing of one catalogue, and pages of it as they were sent."""
+    """The listings of one catalogue, and pages of them as they were sent."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.listing: Final = Listing(catalog)
+        self.listings: Final = Listings(catalog)
         self.page: Final = lru_cache(MAX_PAGES_KEPT)(self._page)
 
-    def _page(self, wanted: Wanted) -> Kept:
-        page = self.listing.page(wanted)
+    def _page(self, listing: Listing, wanted: Wanted) -> Kept:
+        page = listing.page(wanted)
         return kept(
             _encode(
                 PageJson(
@@ -163,22 +163,27 @@ class ModelsRest:
     async def list(self, exchange: Exchange) -> RestResponse:
         request, pages = exchange.request, self._pages.current
         check_query(request, _QUERY)
+        listing = pages.listings.of(exchange.call.principal.restrictions)
         limit, offset = whole_number(request, "limit"), whole_number(request, "offset")
-        wanted = pages.listing.read(request.query, limit=limit, offset=offset)
-        return conditional(request, pages.page(wanted))
+        wanted = listing.read(request.query, limit=limit, offset=offset)
+        return conditional(request, pages.page(listing, wanted))
 
     async def get(self, exchange: Exchange) -> RestResponse:
         check_query(exchange.request, ())
-        listed = self._pages.current.listing.find(exchange.path_params["model_id"])
+        listed = self._find(exchange)
         summary = _summary(listed)
         body = _encode(OneJson(summary.id, summary.object, summary.created, summary.owned_by, _model(listed)))
         return conditional(exchange.request, Kept(body, etag_of(body)))
 
     async def endpoints(self, exchange: Exchange) -> RestResponse:
         check_query(exchange.request, ())
-        listed = self._pages.current.listing.find(exchange.path_params["model_id"])
+        listed = self._find(exchange)
         body = _encode(_endpoints(listed, {one.id: one for one in self._health.of_model(listed.model.id)}))
         return conditional(exchange.request, Kept(body, etag_of(body)))
+
+    def _find(self, exchange: Exchange) -> Listed:
+        listing = self._pages.current.listings.of(exchange.call.principal.restrictions)
+        return listing.find(exchange.path_params["model_id"])
 
 
 def _summary(listed: Listed) -> SummaryJson:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 from typing import Any
 
 import grpc
@@ -144,6 +145,31 @@ def test_who_may_not_look_learns_nothing_from_an_etag(gateway: Gateway) -> None:
     etag = get(gateway, "models").headers["etag"]
     reply = httpx.get(f"{gateway.base_url}/models", headers={"if-none-match": etag})
     assert (reply.status_code, "etag" in reply.headers) == (401, False)
+
+
+def test_a_key_sees_what_it_may_use(gateway: Gateway, channel: grpc.Channel) -> None:
+    asked = (
+        "--team",
+        "default",
+        "--name",
+        "held",
+        "--scope",
+        "inference",
+        "--model",
+        "acme/t*",
+        "--provider",
+        "backup",
+    )
+    made = gateway.run("keys", "create", *asked, "--json")
+    assert made.returncode == 0, made.stderr
+    bearer = f"Bearer {json.loads(made.stdout)['key']}"
+    told = get(gateway, "models", authorization=bearer).json()
+    assert [one["id"] for one in told["data"]] == ["acme/two:free"]
+    assert [one["api_provider_id"] for one in told["models"][0]["providers"]] == ["backup"]
+    assert get(gateway, f"models/{ESCAPED}", authorization=bearer).status_code == 404
+    stub = models_pb2_grpc.ModelsServiceStub(channel)
+    typed = stub.ListModels(models_pb2.ListModelsRequest(), metadata=[("authorization", bearer)])
+    assert [one.id for one in typed.data] == ["acme/two:free"]
 
 
 def test_a_long_page_comes_compressed(gateway: Gateway) -> None:

@@ -12,6 +12,8 @@ import pytest
 from rest_bridge.app import RestApp
 from rest_bridge.models import ModelsRest
 from server.domain.catalog import Model, Offer
+from server.domain.identity import Arrival, Call, Scope
+from server.domain.restrictions import Restrictions
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.models import MAX_PAGES_KEPT
 from tests.fakes.catalogues import CHAT, READY, Source, catalog
@@ -21,13 +23,25 @@ from tests.fakes.rest import KEY, OpenDoor, Reply, read, rest_request
 IDS = ["acme/embed:free", "acme/test-1", "zeta/old"]
 
 
+class Reception(OpenDoor):
+    """Its one key is held to `restrictions`."""
+
+    restrictions = Restrictions()
+
+    async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
+        call = await super().authenticate(arrival, authorization, scope)
+        principal = msgspec.structs.replace(call.principal, restrictions=self.restrictions)
+        return msgspec.structs.replace(call, principal=principal)
+
+
 class Door:
     """The surface over a catalogue that a test may replace."""
 
     def __init__(self) -> None:
+        self.reception = Reception()
         self.source, clock = Source(), HandClock()
         surface = ModelsRest(self.source, MeasuredHealth(self.source, steady(clock), clock))
-        self._app = RestApp(OpenDoor(), surface.routes())
+        self._app = RestApp(self.reception, surface.routes())
 
     async def get(self, path: str = "/v1/models", headers: dict[str, str] | None = None, **query: Any) -> Reply:
         request = rest_request(b"", method="GET", path=path, headers={"authorization": KEY, **(headers or {})})
@@ -186,6 +200,40 @@ async def test_a_long_page_is_sent_compressed_to_who_takes_that(door: Door, acce
     assert reply.headers.get("content-encoding") == coding
     assert (gzip.decompress(reply.body) if coding else reply.body) == plain.body
     assert (reply.headers["etag"], reply.headers["vary"]) == (plain.headers["etag"], "accept-encoding")
+
+
+@pytest.mark.parametrize(
+    ("held_to", "ids"),
+    [
+        (Restrictions(cidrs=("10.0.0.0/8",)), IDS),
+        (Restrictions(models=("acme/*",)), IDS[:2]),
+        (Restrictions(models=("test",)), IDS[1:2]),
+        (Restrictions(providers=("ready",)), IDS[:2]),
+        (Restrictions(models=("zeta/*", "*:free"), providers=("ready",)), IDS[:1]),
+        (Restrictions(models=("nobody/*",)), []),
+    ],
+)
+async def test_a_key_sees_what_it_may_use(door: Door, held_to: Restrictions, ids: list[str]) -> None:
+    etag = (await door.get()).headers["etag"]
+    door.reception.restrictions = held_to
+    reply = await door.get(include_endpoints="chat,embeddings")
+    assert ([one["id"] for one in reply.json["data"]], reply.json["total"]) == (ids, len(ids))
+    assert {*reply.json["catalogues"]["chat"], *reply.json["catalogues"]["embeddings"]} == set(ids)
+    for id_ in IDS:
+        for rest in ("", "/endpoints"):
+            status = (await door.get(f"/v1/models/{id_.replace('/', '%2F')}{rest}")).status
+            assert status == (200 if id_ in ids else 404)
+    again = await door.get(headers={"if-none-match": etag})
+    assert again.status == (304 if ids == IDS else 200)
+
+
+async def test_of_a_model_a_key_sees_the_providers_that_it_may_use(door: Door) -> None:
+    door.reception.restrictions = Restrictions(providers=("keyless",))
+    (model,) = (await door.get(organisation="acme")).json["models"]
+    rows = (await door.get("/v1/models/test/endpoints")).json["endpoints"]
+    assert [one["api_provider_id"] for one in (*model["providers"], *rows)] == ["keyless", "keyless"]
+    assert (model["endpoints"], model["supported_parameters"]) == (["chat"], ["seed"])
+    assert (await door.get("/v1/models/ready%3Atest")).status == 404
 
 
 async def test_any_number_of_questions_is_answered_rightly(door: Door) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.parameters import CANONICAL, PARAMETERS, Parameter
 from server.domain.ports import CatalogSource
 from server.domain.request import Endpoint
+from server.domain.restrictions import Restrictions
 
 T = TypeVar("T")
 
@@ -21,6 +22,8 @@ DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 250
 MAX_PAGES_KEPT: Final = 16
 """Of each kind, so many pages are kept as they were sent."""
+MAX_LISTINGS_KEPT: Final = 16
+"""Of a catalogue as keys see it that are held to some of it."""
 
 SURFACES: Final = ("chat", "responses", "messages", "moderations", "embeddings", "images", "video", "audio")
 STATUSES: Final = ("active", "deprecated", "retired")
@@ -147,6 +150,19 @@ class Listing:
         return values
 
 
+class Listings:
+    """The models of one catalogue, as keys see them: one that is held to models or providers sees no others."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._held = lru_cache(MAX_LISTINGS_KEPT)(lambda held_to: Listing(_within(catalog, held_to)))
+        self._all = Listing(catalog)
+
+    def of(self, held_to: Restrictions) -> Listing:
+        if held_to.models is held_to.providers is None:
+            return self._all
+        return self._held(msgspec.structs.replace(held_to, cidrs=None))
+
+
 class PerCatalog(Generic[T]):
     """What is made of a catalogue, once for each."""
 
@@ -162,6 +178,15 @@ class PerCatalog(Generic[T]):
         if catalog is not self._catalog:
             self._made, self._catalog = self._make(catalog), catalog
         return self._made
+
+
+def _within(catalog: Catalog, held_to: Restrictions) -> Catalog:
+    models = {}
+    for id_, model in catalog.models.items():
+        offers = tuple(offer for offer in model.offers if held_to.allows_provider(offer.provider.id))
+        if offers and held_to.allows_model(model):
+            models[id_] = msgspec.structs.replace(model, offers=offers)
+    return msgspec.structs.replace(catalog, models=models)
 
 
 def _matches(listed: Listed, wanted: Wanted) -> bool:

@@ -12,7 +12,7 @@ from server.domain.health import HealthView, ProviderHealth
 from server.domain.money import usd
 from server.domain.ports import CatalogSource
 from server.domain.pricing import PriceTier, Rates
-from server.pipeline.models import FILTERS, MAX_PAGES_KEPT, Listed, ListedOffer, Listing, PerCatalog, Wanted
+from server.pipeline.models import FILTERS, MAX_PAGES_KEPT, Listed, ListedOffer, Listing, Listings, PerCatalog, Wanted
 from server.rpc.context import CallContext
 from server.rpc.health import encode_provider
 
@@ -23,14 +23,14 @@ _R = TypeVar("_R", bound=_Reply)
 
 
 class _Pages:
-    """The listing of one catalogue, and pages of it as they were sent."""
+    """The listings of one catalogue, and pages of them as they were sent."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.listing: Final = Listing(catalog)
+        self.listings: Final = Listings(catalog)
         self.page: Final = lru_cache(MAX_PAGES_KEPT)(self._page)
 
-    def _page(self, wanted: Wanted) -> models_pb2.ListModelsResponse:
-        page = self.listing.page(wanted)
+    def _page(self, listing: Listing, wanted: Wanted) -> models_pb2.ListModelsResponse:
+        page = listing.page(wanted)
         return _tagged(
             models_pb2.ListModelsResponse(
                 object="list",
@@ -56,17 +56,18 @@ class ModelsServicer(models_pb2_grpc.ModelsServiceServicer):
         self, request: models_pb2.ListModelsRequest, context: CallContext
     ) -> models_pb2.ListModelsResponse:
         pages = self._pages.current
-        wanted = pages.listing.read(
+        listing = pages.listings.of(context.call.principal.restrictions)
+        wanted = listing.read(
             {name: getattr(request, name) for name in FILTERS},
             limit=request.limit if request.HasField("limit") else None,
             offset=request.offset,
         )
-        return _unless_held(pages.page(wanted), request.if_none_match)
+        return _unless_held(pages.page(listing, wanted), request.if_none_match)
 
     async def GetModel(  # type: ignore[override]  # the context is our own
         self, request: models_pb2.GetModelRequest, context: CallContext
     ) -> models_pb2.GetModelResponse:
-        listed = self._pages.current.listing.find(request.model_id)
+        listed = self._find(request.model_id, context)
         reply = models_pb2.GetModelResponse(
             id=listed.model.id,
             object="model",
@@ -79,7 +80,7 @@ class ModelsServicer(models_pb2_grpc.ModelsServiceServicer):
     async def ListModelEndpoints(  # type: ignore[override]  # the context is our own
         self, request: models_pb2.ListModelEndpointsRequest, context: CallContext
     ) -> models_pb2.ListModelEndpointsResponse:
-        listed = self._pages.current.listing.find(request.model_id)
+        listed = self._find(request.model_id, context)
         model = listed.model
         health = {one.id: one for one in self._health.of_model(model.id)}
         reply = models_pb2.ListModelEndpointsResponse(
@@ -94,6 +95,9 @@ class ModelsServicer(models_pb2_grpc.ModelsServiceServicer):
             endpoints=[_endpoint(listed, one, health[one.offer.provider.id]) for one in listed.offers],
         )
         return _unless_held(_tagged(reply), request.if_none_match)
+
+    def _find(self, model_id: str, context: CallContext) -> Listed:
+        return self._pages.current.listings.of(context.call.principal.restrictions).find(model_id)
 
 
 def _tagged(reply: _R) -> _R:
