@@ -343,7 +343,7 @@ class _Description:
         if surface is not None and surface.events is not None:
             events = self._types("", {}, replies=True).of(surface.events)
             content[EVENT_STREAM] = {
-                "schema": {"type": "string", "description": surface.stream, "x-event-schema": events},
+                "schema": {"description": surface.stream, "x-event-schema": events},
                 "example": surface.stream_example,
             }
         return content
