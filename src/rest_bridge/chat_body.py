@@ -8,6 +8,7 @@ import msgspec
 
 from rest_bridge.chat_messages import Message, TextPart
 from rest_bridge.extras import ExtrasBody
+from rest_bridge.guardrail import ModerationOptions
 from rest_bridge.json import ABSENT
 from server.domain.request import RawJson
 
@@ -93,20 +94,6 @@ class _CacheOptions(_Strict, frozen=True, kw_only=True):
     ttl: str | None = None
 
 
-class _ModerationMode(_Strict, frozen=True, kw_only=True):
-    mode: str
-
-
-class _ModerationPolicy(_Strict, frozen=True, kw_only=True):
-    input: _ModerationMode | None = None
-    output: _ModerationMode | None = None
-
-
-class _Moderation(_Strict, frozen=True, kw_only=True):
-    model: str
-    policy: _ModerationPolicy | None = None
-
-
 class _Place(_Strict, frozen=True, kw_only=True):
     city: str | None = None
     country: str | None = None
@@ -154,7 +141,7 @@ class ChatBody(ExtrasBody, frozen=True, forbid_unknown_fields=True, kw_only=True
     prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
     user: str | None = None
-    moderation: _Moderation | None = None
+    moderation: ModerationOptions | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     modalities: tuple[Literal["text", "audio"], ...] | None = None

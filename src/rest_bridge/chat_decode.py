@@ -24,6 +24,7 @@ from rest_bridge.chat_body import (
     TextFormat,
 )
 from rest_bridge.chat_messages import decode_messages
+from rest_bridge.guardrail import guardrail_of
 from rest_bridge.json import check_object, decode_body, encode_raw, invalid, is_set, unsupported
 from server.domain import limits
 from server.domain.parameters import PARAMETERS
@@ -92,6 +93,9 @@ _NO_STREAM_OPTIONS: Final = StreamOptions()
 
 
 def _request(chat: ChatBody) -> GenerationRequest:
+    guardrail = guardrail_of(chat.moderation)
+    if guardrail is not None:
+        chat = msgspec.structs.replace(chat, moderation=None)
     parameters, passthrough = _parameters(chat)
     return GenerationRequest(
         endpoint=Endpoint.CHAT,
@@ -109,6 +113,7 @@ def _request(chat: ChatBody) -> GenerationRequest:
         provider_options=chat.options(),
         routing=chat.routing(),
         trace=chat.wants_trace(),
+        guardrail=guardrail,
     )
 
 

@@ -22,14 +22,16 @@ from server.domain.identity import Arrival
 MAX_TEXT_CHARS: Final = 2000
 """Of each text in an error, this much at most is sent."""
 MAX_FAILURES_SHOWN: Final = 8
+MAX_CATEGORIES_SHOWN: Final = 32
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """One thing that is wrong with the request."""
+    """One thing that is wrong with the request; of content that was flagged, `category` is one that it belongs to."""
 
     param: str
     message: str
     reason: str
+    category: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Diagnostics(msgspec.Struct, frozen=True):
@@ -97,7 +99,12 @@ def rest_error(error: GatewayError, arrival: Arrival) -> tuple[int, bytes]:
 def error_body(error: GatewayError, generation_id: str) -> ErrorBody:
     description = bounded(error.description)
     param = None if error.param is None else bounded(error.param)
-    details = () if param is None else (ErrorDetail(param, description, error.reason.value),)
+    details: tuple[ErrorDetail, ...] = ()
+    if param is not None:
+        details = (ErrorDetail(param, description, error.reason.value),)
+    if error.categories:
+        told = map(bounded, error.categories[:MAX_CATEGORIES_SHOWN])
+        details = tuple(ErrorDetail(param or "", f"Flagged as {one}.", error.reason.value, one) for one in told)
     body = ErrorBody(
         generation_id=generation_id,
         status_code=status_of(error),

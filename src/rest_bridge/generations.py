@@ -15,6 +15,7 @@ from rest_bridge.pricing_json import PricingLineJson, pricing_json
 from rest_bridge.query import check_query, single, whole_number
 from rest_bridge.responses_encode import response_usage
 from rest_bridge.times import iso, read_time
+from server.domain.guardrail import ModerationReport
 from server.domain.limits import missing_field
 from server.domain.money import CURRENCY
 from server.domain.record import AttemptRecord, Disconnect
@@ -68,6 +69,8 @@ class GenerationJson(msgspec.Struct, frozen=True, kw_only=True):
     pricing_lines: tuple[PricingLineJson, ...]
     attempts: tuple[AttemptRecord, ...]
     disconnect: Disconnect | None
+    parent_id: str | None
+    moderation: ModerationReport | None
     replay_supported: bool
     replay_request: msgspec.Raw | None
     reply: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -174,6 +177,8 @@ def _generation(found: Found) -> GenerationJson:
         pricing_lines=() if pricing is None else pricing.lines,
         attempts=record.attempts,
         disconnect=record.disconnect,
+        parent_id=record.parent_id,
+        moderation=record.moderation,
         replay_supported=found.replayable,
         replay_request=None if request is None else msgspec.Raw(request),
         reply=msgspec.UNSET if content is None else msgspec.Raw(content.reply),

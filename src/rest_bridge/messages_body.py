@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from rest_bridge.extras import ExtrasBody
+from rest_bridge.guardrail import GuardrailBody
 from rest_bridge.json import ABSENT
 from rest_bridge.messages_blocks import CacheControl, MessageBody, Strict, TextBlock
 from server.domain.request import RawJson
@@ -133,6 +134,7 @@ class MessagesBody(_PromptBody, frozen=True, forbid_unknown_fields=True, kw_only
     top_k: _Integer | None = None
     metadata: _Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+    moderation: GuardrailBody | None = None
     container: RawJson = ABSENT
     diagnostics: RawJson = ABSENT
     inference_geo: RawJson = ABSENT

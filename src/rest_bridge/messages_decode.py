@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rest_bridge.guardrail import own_guardrail
 from rest_bridge.json import check_object, decode_body, decode_value, encode_raw, invalid, is_set, unsupported
 from rest_bridge.messages_blocks import cache_mark, decode_turns
 from rest_bridge.messages_body import (
@@ -101,6 +102,7 @@ def decode_messages(body: bytes) -> MessagesOrder:
         hints=_hints(asked),
         provider_options=asked.options(),
         trace=asked.wants_trace(),
+        guardrail=None if asked.moderation is None else own_guardrail(asked.moderation),
     )
     hides = isinstance(asked.thinking, ThinkingEnabled | ThinkingAdaptive) and asked.thinking.display == "omitted"
     return MessagesOrder(request, bool(asked.meta), hides)

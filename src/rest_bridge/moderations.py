@@ -104,7 +104,8 @@ def _inputs(raw: msgspec.Raw) -> tuple[Content, ...]:
         raise invalid("input", "`input` must not be empty.")
     if _begins(items[0], b"{"):
         check_count(len(items), MAX_PARTS, "input")
-        return (tuple(_part(part, f"input[{n}]") for n, part in enumerate(decode_value(_PARTS, raw, "input"))),)
+        parts = decode_value(_PARTS, raw, "input")
+        return (tuple(_part(part, f"input[{number}]") for number, part in enumerate(parts)),)
     check_count(len(items), MAX_INPUTS, "input")
     return tuple((Text(text),) for text in decode_value(_TEXTS, raw, "input"))
 

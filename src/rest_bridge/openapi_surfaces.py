@@ -286,7 +286,9 @@ WORDS: Final[Mapping[str, str]] = {
     "conversation": _PROVIDERS_OWN,
     "prompt": _PROVIDERS_OWN,
     "image": _PROVIDERS_OWN,
-    "moderation": _PROVIDERS_OWN,
+    "moderation": "`input`, `output`: `block` or `flag` what a moderation model flags, and `model` judges; or OpenAI's own"
+    " parameter (`model`, `policy`), passed on as it is to a provider that has it.",
+    "MessagesRequest.moderation": "`input`, `output`: `block` or `flag` what a moderation model flags; `model` judges.",
     "ResponsesRequest.context_management": _PROVIDERS_OWN,
     "ResponsesRequest.stop": "Known and refused: the Responses API has no stop sequences.",
     **{f"ChatRequest.{name}": f"Known and refused: {why}." for name, why in chat_decode.REFUSED.items()},

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from rest_bridge.extras import ExtrasBody
+from rest_bridge.guardrail import guardrail_in
 from rest_bridge.json import ABSENT, check_object, decode_body, decode_value, encode_raw, invalid, is_set, unsupported
 from rest_bridge.responses_input import decode_input
 from server.domain.errors import GatewayError, Reason
@@ -190,6 +191,9 @@ def _request(body: ResponsesBody) -> ResponseRequest:
     tool_choice = _tool_choice(body.tool_choice) if is_set(body.tool_choice) else None
     output_format = _output_format(body.text)
     reasoning, reasoning_parameters = _reasoning(body.reasoning)
+    guardrail = guardrail_in(body.moderation)
+    if guardrail is not None:
+        body = msgspec.structs.replace(body, moderation=ABSENT)
     passthrough = _passthrough(body)
     set_here = {
         "temperature": body.temperature,
@@ -222,6 +226,7 @@ def _request(body: ResponsesBody) -> ResponseRequest:
         provider_options=body.options(),
         routing=body.routing(),
         trace=body.wants_trace(),
+        guardrail=guardrail,
     )
     return ResponseRequest(
         generation=_with_input(generation, body),

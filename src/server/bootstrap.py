@@ -76,6 +76,7 @@ from server.pipeline.drain import Drains
 from server.pipeline.embed import Embed
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
+from server.pipeline.guard import Guarded
 from server.pipeline.health.drained import FollowDrained
 from server.pipeline.health.feed import Feed
 from server.pipeline.health.offers import Health
@@ -237,7 +238,8 @@ async def worker(
         stack.push_async_callback(drains.close)
         generate = Generator(catalog, adapters, accounts, clock, shutdown, drains, health)
         moderate = Moderate(generate, catalog)
-        respond = Respond(generate, store, clock)
+        guarded = Guarded(generate, moderate, clock, ids)
+        respond = Respond(guarded, store, clock)
         embed = Embed(generate)
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
@@ -249,9 +251,9 @@ async def worker(
         generations = Generations(records)
         measured = MeasuredHealth(catalog, health, clock)
         faces = (
-            ChatRest(generate),
+            ChatRest(guarded),
             ResponsesRest(respond),
-            MessagesRest(generate, count_tokens),
+            MessagesRest(guarded, count_tokens),
             EmbeddingsRest(embed),
             ModerationsRest(moderate),
             CreditsRest(credits, clock),
@@ -267,11 +269,11 @@ async def worker(
         bridge = RestApp(reception, routes, refusals, runner)
         documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
-            (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate)),
+            (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(guarded)),
             (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
             (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
-            (messages_pb2_grpc.add_MessagesServiceServicer_to_server, MessagesServicer(generate, count_tokens)),
+            (messages_pb2_grpc.add_MessagesServiceServicer_to_server, MessagesServicer(guarded, count_tokens)),
             (messages_pb2_grpc.add_MessagesRestServiceServicer_to_server, MessagesRestServicer(bridge)),
             (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
             (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),

@@ -6,10 +6,12 @@ import re
 from typing import Any, Final, get_args
 
 import click
+import msgspec
 
 from server.catalogue.files import REGION
 from server.cli_shared import as_json, date, example, print_json, print_table, unknown_team, with_database
 from server.clock import SystemClock, UuidV7
+from server.domain.guardrail import MODES
 from server.domain.request import Sort
 from server.storage.database import Database
 from server.storage.teams import InvalidName, NameTaken, Team, Teams
@@ -20,6 +22,7 @@ MAX_CONTENT_DAYS: Final = 3650
 _PROVIDER: Final = "provider"
 _BALANCE: Final = "balanced"
 _ANY: Final = "any"
+_OFF: Final = "off"
 
 
 @click.group(epilog=example("aistats-gateway teams create acme", "aistats-gateway teams list"))
@@ -59,7 +62,8 @@ def list_teams(as_json: bool) -> None:
         print_json([_team_object(team) for team in found])
         return
     print_table(
-        ("NAME", "ID", "CREATED", "CONTENT", "ON DISCONNECT", "SORT", "REGIONS"), [_row(team) for team in found]
+        ("NAME", "ID", "CREATED", "CONTENT", "ON DISCONNECT", "SORT", "REGIONS", "MODERATION"),
+        [_row(team) for team in found],
     )
 
 
@@ -69,6 +73,7 @@ def list_teams(as_json: bool) -> None:
         "aistats-gateway teams set acme --store-content on --content-days 7",
         "aistats-gateway teams set acme --on-disconnect drain",
         "aistats-gateway teams set acme --sort latency --regions eu,ch",
+        "aistats-gateway teams set acme --moderation-input block --moderation-output flag",
     ),
 )
 @click.argument("name", metavar="NAME")
@@ -95,6 +100,21 @@ def list_teams(as_json: bool) -> None:
     metavar="REGION,…",
     help=f"The only regions of providers that may serve it, as their entries say; {_ANY!r} for all.",
 )
+@click.option(
+    "--moderation-input",
+    type=click.Choice((*MODES, _OFF)),
+    help="What becomes of requests that a moderation model flags: tell of it, refuse them, or ask no such model.",
+)
+@click.option(
+    "--moderation-output",
+    type=click.Choice((*MODES, _OFF)),
+    help="The same of answers; one that is blocked ends before what is flagged.",
+)
+@click.option(
+    "--moderation-model",
+    metavar="MODEL",
+    help=f"Who judges; {_ANY!r} for one that works here.",
+)
 @as_json
 def set_team(
     name: str,
@@ -103,6 +123,9 @@ def set_team(
     on_disconnect: str | None,
     sort: str | None,
     regions: str | None,
+    moderation_input: str | None,
+    moderation_output: str | None,
+    moderation_model: str | None,
     as_json: bool,
 ) -> None:
     """Change how the requests of team NAME are treated. Running workers know within a second."""
@@ -117,9 +140,16 @@ def set_team(
         changes["sort"] = None if sort == _BALANCE else sort
     if regions is not None:
         changes["regions"] = _regions(regions)
+    if moderation_input is not None:
+        changes["moderation_input"] = None if moderation_input == _OFF else moderation_input
+    if moderation_output is not None:
+        changes["moderation_output"] = None if moderation_output == _OFF else moderation_output
+    if moderation_model is not None:
+        changes["moderation_model"] = None if moderation_model == _ANY else moderation_model
     if not changes:
         raise click.UsageError(
-            "Say what to change: --store-content, --content-days, --on-disconnect, --sort or --regions."
+            "Say what to change: --store-content, --content-days, --on-disconnect, --sort, --regions,"
+            " --moderation-input, --moderation-output or --moderation-model."
         )
     team = with_database(lambda database: _teams(database).change(name, changes))
     if team is None:
@@ -130,7 +160,7 @@ def set_team(
     policy = team.policy
     click.echo(
         f"Team {team.name}: content {_content(team)}, on disconnect {policy.on_disconnect or _PROVIDER},"
-        f" sort {policy.sort or _BALANCE}, regions {_listed(team)}."
+        f" sort {policy.sort or _BALANCE}, regions {_listed(team)}, moderation {_moderation(team)}."
     )
 
 
@@ -140,7 +170,7 @@ def _teams(database: Database) -> Teams:
 
 def _row(team: Team) -> tuple[str, ...]:
     policy = team.policy
-    chosen = policy.on_disconnect or _PROVIDER, policy.sort or _BALANCE, _listed(team)
+    chosen = policy.on_disconnect or _PROVIDER, policy.sort or _BALANCE, _listed(team), _moderation(team)
     return team.name, team.id, date(team.created_at), _content(team), *chosen
 
 
@@ -158,6 +188,11 @@ def _listed(team: Team) -> str:
     return _ANY if team.policy.regions is None else ",".join(team.policy.regions)
 
 
+def _moderation(team: Team) -> str:
+    rail = team.policy.guardrail
+    return _OFF if rail is None else f"in {rail.input or _OFF}, out {rail.output or _OFF}, by {rail.model or _ANY}"
+
+
 def _content(team: Team) -> str:
     return f"kept {team.policy.content_days} days" if team.policy.store_content else "not kept"
 
@@ -172,4 +207,5 @@ def _team_object(team: Team) -> dict[str, Any]:
         "on_disconnect": team.policy.on_disconnect or _PROVIDER,
         "sort": team.policy.sort or _BALANCE,
         "regions": None if team.policy.regions is None else list(team.policy.regions),
+        "moderation": msgspec.to_builtins(team.policy.guardrail),
     }

@@ -52,6 +52,7 @@ def test_from_an_empty_database_to_a_key_and_back(shell: Shell) -> None:
         "on_disconnect": "provider",
         "sort": "balanced",
         "regions": None,
+        "moderation": None,
     }
     assert shell.json(teams, "list") == [team]
     created = shell.json(keys, "create", "--team", "acme", "--name", "ci", "--scope", "inference")
@@ -165,13 +166,20 @@ def test_a_team_is_set_up(shell: Shell) -> None:
     assert "kept 7 days" in listed
     assert "drain" in listed
     said = shell.run(teams, "set", "acme", "--store-content", "off", "--on-disconnect", "provider").stdout
-    assert said == "Team acme: content not kept, on disconnect provider, sort balanced, regions any.\n"
+    assert said == "Team acme: content not kept, on disconnect provider, sort balanced, regions any, moderation off.\n"
     said = shell.run(teams, "set", "acme", "--sort", "latency", "--regions", "eu, ch,eu").stdout
-    assert said == "Team acme: content not kept, on disconnect provider, sort latency, regions eu,ch.\n"
+    assert said == "Team acme: content not kept, on disconnect provider, sort latency, regions eu,ch, moderation off.\n"
     changed = shell.json(teams, "set", "acme", "--sort", "throughput")
     assert (changed["sort"], changed["regions"]) == ("throughput", ["eu", "ch"])
     changed = shell.json(teams, "set", "acme", "--sort", "balanced", "--regions", "any")
     assert (changed["sort"], changed["regions"]) == ("balanced", None)
+    said = shell.run(teams, "set", "acme", "--moderation-input", "block").stdout
+    assert "moderation in block, out off, by any" in said
+    options = ("--moderation-input", "off", "--moderation-output", "flag", "--moderation-model", "a/judge")
+    changed = shell.json(teams, "set", "acme", *options)
+    assert changed["moderation"] == {"input": None, "output": "flag", "model": "a/judge"}
+    changed = shell.json(teams, "set", "acme", "--moderation-output", "off", "--moderation-model", "any")
+    assert changed["moderation"] is None
     for wrong in ("", "EU", "eu,,ch", "eu ch"):
         assert "parted by commas" in shell.fails(teams, "set", "acme", "--regions", wrong)
 

@@ -25,7 +25,7 @@ FIELDS = [
     "id", "object", "request_id", "created_at", "team_id", "key_id", "app_id", "endpoint", "model_id", "provider",
     "native_response_id", "stream", "byok", "status_code", "success", "error_code", "error_message", "finish_reason",
     "latency_ms", "generation_ms", "gateway_ms", "throughput", "usage", "usage_source", "cost_nanos", "currency",
-    "pricing_lines", "attempts", "disconnect", "replay_supported", "replay_request",
+    "pricing_lines", "attempts", "disconnect", "parent_id", "moderation", "replay_supported", "replay_request",
 ]  # fmt: skip
 
 
@@ -98,6 +98,8 @@ async def test_the_whole_object(stage: Stage) -> None:
             },
         ],
         "disconnect": None,
+        "parent_id": None,
+        "moderation": None,
         "replay_supported": False,
         "replay_request": None,
     }  # fmt: skip
@@ -119,7 +121,7 @@ async def test_what_is_not_known_is_null(stage: Stage) -> None:
     assert (told["status_code"], told["success"], told["error_code"]) == (400, False, "malformed_json")
     assert [name for name, value in told.items() if value is None] == [
         "app_id", "provider", "native_response_id", "finish_reason", "latency_ms", "generation_ms", "gateway_ms",
-        "throughput", "usage", "usage_source", "disconnect", "replay_request",
+        "throughput", "usage", "usage_source", "disconnect", "parent_id", "moderation", "replay_request",
     ]  # fmt: skip
     assert told["pricing_lines"] == told["attempts"] == []
 

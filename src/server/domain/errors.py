@@ -271,7 +271,8 @@ class GatewayError(Exception):
     """A request failed, in words that the client may read.
 
     `description` is a sentence for a person and never holds paths, addresses, keys or another team's data. `param`
-    names the field that is wrong, in the spelling of the surface that received it (`messages[0].content`).
+    names the field that is wrong, in the spelling of the surface that received it (`messages[0].content`). `categories`
+    are those of a moderation model to which the content was found to belong.
     """
 
     def __init__(
@@ -283,6 +284,7 @@ class GatewayError(Exception):
         failures: tuple[AttemptFailure, ...] = (),
         retry_after_s: float | None = None,
         allowed_methods: tuple[str, ...] = (),
+        categories: tuple[str, ...] = (),
     ) -> None:
         super().__init__(description)
         self.reason = reason
@@ -291,6 +293,7 @@ class GatewayError(Exception):
         self.failures = failures
         self.retry_after_s = retry_after_s
         self.allowed_methods = allowed_methods
+        self.categories = categories
 
     @property
     def code(self) -> ErrorCode:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from server.domain.guardrail import Guardrail, ModerationReport
 from server.domain.ledger import Settlement, SpendLimit
 from server.domain.request import Sort
 from server.domain.restrictions import Restrictions
@@ -24,6 +25,7 @@ class TeamPolicy(msgspec.Struct, frozen=True):
 
     `sort` is for requests that say nothing of it themselves. `regions` are those of the providers that may serve the
     team, None for any; where they are named, a provider whose region nobody has written down is in none of them.
+    `guardrail` holds for all of its generations.
     """
 
     store_content: bool = False
@@ -31,6 +33,7 @@ class TeamPolicy(msgspec.Struct, frozen=True):
     on_disconnect: OnDisconnect | None = None
     sort: Sort | None = None
     regions: tuple[str, ...] | None = None
+    guardrail: Guardrail | None = None
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -72,9 +75,12 @@ class Progress:
     `defers`: whoever set it hands `settlement` to the ledger, together with the outcome that was sent.
     `client_gone`: nobody waits for the answer any longer, though the work goes on.
     `path`, `body`: the REST request that the call came as, where its team keeps content.
+    `moderation`: what has been found in it so far, where that is asked for.
+    `is_cut`: whoever reads it wants no more; it ends well, with what was used so far.
+    `ending`: why whoever reads it stops, where that is not because the client has gone.
     """
 
-    __slots__ = ("body", "client_gone", "defers", "path", "settlement")
+    __slots__ = ("body", "client_gone", "defers", "ending", "is_cut", "moderation", "path", "settlement")
 
     def __init__(self) -> None:
         self.settlement: Settlement | None = None
@@ -82,14 +88,18 @@ class Progress:
         self.client_gone = False
         self.path = ""
         self.body: bytes | None = None
+        self.moderation: ModerationReport | None = None
+        self.is_cut = False
+        self.ending: Exception | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
-    """An authenticated request under way."""
+    """An authenticated request under way. `parent_id` is the generation for whose sake the gateway itself makes it."""
 
     arrival: Arrival
     principal: Principal
     progress: Progress = msgspec.field(default_factory=Progress)
+    parent_id: str | None = None
 
     @property
     def suffix(self) -> str:

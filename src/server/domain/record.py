@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from server.domain.guardrail import ModerationReport
 from server.domain.usage import Usage
 
 Disconnect = Literal["cancelled", "drained"]
@@ -47,6 +48,7 @@ class GenerationRecord(msgspec.Struct, frozen=True):
     `created_at` is in seconds since 1970, times are milliseconds, `throughput` is output tokens a second. `status_code`
     is what REST clients were answered, 499 where the client had gone; `error_code` and `error_message` are the error's
     reason and description. `disconnect` says, where the client had gone, what became of the upstream call.
+    `parent_id` is the generation for whose sake the gateway itself made it.
     """
 
     suffix: str
@@ -74,6 +76,8 @@ class GenerationRecord(msgspec.Struct, frozen=True):
     disconnect: Disconnect | None = None
     app_id: str | None = None
     byok: bool = False
+    parent_id: str | None = None
+    moderation: ModerationReport | None = None
 
     @property
     def id(self) -> str:

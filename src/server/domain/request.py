@@ -13,6 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from server.domain.guardrail import Guardrail
+
 RawJson: TypeAlias = msgspec.Raw
 
 
@@ -267,7 +269,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationRequest(Request, frozen=True, kw_only=True):
-    """One generation to be made."""
+    """One generation to be made. `guardrail` is what the client asks for beside what its team has chosen."""
 
     turns: tuple[Turn, ...]
     tools: tuple[Tool, ...] = ()
@@ -277,3 +279,4 @@ class GenerationRequest(Request, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     reasoning: ReasoningOptions | None = None
     cache: CacheMark | None = None
+    guardrail: Guardrail | None = None

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from server.domain.guardrail import ModerationReport
 from server.domain.money import Pricing
 from server.domain.trace import Trace
 
@@ -50,7 +51,7 @@ class Meta(msgspec.Struct, frozen=True):
 
     `latency_ms`: upstream dispatch to first byte (first token when streaming). `generation_ms`: dispatch to last
     byte. `throughput_tps`: output tokens per second of generation. `gateway_ms`: what the gateway itself added.
-    `trace` is there where the client asked for it.
+    `trace` is there where the client asked for it, `moderation` where a moderation model was asked.
     """
 
     provider: str
@@ -63,3 +64,4 @@ class Meta(msgspec.Struct, frozen=True):
     attempts: int
     routing: tuple[RoutingRow, ...] = ()
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
+    moderation: ModerationReport | msgspec.UnsetType = msgspec.UNSET

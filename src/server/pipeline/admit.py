@@ -52,6 +52,8 @@ def opening(call: Call, request: Request) -> GenerationRecord:
         endpoint=request.endpoint.value,
         model_id=request.model,
         stream=request.stream,
+        parent_id=call.parent_id,
+        moderation=call.progress.moderation,
     )
 
 

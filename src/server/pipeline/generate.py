@@ -96,6 +96,8 @@ class Generator:
                     relayed_s = self._clock.monotonic()
                     yield batch
                     idle_s += self._clock.monotonic() - relayed_s
+                    if call.progress.is_cut:
+                        break
         except Exception as failure:
             if admitted:
                 await self._settle(call, account(failure).settlement(held, transcript))

@@ -39,8 +39,7 @@ class Moderate:
 
     async def __call__(self, call: Call, request: ModerationRequest) -> Judged:
         """Raises GatewayError."""
-        if not request.model:
-            request = replace(request, model=chosen_model(self._catalog.current))
+        request = self._with_model(request)
         verdicts: tuple[Verdict, ...] | None = None
         settled: Settled | None = None
         async with aclosing(self._generate(call, request)) as batches:
@@ -56,6 +55,13 @@ class Moderate:
         if verdicts is None or settled is None or len(verdicts) != len(request.inputs):
             raise internal_error()
         return Judged(request.model, verdicts, settled)
+
+    async def check(self, call: Call, request: ModerationRequest) -> None:
+        """Raise GatewayError where nobody can serve such a request; nobody is asked."""
+        await self._generate(call, self._with_model(request)).aclose()
+
+    def _with_model(self, request: ModerationRequest) -> ModerationRequest:
+        return request if request.model else replace(request, model=chosen_model(self._catalog.current))
 
 
 def chosen_model(catalog: Catalog) -> str:

@@ -76,6 +76,7 @@ def refusal(
         success=False,
         error_code=error.reason.value,
         error_message=bounded(error.description),
+        moderation=call.progress.moderation,
     )
 
 

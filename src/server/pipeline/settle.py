@@ -15,7 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from server.domain.errors import HINTS, HTTP_STATUS, GatewayError, Origin, Reason
-from server.domain.events import Settled
+from server.domain.events import FinishReason, Settled
 from server.domain.fold import Fold
 from server.domain.identity import Call
 from server.domain.ledger import Settlement
@@ -72,6 +72,7 @@ class Account:
         waited_s: float,
         idle_s: float,
     ) -> None:
+        ending = call.progress.ending or ending
         self._call = call
         self._ending = ending
         self._request = request
@@ -143,7 +144,7 @@ class Account:
             record,
             provider=served.candidate.offer.provider.id,
             native_response_id=None if native_id is None else bounded(native_id, MAX_ID_BYTES),
-            finish_reason=None if served.finish_reason is None else served.finish_reason.value,
+            finish_reason=self._finish_reason(served),
             latency_ms=_latency(served),
             generation_ms=_ms(generation_s),
             gateway_ms=self._gateway_ms,
@@ -155,6 +156,10 @@ class Account:
                 for attempt, bill in zip(self._attempts, self._bills, strict=True)
             ),
         )
+
+    def _finish_reason(self, served: Attempt) -> str | None:
+        reason = FinishReason.CONTENT_FILTER if self._call.progress.is_cut else served.finish_reason
+        return None if reason is None else reason.value
 
     def _outcome(self, ending: BaseException | None) -> GenerationRecord:
         record = opening(self._call, self._request)
@@ -221,7 +226,8 @@ def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:
 def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException | None) -> AttemptRecord:
     status, error_code = _end(attempt)
     if error_code is None and not attempt.is_complete:
-        error_code = ending.reason.value if isinstance(ending, GatewayError) else CLIENT_GONE
+        cut_code = FinishReason.CONTENT_FILTER.value if ending is None else CLIENT_GONE
+        error_code = ending.reason.value if isinstance(ending, GatewayError) else cut_code
     return AttemptRecord(
         provider=attempt.candidate.offer.provider.id,
         provider_model=attempt.candidate.offer.provider_model,

@@ -114,6 +114,7 @@ def decode_request(request: chat_pb2.CreateChatCompletionRequest, *, stream: boo
         provider_options=shared.provider_options,
         routing=shared.routing,
         trace=request.routing.trace,
+        guardrail=shared.guardrail,
     )
 
 

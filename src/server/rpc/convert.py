@@ -16,6 +16,7 @@ from aistats.gateway.v1 import content_pb2, usage_pb2
 from server.domain import limits
 from server.domain.events import FinishReason, PartKind
 from server.domain.fold import WholePart
+from server.domain.guardrail import Finding, ModerationReport
 from server.domain.limits import invalid_value, missing_field
 from server.domain.money import CURRENCY, UNIT_SIZE, Pricing
 from server.domain.request import (
@@ -261,7 +262,20 @@ def encode_meta(meta: Meta) -> usage_pb2.Meta:
             for row in meta.routing
         ],
         trace=None if isinstance(meta.trace, msgspec.UnsetType) else _encode_trace(meta.trace),
+        moderation=encode_moderation(None if isinstance(meta.moderation, msgspec.UnsetType) else meta.moderation),
     )
+
+
+def encode_moderation(report: ModerationReport | None) -> usage_pb2.ModerationReport | None:
+    if report is None:
+        return None
+    return usage_pb2.ModerationReport(
+        model=report.model, input=_encode_finding(report.input), output=_encode_finding(report.output)
+    )
+
+
+def _encode_finding(finding: Finding | None) -> usage_pb2.ModerationFinding | None:
+    return None if finding is None else usage_pb2.ModerationFinding(**msgspec.structs.asdict(finding))
 
 
 def _encode_trace(trace: Trace) -> usage_pb2.RoutingTrace:

@@ -9,7 +9,7 @@ from server.domain.record import AttemptRecord
 from server.domain.records import Found, RecordFilter
 from server.pipeline.generations import Generations
 from server.rpc.context import CallContext
-from server.rpc.convert import encode_usage
+from server.rpc.convert import encode_moderation, encode_usage
 
 __all__ = ["GenerationsServicer"]
 
@@ -74,6 +74,8 @@ def _encode(found: Found) -> generations_pb2.Generation:
         replay_supported=found.replayable,
         replay_request_json=None if request is None else request.decode(),
         reply_json=None if content is None else content.reply.decode(),
+        parent_id=record.parent_id,
+        moderation=encode_moderation(record.moderation),
     )
 
 

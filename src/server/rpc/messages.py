@@ -116,6 +116,7 @@ def decode_request(request: messages_pb2.CreateMessageRequest, *, stream: bool) 
         provider_options=shared.provider_options,
         routing=shared.routing,
         trace=request.routing.trace,
+        guardrail=shared.guardrail,
     )
 
 

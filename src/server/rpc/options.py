@@ -14,6 +14,7 @@ import msgspec
 from aistats.gateway.v1 import chat_pb2, content_pb2, messages_pb2, responses_pb2
 from server.domain import limits
 from server.domain.errors import GatewayError, Reason
+from server.domain.guardrail import Guardrail, Mode
 from server.domain.limits import invalid_value, missing_field
 from server.domain.parameters import PARAMETERS
 from server.domain.request import (
@@ -38,6 +39,10 @@ _TOOL_CHOICE_MODES: Final[dict[int, Literal["none", "auto", "required"]]] = {
     content_pb2.TOOL_CHOICE_MODE_NONE: "none",
     content_pb2.TOOL_CHOICE_MODE_AUTO: "auto",
     content_pb2.TOOL_CHOICE_MODE_REQUIRED: "required",
+}
+_MODES: Final[dict[int, Mode]] = {
+    content_pb2.MODERATION_MODE_FLAG: "flag",
+    content_pb2.MODERATION_MODE_BLOCK: "block",
 }
 _TYPED_FIELDS: Final[dict[Surface, dict[str, str]]] = {
     "chat": {
@@ -99,6 +104,7 @@ class SharedOptions(msgspec.Struct, frozen=True):
     provider_options: dict[str, dict[str, RawJson]]
     passthrough: dict[str, RawJson]
     parameters: dict[str, str]
+    guardrail: Guardrail | None
 
 
 def decode_shared_options(request: GenerationMessage, surface: Surface) -> SharedOptions:
@@ -129,7 +135,18 @@ def decode_shared_options(request: GenerationMessage, surface: Surface) -> Share
         provider_options=decode_provider_options(request.provider_options_json),
         passthrough=passthrough,
         parameters=parameters,
+        guardrail=decode_guardrail(request.moderation) if request.HasField("moderation") else None,
     )
+
+
+def decode_guardrail(options: content_pb2.ModerationOptions) -> Guardrail | None:
+    """None where nothing is set."""
+    given, made = _MODES.get(options.input), _MODES.get(options.output)
+    if given is None and made is None:
+        if options.model:
+            raise missing_field("moderation.input")
+        return None
+    return Guardrail(given, made, options.model or None)
 
 
 def decode_tools(tools: Iterable[content_pb2.Tool]) -> tuple[Tool, ...]:

@@ -118,6 +118,7 @@ def decode_request(request: responses_pb2.CreateResponseRequest, *, stream: bool
         provider_options=shared.provider_options,
         routing=shared.routing,
         trace=request.routing.trace,
+        guardrail=shared.guardrail,
     )
     metadata = dict(request.metadata)
     limits.check_metadata(metadata, "metadata")

@@ -103,6 +103,8 @@ def _error_metadata(error: GatewayError, arrival: Arrival) -> dict[str, str]:
     metadata = {"error": error.code.value, "origin": error.origin, "generation_id": arrival.generation_id}
     if error.param is not None:
         metadata["param"] = cut(typed_param(error.param), MAX_LIST_BYTES)
+    if error.categories:
+        metadata["categories"] = cut(",".join(error.categories), MAX_LIST_BYTES)
     if error.failures:
         metadata["attempt_count"] = str(len(error.failures))
         metadata["failed_providers"] = cut(",".join(f.provider for f in error.failures), MAX_LIST_BYTES)

@@ -16,7 +16,7 @@ from server.domain.periods import FIRST_DAY, period_start_day
 from server.domain.restrictions import Restrictions
 from server.storage import api_key
 from server.storage.tables import api_keys, daily_usage, reservations, teams
-from server.storage.teams import policy_of
+from server.storage.teams import POLICY_COLUMNS, policy_of
 
 __all__ = ["KeyRecord", "insert_key", "key_of", "select_infos", "select_key", "select_locked", "update_key"]
 
@@ -196,5 +196,5 @@ _AS_THEY_ARE: Final = (
 )
 _WITH_POLICY: Final = select(
     api_keys,
-    *(teams.c[name] for name in ("store_content", "content_days", "on_disconnect", "sort", "regions")),
+    *(teams.c[name] for name in POLICY_COLUMNS),
 ).join(teams)

@@ -42,6 +42,9 @@ teams = Table(
     Column("on_disconnect", Text, comment="cancel or drain; NULL leaves it to the provider"),
     Column("sort", Text, comment="price, latency or throughput; NULL for the balance"),
     Column("regions", Text, comment="the only ones, parted by spaces; NULL for any"),
+    Column("moderation_input", Text, comment="flag or block; NULL for neither"),
+    Column("moderation_output", Text, comment="flag or block; NULL for neither"),
+    Column("moderation_model", Text, comment="who judges; NULL leaves it to the gateway"),
 )
 
 api_keys = Table(

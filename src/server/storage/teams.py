@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Row, exc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.guardrail import Guardrail
 from server.domain.identity import TeamPolicy
 from server.domain.keys import Actor, AuditAction
 from server.domain.ports import Clock, IdSource
@@ -17,10 +18,21 @@ from server.storage.audit import write_audit
 from server.storage.database import Database
 from server.storage.tables import teams
 
-__all__ = ["DEFAULT_TEAM", "InvalidName", "NameTaken", "Team", "Teams", "find_team", "policy_of"]
+__all__ = ["DEFAULT_TEAM", "POLICY_COLUMNS", "InvalidName", "NameTaken", "Team", "Teams", "find_team", "policy_of"]
 
 DEFAULT_TEAM: Final = "default"
 MAX_NAME_LENGTH: Final = 64
+POLICY_COLUMNS: Final = (
+    "store_content",
+    "content_days",
+    "on_disconnect",
+    "sort",
+    "regions",
+    "moderation_input",
+    "moderation_output",
+    "moderation_model",
+)
+"""What `policy_of` reads."""
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
@@ -122,7 +134,15 @@ def policy_of(row: Row[Any]) -> TeamPolicy:
         on_disconnect=row.on_disconnect,
         sort=row.sort,
         regions=None if row.regions is None else tuple(row.regions.split()),
+        guardrail=_guardrail(row),
     )
+
+
+def _guardrail(row: Row[Any]) -> Guardrail | None:
+    """None where nothing is judged, whoever would judge it."""
+    if row.moderation_input is None and row.moderation_output is None:
+        return None
+    return Guardrail(row.moderation_input, row.moderation_output, row.moderation_model)
 
 
 def _team(row: Row[Any]) -> Team:
