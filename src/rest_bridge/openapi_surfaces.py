@@ -286,7 +286,7 @@ WORDS: Final[Mapping[str, str]] = {
     "conversation": _PROVIDERS_OWN,
     "prompt": _PROVIDERS_OWN,
     "image": _PROVIDERS_OWN,
-    "moderation": "`input`, `output`: `block` or `flag` what a moderation model flags, and `model` judges; or OpenAI's own"
+    "moderation": "`input`, `output`: `block` or `flag` what a moderation model flags; `model` judges. Or OpenAI's own"
     " parameter (`model`, `policy`), passed on as it is to a provider that has it.",
     "MessagesRequest.moderation": "`input`, `output`: `block` or `flag` what a moderation model flags; `model` judges.",
     "ResponsesRequest.context_management": _PROVIDERS_OWN,
