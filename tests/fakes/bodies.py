@@ -114,7 +114,7 @@ PRICED: Final[Sequence[Json]] = (
 KEY: Final[Sequence[Json]] = (
     {"name": "laptop"},
     {
-        "name": "laptop", "scopes": ["inference"], "expires_at": 4_000_000_000, "disabled": True, "limit": "1.50",
+        "name": "laptop", "scopes": ["inference"], "expires_at": 2_000_000_000, "disabled": True, "limit": "1.50",
         "limit_reset": "daily", "allowed_models": ["acme/*"], "allowed_providers": ["acme"],
         "allowed_cidrs": ["192.0.2.0/24"],
     },

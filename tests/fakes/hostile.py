@@ -164,9 +164,9 @@ def mutations(draw: st.DrawFn, valid: Any) -> bytes:
     return written(body)
 
 
-LETTERS: Final = st.characters(exclude_characters=ascii_letters)
-"""Any but those of which words are made that no error may hold."""
-UTF_8: Final = st.characters(codec="utf-8", exclude_characters=ascii_letters)
+LETTERS: Final = st.characters(exclude_characters=ascii_letters + ".")
+"""Any but those of which words and addresses are made that no error may hold."""
+UTF_8: Final = st.characters(codec="utf-8", exclude_characters=ascii_letters + ".")
 NAMES: Final = (
     "",
     "Model",
@@ -174,6 +174,7 @@ NAMES: Final = (
     "type",
     "__proto__",
     "constructor",
+    ".",
     "a.b",
     "messages[0]",
     "0",
