@@ -66,11 +66,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"a
 
     `about`: the comment at its head. `provider`: its entry as it is; `embedding_provider`: another one, for embeddings.
     `prices`: its id in `genai-prices`. `author`: whose models it makes itself; it has no others, but by `as_`.
-    `exact`: its names are ids here. `prefix`: which of its names count. `as_`: the ids of names that say something else
-    here. `drop`: what its names have at their end and the ids have not. `call`: what its API calls a name of the
-    package; else `called` with the name in it. `free`: what it charges nothing for, by the name that its API has, with
-    the id that the model would have without `:free`. `takes`: what may be in a prompt of any of its models. `params`:
-    which parameters go with which ability; `every` and `always` go with all. `models`: entries as they are.
+    `exact`: its names are ids here. `prefix`: which of its names count; `skip`: which the package has by mistake.
+    `as_`: the ids of names that say something else here. `drop`: what its names have at their end and the ids have not.
+    `call`: what its API calls a name of the package; else `called` with the name in it. `free`: what it charges nothing
+    for, by the name that its API has, with the id that the model would have without `:free`. `takes`: what may be in a
+    prompt of any of its models. `params`: which parameters go with which ability; `every` and `always` go with all.
+    `models`: entries as they are.
     """
 
     about: str
@@ -82,6 +83,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"a
     author: str | None = None
     exact: bool = False
     prefix: str = ""
+    skip: tuple[str, ...] = ()
     as_: dict[str, str] = {}
     drop: tuple[str, ...] = ()
     call: dict[str, str] = {}
@@ -135,7 +137,9 @@ class Import:
         taken: set[str] = set()
         for model in self._package[recipe.prices].models:
             where = f"{provider_id}: {model.id}"
-            if model.deprecated or not model.id.startswith(recipe.prefix) or model.id.endswith(FREE):
+            if model.deprecated or model.id in recipe.skip or model.id.endswith(FREE):
+                continue
+            if not model.id.startswith(recipe.prefix):
                 continue
             id_ = self._id(recipe, model.id)
             facts = self._facts.get(id_ or "")
@@ -186,7 +190,7 @@ class Import:
         ids = {other.id for other in offered}
         both = offer.id != same and same in ids
         aliases = [] if both else list(facts.aliases)
-        if offer.by_maker and offer.id == same and offer.provider_model not in aliases:
+        if offer.by_maker and offer.id == same and offer.provider_model not in (same, *aliases):
             aliases.insert(0, offer.provider_model)
         return compact(
             id=offer.id,
