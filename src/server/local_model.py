@@ -27,8 +27,6 @@ CONTEXT_PER_SLOT: Final = 4096
 """Tokens of prompt and answer together, of the 8192 that the model was trained for; a slot costs 94 MB of memory."""
 EMBEDDING_PROVIDER_ID: Final = "local-embeddings"
 EMBEDDING_MODEL_NAME: Final = "smollm2-135m-embed"
-EMBEDDING_SLOTS: Final = 4
-"""Texts that go through the model together, a batch at a time; more wait their turn."""
 EMBEDDING_CONTEXT: Final = 512
 """Tokens of a text. All of it has to go through in one batch, whose logits take 200 kB a token: 100 MB in all."""
 _MEAN_POOLING: Final = 1
@@ -79,7 +77,9 @@ def _chat(port: int) -> CommonParams:
 
 def _embedding(port: int) -> CommonParams:
     """The mean over the last layer of all tokens, of length one."""
-    params = _common(port, EMBEDDING_MODEL_NAME, EMBEDDING_SLOTS, EMBEDDING_CONTEXT)
+    # One text at a time: llama.cpp cuts several to one length where they go through together, and takes the mean over
+    # what is left of each; and a text's vector must not depend on what else is embedded just then.
+    params = _common(port, EMBEDDING_MODEL_NAME, 1, EMBEDDING_CONTEXT)
     params.embedding = True
     params.pooling_type = _MEAN_POOLING
     params.n_batch = params.n_ubatch = EMBEDDING_CONTEXT

@@ -76,9 +76,10 @@ def test_vectors_of_576_dimensions_and_length_one_the_same_in_both_encodings(mod
 
 
 def test_a_text_has_its_vector_whatever_comes_with_it(model: Model) -> None:
-    [alone] = model.embed(LIKE).json()["data"]
-    among = model.embed([*("x " * n for n in range(1, 9)), LIKE]).json()["data"][-1]
-    assert among["embedding"] == pytest.approx(alone["embedding"], abs=1e-5)
+    texts = [LIKE, ALSO, OTHER, "a"]
+    alone = [model.embed(text).json()["data"][0]["embedding"] for text in texts]
+    assert [item["embedding"] for item in model.embed(texts).json()["data"]] == alone
+    assert [item["embedding"] for item in model.embed(texts[::-1]).json()["data"]] == alone[::-1]
 
 
 def test_a_text_that_is_too_long_is_refused_and_not_cut(model: Model) -> None:
@@ -91,11 +92,13 @@ def test_an_empty_text_is_refused(model: Model) -> None:
     assert model.embed(["a", ""]).status_code == 400
 
 
-async def test_more_texts_than_slots_wait_their_turn(model: Model) -> None:
+async def test_requests_at_once_wait_their_turn_and_get_their_own(model: Model) -> None:
+    texts = [LIKE, ALSO, OTHER]
+    alone = [model.embed(text).json()["data"][0]["embedding"] for text in texts]
     async with httpx.AsyncClient(timeout=60) as client:
-        body = {"input": [f"text {n}" for n in range(local_model.EMBEDDING_SLOTS * 2)]}
-        answers = await asyncio.gather(*(client.post(f"{model.url}/v1/embeddings", json=body) for _ in range(3)))
-    assert [len(answer.json()["data"]) for answer in answers] == [8, 8, 8]
+        asked = (client.post(f"{model.url}/v1/embeddings", json={"input": [text, "a"]}) for text in texts)
+        answers = await asyncio.gather(*asked)
+    assert [answer.json()["data"][0]["embedding"] for answer in answers] == alone
 
 
 def test_what_the_catalogue_says_of_it() -> None:
