@@ -40,6 +40,11 @@ models:
 {pairs}
   - id: acme/dead:free
     offers: [{{provider: dead, provider_model: gone, endpoints: [chat, responses, messages]}}]
+  - id: acme/omni:free
+    input_types: [text, image]
+    offers: [{{provider: acme, provider_model: omni-1, endpoints: [moderations]}}]
+  - id: acme/dead-judge:free
+    offers: [{{provider: dead, provider_model: gone, endpoints: [moderations]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
 routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
