@@ -10,10 +10,10 @@ import io
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -32,6 +32,8 @@ from server.storage.database import Database
 from server.storage.key_records import KeyRecords
 from server.storage.keys import SqlKeyStore
 from server.storage.teams import Teams
+
+T = TypeVar("T")
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -94,7 +96,7 @@ class HostThread:
         self.guard: Guard
         self.tcp_port = 0
         self._collector = Collector()
-        self._directory = directory
+        self.database_url = f"sqlite+aiosqlite:///{directory / 'gateway.db'}"
         self._socket: Path | None = None
         self._max_concurrent_calls = max_concurrent_calls
         self._ready = threading.Event()
@@ -125,6 +127,10 @@ class HostThread:
         self._thread.join(20)
         assert not self._thread.is_alive()
 
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the host's own loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
@@ -153,9 +159,8 @@ class HostThread:
 
     async def _open_reception(self, stack: AsyncExitStack) -> FrontDesk:
         clock, ids = SystemClock(), UuidV7()
-        url = f"sqlite+aiosqlite:///{self._directory / 'gateway.db'}"
-        await migrate.upgrade(url)
-        database = Database.open(url)
+        await migrate.upgrade(self.database_url)
+        database = Database.open(self.database_url)
         stack.push_async_callback(database.close)
         await Teams(database, clock, ids).create("acme")
         records = KeyRecords(database, clock)
