@@ -23,6 +23,8 @@ _FLOAT_BYTES: Final = 4
 _HIGHEST: Final = (b"\x7f", b"\xff")
 """The highest byte of infinities and NaN, and of numbers from 1.7e38 on."""
 
+_NONE: Final = "no vector of float32"
+
 _floats: Final = msgspec.json.Decoder(list[float]).decode
 _bytes: Final = msgspec.json.Decoder(bytes).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -38,13 +40,13 @@ def read_vector(raw: msgspec.Raw, wanted: Form) -> tuple[Vector, int]:
         if memoryview(raw)[:1].tobytes() == b'"':
             data = _bytes(raw)
             if len(data) % _FLOAT_BYTES or not _is_finite(data):
-                raise ValueError
+                raise ValueError(_NONE)
         else:
             data = _pack(raw)
     except (msgspec.MsgspecError, OverflowError, struct.error) as error:
-        raise ValueError from error
+        raise ValueError(_NONE) from error
     if not data:
-        raise ValueError
+        raise ValueError(_NONE)
     kept = raw if wanted == "numbers" and memoryview(raw)[:1].tobytes() == b"[" else data
     return kept, len(data) // _FLOAT_BYTES
 
