@@ -14,7 +14,7 @@ NODE  := $(STAMPS)/node
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(SETUP): requirements/setup.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -18,7 +18,8 @@ SECONDS = 60
 def main() -> int:
     upstream = UpstreamThread()
     with tempfile.TemporaryDirectory() as directory:
-        gateway = Gateway(Path(directory), config(upstream, upstream), environ={"ACME_KEY": ACME_KEY})
+        environ = {"ACME_KEY": ACME_KEY}
+        gateway = Gateway(Path(directory), config(upstream, upstream), local_model=True, environ=environ)
         try:
             gateway.start()
             done = run(gateway, examples=EXAMPLES, seconds=SECONDS)
