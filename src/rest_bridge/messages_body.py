@@ -138,3 +138,4 @@ class MessagesBody(_PromptBody, frozen=True, forbid_unknown_fields=True, kw_only
     container: RawJson = ABSENT
     diagnostics: RawJson = ABSENT
     inference_geo: RawJson = ABSENT
+    thread: RawJson = ABSENT

@@ -57,6 +57,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "diagnostics": "it is not supported",
     "inference_geo": "where a provider runs is not known here: use `provider.only`",
     "mcp_servers": "servers of tools are not supported: call them yourself and send `tools`",
+    "thread": "conversations are not kept here; send all of the messages",
     "user_profile_id": "it belongs to an account that all teams share",
     "workspace_id": "it belongs to an account that all teams share",
 }

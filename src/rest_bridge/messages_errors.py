@@ -34,6 +34,9 @@ TYPES: Final[Mapping[ErrorCode, str]] = {
 }
 """Our code to Anthropic's word. The HTTP status stays the contract's."""
 
+SDK_REASONS: Final[Mapping[str | None, str]] = {"thread": "thread_unsupported_request"}
+"""By the parameter at fault, a reason that the SDKs know: at this one their tool runner goes on without threads."""
+
 
 def messages_error(error: GatewayError, arrival: Arrival) -> RestResponse:
     """The whole response that tells of `error`. See `rest_bridge.http.ErrorWriter`."""
@@ -47,6 +50,6 @@ def messages_error_body(error: GatewayError, arrival: Arrival) -> Mapping[str, A
     inner = {
         "type": TYPES[error.code],
         "message": told["description"],
-        "details": {"error_code": told["reason"]},
+        "details": {"error_code": SDK_REASONS.get(told["param"], told["reason"])},
     }
     return {"type": "error", "error": inner, "request_id": arrival.request_id, "error_code": code, **told}

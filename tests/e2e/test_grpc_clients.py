@@ -19,6 +19,8 @@ from aistats.gateway.v1 import (
     chat_pb2,
     chat_pb2_grpc,
     content_pb2,
+    messages_pb2,
+    messages_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
     responses_pb2,
@@ -224,3 +226,18 @@ def test_schemas_reach_the_upstream_byte_for_byte(
     chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(chat_request(tools=[tool]), metadata=metadata)
     assert schema.encode() in acme.requests[-1].body
     assert json.loads(schema) == acme.requests[-1].json["tools"][0]["function"]["parameters"]
+
+
+def test_typed_messages_by_both_ways_in(channel: grpc.Channel, metadata: Metadata, acme: UpstreamThread) -> None:
+    stub = messages_pb2_grpc.MessagesServiceStub(channel)
+    said = user("Say hello.")
+    for model in (FREE, LOCAL_MODEL):
+        asked = messages_pb2.CreateMessageRequest(model=model, max_tokens=16, messages=[said])
+        whole = stub.CreateMessage(asked, metadata=metadata, timeout=60)
+        assert whole.id.startswith("msg_")
+        assert whole.parts[0].text.text
+        events = list(stub.StreamMessage(asked, metadata=metadata, timeout=60))
+        assert [events[0].WhichOneof("event"), events[-1].WhichOneof("event")] == ["started", "completed"]
+        assert "".join(event.text_delta.text for event in events)
+    counted = messages_pb2.CountTokensRequest(model=FREE, messages=[said])
+    assert 0 < stub.CountTokens(counted, metadata=metadata, timeout=60).input_tokens < 30

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anthropic
-import grpc
 import pytest
 from anthropic.types import MessageParam
+from pydantic import BaseModel
 
-from aistats.gateway.v1 import content_pb2, messages_pb2, messages_pb2_grpc
+from tests.e2e.conformance.cases import shows
+from tests.e2e.conformance.methods import WRONG_KEY, methods_of, standing
 from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
@@ -46,6 +47,7 @@ async def async_client(gateway: Gateway) -> AsyncIterator[anthropic.AsyncAnthrop
         yield client
 
 
+@shows("anthropic", "messages.create")
 def test_a_message_of_the_embedded_model(client: anthropic.Anthropic) -> None:
     message = client.messages.create(model=LOCAL_MODEL, max_tokens=16, messages=HELLO)
     assert (message.type, message.role, message.model) == ("message", "assistant", LOCAL_MODEL)
@@ -57,6 +59,7 @@ def test_a_message_of_the_embedded_model(client: anthropic.Anthropic) -> None:
     assert 0 < message.usage.output_tokens <= 16
 
 
+@shows("anthropic", "messages.stream")
 def test_a_stream_of_the_embedded_model(client: anthropic.Anthropic) -> None:
     with client.messages.stream(model=LOCAL_MODEL, max_tokens=16, messages=HELLO) as stream:
         text = "".join(stream.text_stream)
@@ -67,6 +70,7 @@ def test_a_stream_of_the_embedded_model(client: anthropic.Anthropic) -> None:
     assert final.stop_reason in ("end_turn", "max_tokens")
 
 
+@shows("anthropic", "messages.create", "messages.stream")
 async def test_a_message_asynchronously(async_client: anthropic.AsyncAnthropic, acme: UpstreamThread) -> None:
     message = await async_client.messages.create(model=FREE, max_tokens=16, messages=HELLO)
     assert message.content[0].type == "text"
@@ -76,6 +80,7 @@ async def test_a_message_asynchronously(async_client: anthropic.AsyncAnthropic, 
     assert text == "Hello there!"
 
 
+@shows("anthropic", "messages.create")
 def test_the_events_by_name(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
     acme.script(chat_stream("Hel", "lo 你好🙂"))
     events = list(client.messages.create(model=FREE, max_tokens=16, messages=HELLO, stream=True))
@@ -85,6 +90,7 @@ def test_the_events_by_name(client: anthropic.Anthropic, acme: UpstreamThread) -
     assert set(kinds[2:-3]) == {"content_block_delta"}
 
 
+@shows("anthropic", "messages.create")
 def test_what_reaches_the_provider(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
     client.messages.create(
         model=FREE,
@@ -142,6 +148,7 @@ def test_what_reaches_the_provider(client: anthropic.Anthropic, acme: UpstreamTh
     assert "someone" not in json.dumps(sent)
 
 
+@shows("anthropic", "messages.create")
 def test_a_tool_call_there_and_back(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
     acme.script(chat_tool_calls(tool_call("get_weather", '{"city": "Rome"}')), chat_unary("It is sunny."))
     asked: list[MessageParam] = [{"role": "user", "content": "Weather in Rome?"}]
@@ -160,6 +167,7 @@ def test_a_tool_call_there_and_back(client: anthropic.Anthropic, acme: UpstreamT
     assert sent[2]["content"] == "sunny"
 
 
+@shows("anthropic", "messages.stream")
 def test_parallel_tool_calls_streamed(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
     """Text that stays open, and two calls whose arguments come in turns: blocks one after another all the same."""
     acme.script(
@@ -185,6 +193,61 @@ def test_parallel_tool_calls_streamed(client: anthropic.Anthropic, acme: Upstrea
     assert final.stop_reason == "tool_use"
 
 
+class Colour(BaseModel):
+    name: str
+
+
+@shows("anthropic", "messages.parse")
+def test_into_a_model(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
+    acme.script(chat_unary('{"name": "teal"}'))
+    parsed = client.messages.parse(model=FREE, max_tokens=16, messages=HELLO, output_format=Colour)
+    assert parsed.parsed_output == Colour(name="teal")
+    assert acme.requests[0].json["response_format"]["type"] == "json_schema"
+
+
+@shows("anthropic", "beta.messages.create", "beta.messages.stream", "beta.messages.parse", "beta.messages.count_tokens")
+def test_what_anthropic_calls_beta(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
+    asked: Any = {"model": FREE, "messages": HELLO}
+    beta = client.beta.messages
+    assert beta.create(**asked, max_tokens=16).stop_reason == "end_turn"
+    with beta.stream(**asked, max_tokens=16) as stream:
+        assert "".join(stream.text_stream) == "Hello there!"
+    assert beta.count_tokens(**asked).input_tokens > 0
+    acme.script(chat_unary('{"name": "teal"}'))
+    assert beta.parse(**asked, max_tokens=16, output_format=Colour).parsed_output == Colour(name="teal")
+
+
+@shows("anthropic", "beta.messages.tool_runner")
+def test_tools_run_until_there_is_an_answer(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """The weather in a city."""
+        return f"rain in {city}"
+
+    acme.script(chat_tool_calls(tool_call("get_weather", '{"city": "Rome"}')), chat_unary("It rains."))
+    runner = client.beta.messages.tool_runner(model=FREE, max_tokens=64, messages=HELLO, tools=[get_weather])
+    last = runner.until_done()
+    assert last.content[0].type == "text"
+    assert last.content[0].text == "It rains."
+    assert acme.requests[1].json["messages"][-1]["content"] == "rain in Rome"
+
+
+@shows("anthropic", "beta.messages.thread", refused=True)
+def test_a_conversation_that_the_provider_keeps(client: anthropic.Anthropic, record_property: Any) -> None:
+    thread = client.beta.messages.thread(model=FREE, max_tokens=16, messages=HELLO)
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        thread.send()
+    record_property("refusal", refused.value.message)
+
+
+@shows("anthropic", "models.list", "models.retrieve", "beta.models.list", "beta.models.retrieve")
+def test_models(client: anthropic.Anthropic) -> None:
+    for models in (client.models, client.beta.models):
+        assert LOCAL_MODEL in [model.id for model in models.list(limit=250, extra_query={"provider": "local"})]
+        assert models.retrieve(LOCAL_MODEL).id == LOCAL_MODEL
+
+
+@shows("anthropic", "messages.count_tokens")
 def test_tokens_are_counted_without_a_provider(client: anthropic.Anthropic, acme: UpstreamThread) -> None:
     few = client.messages.count_tokens(model=FREE, messages=HELLO)
     many = client.messages.count_tokens(model=FREE, messages=HELLO, system="word " * 400, tools=[WEATHER])
@@ -193,6 +256,7 @@ def test_tokens_are_counted_without_a_provider(client: anthropic.Anthropic, acme
     assert acme.requests == []
 
 
+@shows("anthropic", "APIStatusError")
 @pytest.mark.parametrize(
     ("status", "kind", "type_"),
     [
@@ -210,6 +274,7 @@ def test_errors_of_providers(
     assert failed.value.request_id
 
 
+@shows("anthropic", "NotFoundError", "AuthenticationError", "PaymentRequiredError")
 def test_errors_of_the_gateway(client: anthropic.Anthropic, gateway: Gateway) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(model="nobody/nothing", max_tokens=16, messages=HELLO)
@@ -228,17 +293,10 @@ def test_errors_of_the_gateway(client: anthropic.Anthropic, gateway: Gateway) ->
     assert broke.value.type == "billing_error"
 
 
-def test_typed_messages_by_both_ways_in(channel: grpc.Channel, metadata: Any, acme: UpstreamThread) -> None:
-    stub = messages_pb2_grpc.MessagesServiceStub(channel)
-    part = content_pb2.ContentPart(text=content_pb2.TextPart(text="Say hello."))
-    said = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[part])
-    for model in (FREE, LOCAL_MODEL):
-        asked = messages_pb2.CreateMessageRequest(model=model, max_tokens=16, messages=[said])
-        whole = stub.CreateMessage(asked, metadata=metadata, timeout=60)
-        assert whole.id.startswith("msg_")
-        assert whole.parts[0].text.text
-        events = list(stub.StreamMessage(asked, metadata=metadata, timeout=60))
-        assert [events[0].WhichOneof("event"), events[-1].WhichOneof("event")] == ["started", "completed"]
-        assert "".join(event.text_delta.text for event in events)
-    counted = messages_pb2.CountTokensRequest(model=FREE, messages=[said])
-    assert 0 < stub.CountTokens(counted, metadata=metadata, timeout=60).input_tokens < 30
+def test_every_method_that_leads_to_a_route_is_shown(gateway: Gateway, add_rows: Callable[..., None]) -> None:
+    with anthropic.Anthropic(api_key=WRONG_KEY, base_url=root(gateway), max_retries=0, timeout=10) as stranger:
+        methods = methods_of(stranger, "anthropic.resources")
+        webhooks = {"beta.webhooks.unwrap", "beta.webhooks.parse_unverified"}
+        found = standing("anthropic", methods, {"file": ("a.bin", b"x")}, asks_nobody=webhooks)
+    add_rows(found.elsewhere)
+    assert not found.untested, found.untested

@@ -1,0 +1,246 @@
+"""`phaseo`, the product's own SDK."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from phaseo import Phaseo
+
+from tests.e2e.conformance.cases import LOCAL_EMBEDDINGS, LOCAL_MODERATION, Row, shows
+from tests.e2e.conformance.methods import WRONG_KEY, methods_of, standing
+from tests.e2e.conftest import LOCAL_MODEL
+from tests.e2e.gateway import Gateway
+from tests.e2e.upstreams import UpstreamThread
+from tests.fakes.chat_wire import tool_call
+from tests.fakes.openai_upstream import chat_stream, chat_tool_calls, error
+
+FREE = "acme/test-1:free"
+HELLO: Any = [{"role": "user", "content": "Say hello."}]
+CHAT: Any = {"model": FREE, "messages": HELLO}
+RESPONSE: Any = {"model": FREE, "input": "Say hello."}
+TEAM_MODELS = "list_team_models"
+MESSAGE: Any = {"model": FREE, "messages": HELLO, "max_tokens": 16}
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Phaseo:
+    return Phaseo(api_key=gateway.key, base_url=gateway.base_url, timeout=60)
+
+
+def said(chunks: Iterator[Any]) -> str:
+    """The text of the deltas; the SDK gives the whole once more with the event that ends it."""
+    return "".join(chunk["text"] for chunk in chunks if not chunk.get("type", "").endswith(".done"))
+
+
+@shows("phaseo", "generate_text")
+def test_a_text_of_the_embedded_model(client: Phaseo) -> None:
+    completion = client.generate_text({"model": LOCAL_MODEL, "messages": HELLO, "max_tokens": 8})
+    assert completion["choices"][0]["message"]["content"]
+    assert completion["usage"]["pricing"]["total_nanos"] == 0
+
+
+@shows("phaseo", "generate_text", "chat.completions.create")
+def test_a_tool_call(client: Phaseo, acme: UpstreamThread) -> None:
+    called = chat_tool_calls(tool_call("weather", '{"city": "Oslo"}'))
+    acme.script(called, called)
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    for create in (client.generate_text, client.chat.completions.create):
+        (call,) = create({**CHAT, "tools": tools})["choices"][0]["message"]["tool_calls"]
+        assert call["function"] == {"name": "weather", "arguments": '{"city": "Oslo"}'}
+
+
+@shows("phaseo", "stream_text", "stream_chat", "chat.completions.create")
+def test_a_chat_streamed(client: Phaseo, acme: UpstreamThread) -> None:
+    lines = list(client.stream_text(CHAT))
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    chunks = list(client.stream_chat({**CHAT, "stream_options": {"include_usage": True}}))
+    assert said(iter(chunks)) == "Hello there!"
+    assert [chunk["usage"]["total_tokens"] for chunk in chunks if chunk["usage"]] == [12]
+    assert said(client.chat.completions.create({**CHAT, "stream": True})) == "Hello there!"
+
+
+@shows("phaseo", "generate_response", "responses.create")
+def test_a_response(client: Phaseo, acme: UpstreamThread) -> None:
+    for create in (client.generate_response, client.responses.create):
+        response = create(RESPONSE)
+        assert (response["object"], response["status"]) == ("response", "completed")
+        assert response["output"][0]["content"][0]["text"] == "Hello there!"
+
+
+@shows("phaseo", "stream_response", "stream_responses", "responses.create")
+def test_a_response_streamed(client: Phaseo, acme: UpstreamThread) -> None:
+    lines = list(client.stream_response(RESPONSE))
+    assert lines[0] == "event: response.created"
+    assert lines[-1] == "data: [DONE]"
+    assert said(client.stream_responses(RESPONSE)) == "Hello there!"
+    assert said(client.responses.create({**RESPONSE, "stream": True})) == "Hello there!"
+
+
+@shows("phaseo", "generate_message", "messages.create")
+def test_a_message(client: Phaseo, acme: UpstreamThread) -> None:
+    for create in (client.generate_message, client.messages.create):
+        message = create(MESSAGE)
+        assert (message["type"], message["stop_reason"]) == ("message", "end_turn")
+        assert message["content"][0]["text"] == "Hello there!"
+
+
+@shows("phaseo", "stream_messages", "stream_message", "messages.create")
+def test_a_message_streamed(client: Phaseo, acme: UpstreamThread) -> None:
+    assert "event: message_stop" in list(client.stream_messages(MESSAGE))
+    assert said(client.stream_message(MESSAGE)) == "Hello there!"
+    assert said(client.messages.create({**MESSAGE, "stream": True})) == "Hello there!"
+
+
+@shows("phaseo", "generate_embedding")
+def test_embeddings(client: Phaseo) -> None:
+    one, other = client.generate_embedding({"model": LOCAL_EMBEDDINGS, "input": ["one", "another"]})["data"]
+    assert (len(one["embedding"]), one["index"], other["index"]) == (576, 0, 1)
+
+
+@shows("phaseo", "generate_moderation", "moderations.create")
+def test_a_moderation(client: Phaseo) -> None:
+    for judge in (client.generate_moderation, client.moderations.create):
+        (result,) = judge({"model": LOCAL_MODERATION, "input": "You are a stupid idiot, I will kill you."})["results"]
+        assert result["flagged"] is True
+        assert result["categories"]["harassment"] is True
+
+
+@shows("phaseo", "get_models", "models.list")
+def test_models(client: Phaseo) -> None:
+    for listed in (client.get_models, client.models.list):
+        models = listed({"include_endpoints": "chat", "provider": "local"})
+        assert LOCAL_MODEL in [model["model_id"] for model in models["models"]]
+        assert LOCAL_MODEL in models["catalogues"]["chat"]
+
+
+@shows("phaseo", "get_model_deprecation_info", "validate_model", "models.get_deprecation_info", "models.validate")
+def test_a_model_whose_end_nobody_has_announced(client: Phaseo) -> None:
+    assert client.get_model_deprecation_info(LOCAL_MODEL) is None
+    assert client.models.get_deprecation_info(LOCAL_MODEL) is None
+    assert client.validate_model(LOCAL_MODEL)["ok"] is True
+    assert client.models.validate(LOCAL_MODEL)["ok"] is True
+
+
+@shows("phaseo", "get_health")
+def test_health(client: Phaseo) -> None:
+    health = client.get_health()
+    assert health["status"] in ("ok", "degraded"), "other tests make the other providers fail"
+    assert {provider["id"]: provider["status"] for provider in health["providers"]}["local"] == "ok"
+
+
+@shows("phaseo", "get_generation")
+def test_the_record_of_a_generation(client: Phaseo, acme: UpstreamThread) -> None:
+    made = client.generate_response(RESPONSE)
+    record = client.get_generation(made["id"])
+    assert record["id"].startswith("gen_")
+    assert (record["model_id"], record["provider"], record["success"]) == (FREE, "acme", True)
+
+
+@shows("phaseo", "get_credits", "get_activity", "get_analytics")
+def test_credits_and_activity(client: Phaseo) -> None:
+    assert "balance_nanos" in str(client.get_credits())
+    assert client.get_activity()
+    assert client.get_analytics()
+
+
+@shows("phaseo", "list_pricing_models", "calculate_pricing")
+def test_prices(client: Phaseo) -> None:
+    assert "acme/test-1" in str(client.list_pricing_models({"limit": 250}))
+    asked = {"provider": "acme", "model": "acme/test-1", "usage": {"input_tokens": 1_000_000}}
+    assert client.calculate_pricing(asked)["pricing"]["total_usd"] == "0.15"
+
+
+@shows(
+    "phaseo",
+    *(f"{verb}_{kind}" for kind in ("api_key", "provisioning_key") for verb in ("create", "get", "update", "delete")),
+    *(f"list_{kind}" for kind in ("api_keys", "provisioning_keys")),
+)
+@pytest.mark.parametrize("kind", ["api_key", "provisioning_key"])
+def test_the_life_of_a_key(gateway: Gateway, kind: str) -> None:
+    manager = Phaseo(
+        api_key=gateway.create_key(scopes=("inference", "management"), name=kind), base_url=gateway.base_url
+    )
+    create, read, update, delete = (
+        getattr(manager, f"{verb}_{kind}") for verb in ("create", "get", "update", "delete")
+    )
+    made = create({"name": f"of {kind}", "scopes": ["inference"]})["data"]
+    user = Phaseo(api_key=made["key"], base_url=gateway.base_url)
+    assert user.get_current_api_key()["data"]["id"] == made["id"]
+    assert update(made["id"], {"name": "renamed"})["data"]["name"] == "renamed"
+    assert "key" not in read(made["id"])["data"]
+    listed = getattr(manager, f"list_{kind}s")({"name": "renamed", "status": "active"})["data"]
+    assert made["id"] in [key["id"] for key in listed]
+    assert delete(made["id"])["deleted"] is True
+    with pytest.raises(urllib.error.HTTPError) as gone:
+        user.get_current_api_key()
+    with gone.value:
+        assert gone.value.code == 401
+
+
+@shows("phaseo", "get_current_api_key")
+def test_the_key_that_asks(client: Phaseo, gateway: Gateway) -> None:
+    assert gateway.key.startswith(client.get_current_api_key()["data"]["prefix"].rstrip(".…*"))
+
+
+@shows("phaseo", "request", "raw_client")
+def test_routes_that_it_has_no_method_for(client: Phaseo) -> None:
+    assert client.request("GET", f"/models/{LOCAL_MODEL}")["id"] == LOCAL_MODEL
+    assert client.raw_client.request("GET", "/models", query={"limit": 1})["limit"] == 1
+
+
+@shows("phaseo", "HTTPError")
+def test_errors(client: Phaseo, gateway: Gateway, acme: UpstreamThread) -> None:
+    stranger = Phaseo(api_key=WRONG_KEY, base_url=gateway.base_url)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        stranger.get_health()
+    with refused.value:
+        assert refused.value.code == 401
+    with pytest.raises(httpx.HTTPStatusError) as streaming:
+        list(stranger.stream_text(CHAT))
+    assert streaming.value.response.status_code == 401
+    acme.script(error(429))
+    with pytest.raises(urllib.error.HTTPError) as limited:
+        client.generate_text({**CHAT, "model": f"acme:{FREE}"})
+    with limited.value:
+        assert limited.value.code == 429
+
+
+@shows("phaseo", "stream_text.close")
+def test_a_stream_that_is_left_ends_upstream(client: Phaseo, acme: UpstreamThread) -> None:
+    acme.script(chat_stream(*["word "] * 400, every_s=0.02))
+    stream = client.stream_text(CHAT)
+    next(stream)
+    stream.close()
+    acme.wait_disconnect()
+
+
+def test_the_models_of_a_team(client: Phaseo, add_rows: Callable[..., None]) -> None:
+    """Its address is that of a model named `me`."""
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        client.list_team_models()
+    with missing.value:
+        assert missing.value.code == 404
+    add_rows([Row("phaseo", TEAM_MODELS, "", "not offered", "no such route")])
+
+
+ASKS_NOBODY = {
+    "async_jobs.websocket_url",
+    "batches.websocket_url",
+    "videos.websocket_url",
+    "get_async_job_websocket_url",
+}
+"""Methods that only make an address."""
+
+
+def test_every_method_that_leads_to_a_route_is_shown(gateway: Gateway, add_rows: Callable[..., None]) -> None:
+    client = Phaseo(api_key=WRONG_KEY, base_url=gateway.base_url)
+    placeholders = {name: {"model": "x"} for name in ("request", "params", "body", "payload")}
+    asks_nobody = {*ASKS_NOBODY, TEAM_MODELS}
+    found = standing("phaseo", methods_of(client, "phaseo"), placeholders, asks_nobody=asks_nobody)
+    add_rows(found.elsewhere)
+    assert not found.untested, found.untested
