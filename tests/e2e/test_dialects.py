@@ -32,7 +32,7 @@ MODEL = """
 SPOKEN: dict[DialectName, tuple[str, str, str]] = {
     "openai": ("openai", "test-1", ""),
     "openai_responses": ("openai", "test-1", ", apis: [responses]"),
-    "anthropic": ("anthropic", "claude-sonnet-5-5", ""),
+    "anthropic": ("anthropic", "claude-sonnet-5", ""),
     "gemini": ("gemini", "gemini-3-flash-preview", ""),
 }
 

@@ -32,7 +32,7 @@ from tests.integration.surfaces_client import surfaces_client
 SPOKEN: dict[DialectName, tuple[Dialect, str, ProviderProfile]] = {
     "openai": ("openai", "test-1", ProviderProfile(apis=frozenset({"chat"}))),
     "openai_responses": ("openai", "test-1", ProviderProfile(apis=frozenset({"responses"}))),
-    "anthropic": ("anthropic", "claude-sonnet-5-5", ProviderProfile()),
+    "anthropic": ("anthropic", "claude-sonnet-5", ProviderProfile()),
     "gemini": ("gemini", "gemini-3-flash-preview", ProviderProfile()),
 }
 """By dialect its adapter, a model of today and how its provider departs from it."""

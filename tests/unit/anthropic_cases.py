@@ -19,7 +19,7 @@ from tests.fakes.replies import compact
 from tests.unit.openai_cases import Answer, CountingIds, fold
 
 KEY = "sk-ant-api03-canary0123456789"
-OLD, BUDGET, ADAPTIVE, ALWAYS = "claude-3-5-haiku-20241022", "claude-haiku-4-5", "claude-sonnet-5-5", "claude-opus-5-5"
+OLD, BUDGET, ADAPTIVE, ALWAYS = "claude-3-5-haiku-20241022", "claude-haiku-4-5", "claude-sonnet-5", "claude-opus-5-5"
 FREE = PriceList()
 ALL = frozenset({Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES})
 

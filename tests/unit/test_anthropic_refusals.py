@@ -235,3 +235,18 @@ def test_models_are_known_by_their_names(
     able = abilities(name)
 
     assert (able.thinking, able.sampling, able.schemas, able.late_system) == (thinking, sampling, schemas, late_system)
+
+
+@pytest.mark.parametrize(
+    ("name", "forced"),
+    [
+        ("claude-opus-5", True),
+        ("claude-opus-5-5", False),
+        ("claude-sonnet-5", True),
+        ("claude-sonnet-5-5", False),
+        ("claude-haiku-5-5", True),
+        ("claude-fable-5-1", False),
+    ],
+)
+def test_a_model_that_refuses_a_demanded_call_is_not_asked_for_one(name: str, forced: bool) -> None:
+    assert abilities(name).forced_tools is forced

@@ -40,6 +40,11 @@ from tests.unit.test_anthropic_encode import USER, result, said
         (ADAPTIVE, ReasoningOptions(summary="auto"), 9, {"thinking": {"type": "adaptive", "display": "summarized"}}),
         (ADAPTIVE, ReasoningOptions(thinking="disabled"), 9, {"thinking": {"type": "disabled"}}),
         (ALWAYS, ReasoningOptions(thinking="disabled"), 9, {}),
+        ("claude-sonnet-5-5", ReasoningOptions("none"), 9, {"thinking": {"type": "between_tools"}}),
+        ("claude-sonnet-5-5", ReasoningOptions(thinking="disabled"), 9, {"thinking": {"type": "between_tools"}}),
+        ("claude-sonnet-5-5", ReasoningOptions("max", thinking="disabled"), 9,
+         {"thinking": {"type": "between_tools"}, "output_config": {"effort": "high"}}),
+        ("claude-sonnet-5-5", ReasoningOptions("xhigh"), 9, "xhigh"),
     ],
 )  # fmt: skip
 def test_an_effort_is_a_budget_or_adaptive_by_the_model(

@@ -25,7 +25,8 @@ Thinking = Literal["none", "budget", "adaptive"]
 
 
 class Abilities(msgspec.Struct, frozen=True):
-    """`thinking`: how it is asked for; `thinks_always`: it cannot be turned off. `sampling`: temperature and top_p.
+    """`thinking`: how it is asked for; `thinks_always`: it cannot be turned off;
+    `between_tools`: only as far as thoughts between calls of tools. `sampling`: temperature and top_p.
 
     `sampling_both`: the two of them together. `forced_tools`: a choice that demands a call. `xhigh`: an effort between
     high and max. `schemas`: output by a JSON schema. `late_system`: a system turn amid the others.
@@ -33,6 +34,7 @@ class Abilities(msgspec.Struct, frozen=True):
 
     thinking: Thinking
     thinks_always: bool
+    between_tools: bool
     xhigh: bool
     sampling: bool
     sampling_both: bool
@@ -44,6 +46,7 @@ class Abilities(msgspec.Struct, frozen=True):
 _ELSEWHERE: Final = Abilities(
     thinking="budget",
     thinks_always=False,
+    between_tools=False,
     xhigh=False,
     sampling=True,
     sampling_both=True,
@@ -57,10 +60,11 @@ _SINCE: Final[dict[str, dict[str, tuple[int, int]]]] = {
     "adaptive": {"opus": (4, 6), "sonnet": (4, 6), "haiku": (5, 0)},
     "budget": {"opus": (4, 0), "sonnet": (3, 7), "haiku": (4, 5)},
     "thinks_always": {"opus": (5, 5), "sonnet": _NEVER, "haiku": _NEVER},
+    "between_tools": {"opus": _NEVER, "sonnet": (5, 5), "haiku": _NEVER},
     "xhigh": {"opus": (4, 7), "sonnet": (5, 0), "haiku": (5, 0)},
     "no_sampling": {"opus": (4, 7), "sonnet": (5, 0), "haiku": (5, 0)},
     "no_sampling_both": {"opus": (4, 1), "sonnet": (4, 5), "haiku": (4, 5)},
-    "no_forced_tools": {"opus": _NEVER, "sonnet": _NEVER, "haiku": _NEVER},
+    "no_forced_tools": {"opus": (5, 5), "sonnet": (5, 5), "haiku": _NEVER},
     "schemas": {"opus": (4, 1), "sonnet": (4, 5), "haiku": (4, 5)},
     "late_system": {"opus": (4, 8), "sonnet": (5, 0), "haiku": (5, 0)},
 }
@@ -80,6 +84,7 @@ def abilities(provider_model: str) -> Abilities:
     return Abilities(
         thinking="adaptive" if since("adaptive") else "budget" if since("budget") else "none",
         thinks_always=since("thinks_always"),
+        between_tools=since("between_tools"),
         xhigh=since("xhigh"),
         sampling=not since("no_sampling"),
         sampling_both=not since("no_sampling_both"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from server.domain.request import Endpoint, GenerationRequest, Reasoning
 from server.domain.seals import SealedThought, is_claudes, is_wrapped, unsealed
@@ -30,8 +30,7 @@ def thinking_fields(request: GenerationRequest, able: Abilities, max_tokens: int
     if wanted is None or able.thinking == "none":
         return {}
     if wanted.effort == "none" or wanted.thinking == "disabled":
-        fields = {} if able.thinks_always else {"thinking": {"type": "disabled"}}
-        return {**fields, **_effort(wanted.effort, able)}
+        return {**_off(able), **_effort(wanted.effort, able, highest="high" if able.between_tools else "max")}
     if able.thinking == "adaptive":
         native = request.endpoint is Endpoint.MESSAGES and wanted.thinking is None
         if native or (wanted.effort is None and wanted.summary is None and wanted.thinking is None):
@@ -41,10 +40,19 @@ def thinking_fields(request: GenerationRequest, able: Abilities, max_tokens: int
     return {} if budget is None else {"thinking": {"type": "enabled", "budget_tokens": min(budget, max_tokens - 1)}}
 
 
-def _effort(effort: str | None, able: Abilities) -> Mapping[str, Any]:
+def _off(able: Abilities) -> Mapping[str, Any]:
+    """As little thinking as the model can do with."""
+    if able.thinks_always:
+        return {}
+    return {"thinking": {"type": "between_tools" if able.between_tools else "disabled"}}
+
+
+def _effort(effort: str | None, able: Abilities, highest: Literal["high", "max"] = "max") -> Mapping[str, Any]:
     """A client of the vendor's own surface may set an effort without a word on thinking."""
     if effort in (None, "none") or able.thinking != "adaptive":
         return {}
+    if effort in ("xhigh", "max") and highest == "high":
+        return {"output_config": {"effort": highest}}
     is_known = effort == "xhigh" and able.xhigh
     return {"output_config": {"effort": effort if is_known else _NEAREST.get(effort, effort)}}
 
