@@ -16,7 +16,7 @@ from threading import Thread
 
 import msgspec
 
-from bench import money, profiling, router
+from bench import embeddings, money, profiling, router
 from bench.machine import Cores, description, raise_file_limit
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import FLOOR, Profile, Results, page
@@ -122,8 +122,12 @@ def measure_all(plan: Plan, cores: Cores) -> Results:
                 samples[scenario.name].append(run(scenario, targets[scenario.target], cores, plan.run_s))
         profiles = [profile(name, targets["gateway"], cores, plan, samples) for name in PROFILED]
         slow = slow_streams(plan, targets["gateway"], cores)
+        tell("embeddings")
+        vectors = embeddings.measure(targets["gateway"], plan.rounds)
     paid = measure_money(plan, cores)
-    return Results(description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles, paid, routed)
+    return Results(
+        description(), _version(), plan.rounds, plan.run_s, SCENARIOS, samples, slow, profiles, paid, vectors, routed
+    )
 
 
 def measure_money(plan: Plan, cores: Cores) -> money.Money:

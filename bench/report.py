@@ -7,7 +7,7 @@ from statistics import median
 
 import msgspec
 
-from bench import money, router
+from bench import embeddings, money, router
 from bench.measure import Sample, Samples, Scenario, Slow, middle
 
 UNARY_TARGET = 0.45
@@ -45,6 +45,7 @@ class Results(msgspec.Struct, frozen=True):
     slow: list[Slow]
     profiles: list[Profile]
     money: money.Money
+    embeddings: list[embeddings.Cost]
     routed: list[router.Cost]
 
 
@@ -63,6 +64,7 @@ def page(results: Results) -> str:
         "## Targets\n\n" + _targets(results),
         "## Requests\n\n" + _requests(results) + _REQUESTS_NOTE,
         "## Keys, credit and the record\n\n" + table(money.HEADER, money.rows(results.money)) + _MONEY_NOTE,
+        embeddings.TITLE + table(embeddings.HEADER, embeddings.rows(results.embeddings)) + embeddings.NOTE,
         "## The choice of a provider\n\n"
         + table(router.HEADER, router.rows(results.routed, results.samples["rest chat"]))
         + _ROUTER_NOTE,

@@ -28,6 +28,7 @@ START_TIMEOUT_S = 30.0
 STREAM_EVENTS = 100
 PACED_MS = 10
 SHORT_EVENTS = 10
+DIMENSIONS = 576
 PRICED = {"price": {"input_text_tokens": "0.15", "output_text_tokens": "0.60"}}
 CREDIT_USD = "1000000"
 
@@ -171,13 +172,29 @@ def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
             {"id": "bench", "dialect": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1"},
         ],
         "models": [
-            {
-                "id": f"bench/{name}",
-                "offers": [{"provider": "bench", "provider_model": model, "endpoints": ["chat", "responses"], **price}],
-            }
-            for name, model, price in models
+            *(
+                {
+                    "id": f"bench/{name}",
+                    "offers": [
+                        {"provider": "bench", "provider_model": model, "endpoints": ["chat", "responses"], **price}
+                    ],
+                }
+                for name, model, price in models
+            ),
+            *(_embedding_model(encoding) for encoding in ("float", "base64")),
         ],
     }
+
+
+def _embedding_model(encoding: str) -> dict[str, object]:
+    """One whose provider is asked for this encoding."""
+    offer = {
+        "provider": "bench",
+        "provider_model": f"embed-{DIMENSIONS}",
+        "endpoints": ["embeddings"],
+        "embeddings": {"encoding": encoding},
+    }
+    return {"id": f"bench/embed-{encoding}:free", "offers": [offer]}
 
 
 def _children(supervisor_pid: int) -> tuple[Part, ...]:

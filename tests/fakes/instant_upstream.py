@@ -3,7 +3,8 @@
     python -m tests.fakes.instant_upstream --port 18081 --events 100
 
 The request's body decides: without `"stream":true` one small completion; with it a stream of `--events` text deltas
-in one write, or `--every` seconds apart. A model called `slow-<events>-<milliseconds>` overrides both. An event that
+in one write, or `--every` seconds apart. A model called `slow-<events>-<milliseconds>` overrides both. A
+model called `embed-<dimensions>` makes vectors, as base64 where that is asked for. An event that
 is sent at a time of its own says when, as text: `@` and the monotonic clock, so that whoever gets it on this machine
 knows how late it is. Scripts are not played here (see `openai_upstream`): requests are only cut out of the byte stream.
 """
@@ -12,22 +13,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import json
+import math
 import re
 import signal
 import socket
+import struct
 import time
+from functools import cache
 from typing import cast
 
 import uvloop
 
 from tests.fakes.chat_wire import chat_unary, frame, role_chunk, text_chunk, text_chunks
-from tests.fakes.replies import chunk, head
+from tests.fakes.replies import chunk, head, whole
 from tests.fakes.wire import Send
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream" *: *true')
 _SLOW = re.compile(rb'"model" *: *"slow-(\d+)-(\d+)"')
+_EMBED = re.compile(rb'"model" *: *"embed-(\d+)"')
 
 
 def _bytes(step: object) -> bytes:
@@ -42,6 +49,18 @@ _UNSTAMPED = "@0000000000.000000"
 PACED_DELTA = chunk(frame([text_chunk(_UNSTAMPED)], done=False)[0])
 FIRST = chunk(frame([role_chunk()], done=False)[0])
 LAST = b"".join(map(chunk, frame(text_chunks()[-2:]))) + b"0\r\n\r\n"
+
+
+@cache
+def embeddings(count: int, dimensions: int, encoding: bytes) -> bytes:
+    """A whole reply with so many vectors, of numbers such as models make."""
+    values = [math.sin(n) / 24 for n in range(dimensions)]
+    data = struct.pack(f"<{dimensions}f", *values)
+    numbers = struct.unpack(f"<{dimensions}f", data)
+    one = json.dumps(base64.b64encode(data).decode() if encoding == b"base64" else numbers)
+    items = ",".join(f'{{"object":"embedding","index":{n},"embedding":{one}}}' for n in range(count))
+    usage = f'{{"prompt_tokens":{count},"total_tokens":{count}}}'
+    return _bytes(whole(f'{{"object":"list","data":[{items}],"model":"embed","usage":{usage}}}'.encode())[0])
 
 
 class Instant(asyncio.Protocol):
@@ -76,6 +95,10 @@ class Instant(asyncio.Protocol):
             end = buffer.find(b"\r\n\r\n")
 
     def _answer(self, body: bytes) -> None:
+        if (embed := _EMBED.search(body)) is not None:
+            encoding = b"base64" if b'"encoding_format":"base64"' in body else b"float"
+            self._transport.write(embeddings(body.count(b'"x"'), int(embed[1]), encoding))
+            return
         if not _STREAM.search(body):
             self._transport.write(UNARY)
             return

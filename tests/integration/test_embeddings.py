@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Catalog
 from server.domain.embedding import EmbeddingRequest
+from server.domain.identity import TeamPolicy
 from server.domain.request import Endpoint
 from tests.fakes.embedding_wire import (
     as_gemini_embeddings,
@@ -307,6 +307,7 @@ async def test_who_leaves_ends_all_calls(at: Stage) -> None:
 
 async def test_the_record_has_no_vectors_even_where_content_is_kept(at: Stage) -> None:
     """O5."""
+    at.counter.policy = TeamPolicy(store_content=True)
     call = at.counter.call()
     request = EmbeddingRequest(endpoint=Endpoint.EMBEDDINGS, model="a/packed", inputs=tuple(TEXTS))
     await at.counter.run(call, request)
@@ -316,4 +317,5 @@ async def test_the_record_has_no_vectors_even_where_content_is_kept(at: Stage) -
     )  # fmt: skip
     assert record.usage is not None
     assert record.usage.input_tokens == 750
-    assert len(json.dumps([record.cost_nanos, str(record)])) < 4096
+    _, _, reply = (await at.counter.contents())[call.suffix]
+    assert len(reply) + len(str(record)) < 4096
