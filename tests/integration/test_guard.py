@@ -317,3 +317,16 @@ async def test_a_client_that_goes_while_text_is_held_leaves_nothing_behind(house
     await house.model.wait_disconnect()
     record = await house.till.settled(call)
     assert (record.status_code, record.disconnect) == (499, "cancelled")
+
+
+async def test_a_cut_ends_well_where_streams_are_read_to_their_end(house: Guardhouse) -> None:
+    house.till.policy = TeamPolicy(on_disconnect="drain")
+    words = ["Fine. ", f"You {BAD}. ", *["more. "] * 20]
+    house.model.script(chat_stream(*words, every_s=0.01))
+    call = house.till.call()
+    events = await house.till.run(call, house.request(output="block"))
+    assert said(events) == "Fine. "
+    assert settled(events).usage.pricing is not None
+    record = await house.till.settled(call)
+    assert (record.success, record.finish_reason, record.disconnect) == (True, "content_filter", None)
+    assert await house.till.spent() == record.cost_nanos > 0
