@@ -36,8 +36,9 @@ Type: TypeAlias = Any
 """A type that msgspec knows, or a tuple of several."""
 
 MODEL: Final = "local/smollm2-135m:free"
+MODERATION_MODEL: Final = "local/toxic-comments:free"
 EMBEDDING_MODEL: Final = "local/smollm2-135m-embed:free"
-"""The model of the examples: it answers wherever the gateway runs, and without credit."""
+"""The models of the examples: they answer wherever the gateway runs, and without credit."""
 
 _MARKED: Final = "\n\nA comment (`: ping`) comes after 15 seconds of silence."
 
@@ -164,8 +165,8 @@ SURFACES: Final[Mapping[str, Surface]] = {
         body=moderations.ModerationBody,
         required=("input",),
         examples={
-            "text": {"input": "I want to read a book."},
-            "several": {"input": ["I want to read a book.", "You are kind."]},
+            "text": {"model": MODERATION_MODEL, "input": "I want to read a book."},
+            "several": {"model": MODERATION_MODEL, "input": ["I want to read a book.", "You are kind."]},
         },
         reply=moderations.ModerationReply,
     ),

@@ -12,7 +12,7 @@ from tests.e2e.upstreams import UpstreamThread
 from tests.schemathesis.run import run
 
 EXAMPLES = 40
-SECONDS = 60
+SECONDS = 50
 
 
 def main() -> int:

@@ -8,16 +8,19 @@ import schemathesis
 from schemathesis import Case, HookContext
 from schemathesis.generation import GenerationMode
 
-MODEL = "acme/test-1:free"
-OF_THE_STANDIN = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"})
+OF_THE_STANDIN, EMBEDDED = "acme/test-1:free", "local/toxic-comments:free"
+MODELS = {
+    **dict.fromkeys(("/v1/chat/completions", "/v1/responses", "/v1/messages"), OF_THE_STANDIN),
+    **dict.fromkeys(("/v1/moderations", "/v1/moderation"), EMBEDDED),
+}
 
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """A good body asks for a model that is there; what should be refused stays as it is."""
     is_good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
-    if is_good and isinstance(case.body, dict) and case.path in OF_THE_STANDIN:
-        case.body["model"] = MODEL
+    if is_good and isinstance(case.body, dict) and case.path in MODELS:
+        case.body["model"] = MODELS[case.path]
     if case.method == "QUERY":
         # Without a content type it is malformed, whatever it is for.
-        kwargs["data"], kwargs["headers"]["content-type"] = b"{}", "application/json"
+        case.headers["content-type"] = "application/json"
