@@ -13,8 +13,8 @@ from tests.e2e.conformance.cases import LOCAL_EMBEDDINGS, shows
 from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
-from tests.fakes.chat_wire import chat_chunks, delta_chunk, finish_chunk, role_chunk, tool_call, usage_chunk
-from tests.fakes.openai_upstream import chat_stream, chat_tool_calls, chat_unary, error
+from tests.fakes.chat_wire import chat_chunks, completion, delta_chunk, finish_chunk, role_chunk, tool_call, usage_chunk
+from tests.fakes.openai_upstream import chat_stream, chat_tool_calls, chat_unary, error, json_reply
 
 FREE = "acme/test-1:free"
 
@@ -87,6 +87,18 @@ async def test_a_stream_and_its_usage_once(models: Models) -> None:
         whole = sum(chunks[1:], chunks[0])
         assert whole.text == "Hello there!"
         assert used(whole) == (9, 3, 12)
+
+
+@shows("langchain", "ChatOpenAI.invoke", "ChatOpenAI.stream")
+def test_the_output_limit_is_an_end(models: Models, acme: UpstreamThread) -> None:
+    acme.script(json_reply(completion("One,", finish_reason="length")), chat_stream("One,", finish_reason="length"))
+    model = models(max_tokens=16)
+    whole, chunks = model.invoke("Count."), list(model.stream("Count."))
+    for said in (whole, sum(chunks[1:], chunks[0])):
+        told = said.response_metadata
+        assert said.text == "One,"
+        assert told.get("finish_reason") == "length" or told["incomplete_details"]["reason"] == "max_output_tokens"
+        assert used(said) == (9, 3, 12)
 
 
 @shows("langchain", "ChatOpenAI.batch", "ChatOpenAI.abatch")
