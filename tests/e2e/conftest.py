@@ -47,6 +47,8 @@ models:
     offers: [{{provider: dead, provider_model: gone, endpoints: [moderations]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
+  - id: acme/moderate:free
+    offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
 routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
 """
 PAIR = """
