@@ -80,7 +80,10 @@ async def moderate(
 
 
 def calls(inputs: Sequence[Content], limit: int | None) -> Iterator[_Call]:
-    """What to ask, in which calls. `limit`: the model's context; a token is one character at the least."""
+    """What to ask, in which calls. `limit`: the model's context, for each text and for all texts of a call.
+
+    A token is one character at the least.
+    """
     texts: list[tuple[int, str]] = []
     pictures: list[_Call] = []
     for number, content in enumerate(inputs):
@@ -91,10 +94,20 @@ def calls(inputs: Sequence[Content], limit: int | None) -> Iterator[_Call]:
             continue
         texts += [(number, piece) for piece in own]
         pictures += [((number,), [_wire(image)]) for image in images]
-    for start in range(0, len(texts), TEXTS_PER_CALL):
-        some = texts[start : start + TEXTS_PER_CALL]
+    for some in _batches(texts, limit or _WHOLE):
         yield tuple(number for number, _ in some), [text for _, text in some]
     yield from pictures
+
+
+def _batches(texts: Sequence[tuple[int, str]], limit: int) -> Iterator[Sequence[tuple[int, str]]]:
+    start = chars = 0
+    for place, (_, text) in enumerate(texts):
+        if place > start and (place - start >= TEXTS_PER_CALL or chars + len(text) > limit):
+            yield texts[start:place]
+            start, chars = place, 0
+        chars += len(text)
+    if texts:
+        yield texts[start:]
 
 
 _WHOLE: Final = 1 << 62
