@@ -21,15 +21,21 @@ CHECKS = (
     "ignored_auth",
 )
 SEED = 1
+TEAM = "schemathesis"
 
 
 def run(gateway: Gateway, *, examples: int, seconds: int) -> subprocess.CompletedProcess[str]:
-    """`examples` of each operation at most, and none begun after `seconds`."""
+    """`examples` of each operation at most, and none begun after `seconds`.
+
+    It may end or change any key that it finds, so it has a team of its own.
+    """
+    gateway.create_team(TEAM)
+    key = gateway.create_key(team=TEAM, scopes=("inference", "management"))
     command = [
         str(Path(sys.prefix) / "bin" / "schemathesis"),
         "run",
         f"{gateway.url}/openapi.json",
-        f"--header=Authorization: Bearer {gateway.key}",
+        f"--header=Authorization: Bearer {key}",
         f"--checks={','.join(CHECKS)}",
         "--phases=examples,coverage,fuzzing",
         f"--max-examples={examples}",
