@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -219,6 +220,18 @@ def test_a_key_works_from_its_addresses_only(owner: Purse) -> None:
                 else:
                     refused = refused_call(own, api_keys_pb2.GetCurrentApiKeyRequest(), metadata)
                     assert (refused.code(), error_info(refused).reason) == (code, "ADDRESS_NOT_ALLOWED")
+
+
+def test_behind_proxies_the_address_is_what_the_outermost_of_them_saw(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, workers=1, environ={"AISTATS_TRUSTED_PROXIES": "1"}).start()
+    try:
+        made = gateway.run("keys", "create", "--team", "default", "--name", "far", "--scope", "inference",
+                           "--cidr", "203.0.113.0/24")  # fmt: skip
+        for forwarded, status in (("6.6.6.6, 203.0.113.9", 200), ("203.0.113.9, 6.6.6.6", 403), ("", 403)):
+            headers = {**bearer(made.stdout.strip()), "x-forwarded-for": forwarded}
+            assert gateway.get("/v1/key", headers=headers).status_code == status
+    finally:
+        assert gateway.stop() == 0
 
 
 def test_what_ends_a_key_ends_it_within_a_second_on_every_worker(owner: Purse) -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from server.cli_audit import audit
 from server.cli_keys import keys
 from server.cli_teams import teams
 from server.storage import api_key
@@ -203,7 +204,7 @@ def test_a_team_cannot_be_set_up_so(shell: Shell, arguments: list[str], says: st
 
 @pytest.mark.parametrize(
     ("group", "command"),
-    [(group, command) for group in (keys, teams) for command in (None, *group.commands)],
+    [(group, command) for group in (keys, teams, audit) for command in (None, *group.commands)],
 )
 def test_every_help_text_has_an_example(group: click.Group, command: str | None) -> None:
     result = CliRunner().invoke(group, [*([command] if command else []), "--help"])
