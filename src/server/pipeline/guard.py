@@ -221,7 +221,7 @@ class _Guard:
                     break
                 hold.show(piece.events)
                 shown += piece.events
-        held.since_s = self._guarded.monotonic()
+            held.since_s = self._guarded.monotonic()
         return shown
 
     async def _judge_output(self, pieces: Sequence[Sequence[str]], mode: Mode) -> list[bool]:
