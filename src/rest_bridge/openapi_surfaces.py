@@ -261,6 +261,8 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
 
 _PROVIDERS_OWN: Final = "Passed on as it is to a provider that has it."
 
+_ALWAYS_TELL: Final = ("EmbeddingsRequest", "ModerationRequest", "ResponsesRequest", "MessagesRequest")
+
 WORDS: Final[Mapping[str, str]] = {
     "tool_choice": "Whether and which tools are called.",
     "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
@@ -322,6 +324,9 @@ WORDS: Final[Mapping[str, str]] = {
     "metadata": "Labels of yours: at most 16, of at most 64 and 512 characters.",
     "store": "Whether it is kept.",
     "input": "A text, or the items of the conversation so far.",
+    "EmbeddingsRequest.input": "A text, several, one text's tokens, or several texts' tokens.",
+    "ModerationRequest.input": "A text, several, or the parts of one input.",
+    **{f"{body}.usage": "Taken, and changes nothing: replies always tell it." for body in _ALWAYS_TELL},
     "include": "What to be told beside: `message.output_text.logprobs`, `reasoning.encrypted_content`.",
     "system": "The system prompt.",
     "ok": "Always true.",

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -26,12 +26,10 @@ def rest_routes() -> list[Route]:
     """Those of every face in the bridge: of a class with `routes`, without anything behind it."""
     found: list[Route] = []
     for module in pkgutil.iter_modules(rest_bridge.__path__, "rest_bridge."):
-        for face in vars(importlib.import_module(module.name)).values():
-            if (
-                inspect.isclass(face)
-                and inspect.isfunction(vars(face).get("routes"))
-                and face.__module__ == module.name
-            ):
+        faces: Iterable[Any] = vars(importlib.import_module(module.name)).values()
+        for face in faces:
+            is_own = inspect.isclass(face) and face.__module__ == module.name
+            if is_own and inspect.isfunction(vars(face).get("routes")):
                 found += face.__new__(face).routes()
     return found
 

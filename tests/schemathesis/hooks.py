@@ -16,7 +16,7 @@ MODELS = {
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """A good body asks for a model that is there; what should be refused stays as it is."""
     is_good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     if is_good and isinstance(case.body, dict) and case.path in MODELS:
