@@ -239,7 +239,8 @@ async def test_llama_cpps_word_for_too_long_is_a_400(at: Stage) -> None:
     said = "input (2101 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
     at.upstreams["packed"].script(error(500, said, code=500))
     told = await refused(at, model="a/two", input="a")
-    assert (told["status_code"], told["reason"]) == (400, "context_length_exceeded")
+    assert (told["status_code"], told["reason"], told["param"]) == (400, "context_length_exceeded", "input")
+    assert told["description"] == "A text of the input has 2101 tokens, and this model takes 512 at most."
 
 
 def answers_until(last: int) -> Script:

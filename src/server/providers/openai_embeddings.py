@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -10,11 +11,12 @@ import msgspec
 
 from server.domain.catalog import Offer, Provider
 from server.domain.embedding import INPUT, EmbeddingRequest
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import GatewayError, ProviderFailure, Reason, UpstreamError
 from server.domain.events import ProviderStream, Started
 from server.providers.decoding import UNREADABLE
 from server.providers.embeddings import Call, Reply, calls, embed, in_order, vectors
 from server.providers.exchange import Exchanges, FailureOfReply, Post
+from server.providers.http_port import ResponseHeaders
 from server.providers.openai_errors import failure_in_band, looks_like_error, protocol_failure
 from server.providers.openai_usage import read_usage
 from server.providers.provider_options import options_for
@@ -23,6 +25,8 @@ PATH: Final = "/embeddings"
 _SAID: Final = frozenset({"dimensions", "user"})
 _FORBIDDEN: Final = "encoding_format"
 """The gateway asks for what costs least, and gives the client what it asked for."""
+_TOO_LARGE: Final = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
+"""How llama.cpp tells its operator, and everybody else, that a text is too long."""
 _NOTHING: Final = msgspec.Raw(b"")
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -78,7 +82,14 @@ def stream(
         )
         return Call(post, partial(read, request=part, provider=offer.provider))
 
-    return embed(exchanges, list(calls(request, offer.embeddings)), call_for, failure_of)
+    def told(status: int, headers: ResponseHeaders, body: bytes) -> ProviderFailure:
+        failure = failure_of(status, headers, body)
+        if found := _TOO_LARGE.search(failure.upstream.message or ""):
+            said = f"A text of the input has {found[1]} tokens, and this model takes {found[2]} at most."
+            failure.upstream = UpstreamError(failure.upstream.code, said, INPUT)
+        return failure
+
+    return embed(exchanges, list(calls(request, offer.embeddings)), call_for, told)
 
 
 def body(offer: Offer, request: EmbeddingRequest) -> bytes:
