@@ -54,6 +54,7 @@ CHAT: Final[Sequence[Json]] = (
         "temperature": 0.5, "top_p": 1, "max_completion_tokens": 20, "n": 1, "stop": ["\n"], "seed": 7,
         "presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {"50256": -100}, "logprobs": False,
         "user": "u-1", "metadata": {"a": "b"}, "store": False,
+        "moderation": {"input": "flag", "output": "block", "model": MODERATOR},
     },
 )  # fmt: skip
 RESPONSES: Final[Sequence[Json]] = (
@@ -76,6 +77,7 @@ RESPONSES: Final[Sequence[Json]] = (
         "text": {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA, "strict": True}},
         "stream": True, "temperature": 0.5, "top_p": 1, "max_output_tokens": 20,
         "user": "u-1", "metadata": {"a": "b"}, "store": False,
+        "moderation": {"input": "flag", "output": "block", "model": MODERATOR},
     },
 )  # fmt: skip
 MESSAGES: Final[Sequence[Json]] = (
@@ -97,6 +99,7 @@ MESSAGES: Final[Sequence[Json]] = (
         "tool_choice": {"type": "tool", "name": "look"},
         "max_tokens": 20, "stream": True, "temperature": 0.5, "top_p": 1, "stop_sequences": ["x"],
         "metadata": {"user_id": "u-1"},
+        "moderation": {"input": "flag"},
     },
 )  # fmt: skip
 COUNTED: Final[Sequence[Json]] = (

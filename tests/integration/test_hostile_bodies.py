@@ -27,7 +27,7 @@ TAKES_A_BODY = {"POST", "PUT", "PATCH"}
 of_a_route = pytest.mark.parametrize("route", WITH_BODY, ids=str)
 of_a_method = pytest.mark.parametrize("route", A_METHOD, ids=str)
 of_a_body = pytest.mark.parametrize(("route", "body"), A_BODY, ids=[str(route) for route, _ in A_BODY])
-many = settings(max_examples=100, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 def checked(reply: Told) -> None:
@@ -87,10 +87,10 @@ def test_any_mutation_of_a_valid_body(
 
 @of_a_body
 def test_every_field_as_everything(lone_worker: LoneWorker, route: RestRoute, body: Json) -> None:
-    """Each value of the body in turn as each of the values at the edges of what types hold."""
+    """Each value in turn as values at the edges of what types hold: a third of them, its neighbour another third."""
     tree, ids = parsed(body), lone_worker.ids(route)
-    for place in places(tree):
-        for value in SCALARS:
+    for number, place in enumerate(places(tree)):
+        for value in SCALARS[number % 3 :: 3]:
             checked(lone_worker.rest(route, written(replaced(tree, place, value)), **ids))
 
 

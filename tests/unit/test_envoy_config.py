@@ -248,6 +248,17 @@ def test_every_route_of_the_protos_is_forwarded_and_answers_405_to_other_methods
                 assert {*allow["header"]["value"].split(", ")} == takes, (method, path)
 
 
+def test_every_service_that_has_routes_is_handed_on(config: Any) -> None:
+    described = FileDescriptorSet.FromString(descriptors_path().read_bytes())
+    having_routes = {
+        f"{file.package}.{service.name}"
+        for file in described.file
+        for service in file.service
+        if any(method.options.HasExtension(http) for method in service.method)
+    }
+    assert set(http_filter(config, "transcoder")["services"]) == having_routes
+
+
 def test_what_is_no_route_is_404_and_last(config: Any) -> None:
     last = routes(config)[-1]
     assert last["match"] == {"prefix": "/"}
