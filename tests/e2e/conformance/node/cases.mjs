@@ -127,7 +127,7 @@ testEach("generateText", "an object as its output", async ({ ai, z, model }) => 
 });
 
 testEach("generateText", "a limit of rate is waited for", async ({ ai, model, kind }) => {
-  const said = await ai.generateText({ model: model("acme:acme/pair-0:free"), prompt: told({ fail: 429, times: 1, say: `At last, ${kind}.` }) });
+  const said = await ai.generateText({ model: model("acme:acme/pair-62:free"), prompt: told({ fail: 429, times: 1, say: `At last, ${kind}.` }) });
   assert.equal(said.text, `At last, ${kind}.`);
 });
 
@@ -293,7 +293,7 @@ for (const [name, status, ask] of [
 }
 
 test("RetryError", "a limit of rate that stays", async ({ ai, models }) => {
-  const model = models["openai.chat"]("acme:acme/pair-1:free");
+  const model = models["openai.chat"]("acme:acme/pair-63:free");
   await assert.rejects(ai.generateText({ model, prompt: told({ fail: 429, times: 9 }), maxRetries: 1 }), (error) => {
     assert.ok(ai.RetryError.isInstance(error));
     assert.equal(error.lastError.statusCode, 429);
