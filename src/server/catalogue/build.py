@@ -33,7 +33,15 @@ from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfi
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PROFILE_KEYS: Final = ("max_tokens_field", "reasoning_tokens", "system_role", "stream_usage", "tool_call_start")
+_PROFILE_KEYS: Final = (
+    "max_tokens_field",
+    "reasoning_tokens",
+    "system_role",
+    "stream_usage",
+    "tool_call_start",
+    "reasoning_field",
+    "needs_reasoning",
+)
 
 ReadKey = Callable[[ParsedFile, str], "str | None"]
 """The content of a key file as its entry spells it, stripped; None where there is none to be read."""

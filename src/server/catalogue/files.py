@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
-from server.domain.catalog import Dialect
+from server.domain.catalog import Dialect, ReasoningField
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
@@ -74,6 +74,8 @@ class ProviderEntry(_Entry):
     region: _Region | None = None
     prices_as: _ProviderId | None = None
     tool_call_start: _Text | None = None
+    reasoning_field: ReasoningField | None = None
+    needs_reasoning: bool | None = None
     embeddings: EmbeddingsEntry | None = None
 
 

@@ -18,6 +18,7 @@ from server.domain.request import Endpoint
 
 Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
 PriceSource = Literal["file", "default"]
+ReasoningField = Literal["reasoning_content", "reasoning", "blocks", "none"]
 
 
 class ProviderProfile(msgspec.Struct, frozen=True):
@@ -30,6 +31,9 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `stream_usage`: whether `stream_options.include_usage` must be asked for to get usage at all.
     `tool_call_start`: for a chat API that goes on from a last assistant message and whose tool choice is one word
     (llama.cpp): how its model starts a call, said for it where a call is required; None leaves that to the server.
+    `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
+    of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
+    `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
     """
 
     apis: frozenset[Literal["chat", "responses"]] = frozenset({"chat"})
@@ -38,6 +42,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool = True
     tool_call_start: str | None = None
+    reasoning_field: ReasoningField = "reasoning_content"
+    needs_reasoning: bool = False
 
 
 class EmbeddingFacts(msgspec.Struct, frozen=True):

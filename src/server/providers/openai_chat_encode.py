@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from server.domain.request import (
     ToolResult,
     Turn,
 )
+from server.domain.seals import own_seals
 from server.providers.media import image_data_url, relabelled
 from server.providers.openai_shapes import chat_tool_choice, nested_grammar
 from server.providers.provider_options import options_for
@@ -40,7 +41,7 @@ def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
         request = in_one_word(request, profile.tool_call_start)
     body: dict[str, Any] = {
         "model": offer.provider_model,
-        "messages": [_message(turn, profile) for turn in _turns(request)],
+        "messages": [_message(turn, offer) for turn in _turns(request)],
         **_sampling(request, profile),
         **_tools(request),
         **_output(offer, request),
@@ -157,10 +158,10 @@ def _has(turn: Turn, kind: type) -> bool:
     return any(isinstance(part, kind) for part in turn.parts)
 
 
-def _message(turn: Turn, profile: ProviderProfile) -> dict[str, Any]:
+def _message(turn: Turn, offer: Offer) -> dict[str, Any]:
     match turn.role:
         case Role.ASSISTANT:
-            return _assistant(turn)
+            return _assistant(turn, offer)
         case Role.TOOL:
             result = turn.parts[0]
             if not isinstance(result, ToolResult):
@@ -169,17 +170,17 @@ def _message(turn: Turn, profile: ProviderProfile) -> dict[str, Any]:
         case Role.USER:
             role = "user"
         case _:
-            role = profile.system_role or turn.role.value
+            role = offer.provider.profile.system_role or turn.role.value
     message: dict[str, Any] = {"role": role, "content": _content(turn.parts)}
     if turn.name is not None:
         message["name"] = turn.name
     return message
 
 
-def _assistant(turn: Turn) -> dict[str, Any]:
+def _assistant(turn: Turn, offer: Offer) -> dict[str, Any]:
     texts = [part for part in turn.parts if isinstance(part, Text)]
     refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
-    thoughts = [_thought(part) for part in turn.parts if isinstance(part, Reasoning)]
+    thoughts = [part for part in turn.parts if isinstance(part, Reasoning)]
     calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
     empty = None if calls or refusals else ""
     message: dict[str, Any] = {"role": "assistant", "content": _content(texts) if texts else empty}
@@ -187,11 +188,37 @@ def _assistant(turn: Turn) -> dict[str, Any]:
         message["name"] = turn.name
     if refusals:
         message["refusal"] = "".join(refusals)
-    if thoughts:
-        message["reasoning_content"] = "\n\n".join(filter(None, thoughts))
+    _think(message, thoughts, offer)
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def _think(message: dict[str, Any], thoughts: Sequence[Reasoning], offer: Offer) -> None:
+    """Earlier reasoning, where the provider takes it back."""
+    profile = offer.provider.profile
+    match profile.reasoning_field:
+        case "none":
+            pass
+        case "blocks":
+            if "reasoning_effort" in (offer.params or ()):
+                _think_in_blocks(message, thoughts, offer.provider.id)
+        case name:
+            if thoughts or profile.needs_reasoning:
+                message[name] = "\n\n".join(filter(None, map(_thought, thoughts)))
+
+
+def _think_in_blocks(message: dict[str, Any], thoughts: Sequence[Reasoning], provider_id: str) -> None:
+    blocks: list[dict[str, Any]] = []
+    for part in thoughts:
+        if text := _thought(part):
+            signature = next(iter(own_seals("chat", provider_id, part.encrypted or part.signature)), None)
+            thinking = [{"type": "text", "text": text}]
+            blocks.append(_set({"type": "thinking", "thinking": thinking, "signature": signature}))
+    if blocks:
+        content = message["content"]
+        texts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+        message["content"] = [*blocks, *texts]
 
 
 def _thought(part: Reasoning) -> str:
