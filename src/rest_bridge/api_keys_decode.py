@@ -14,12 +14,13 @@ from rest_bridge.times import read_time
 from server.domain.identity import Scope
 from server.domain.keys import KeyChanges, NewKey
 from server.domain.ledger import LimitReset, SpendLimit
-from server.domain.money import InexactAmount, nanos
+from server.domain.money import nanos
 from server.domain.restrictions import Restrictions
 
 __all__ = ["CreateKeyBody", "RotateKeyBody", "UpdateKeyBody", "decode_changes", "decode_new_key", "decode_overlap"]
 
 MAX_DOLLARS: Final = 1_000_000_000
+_SMALLEST: Final = Decimal("0.000000001")
 
 ScopeName = Literal["inference", "management"]
 Entries = tuple[str, ...]
@@ -120,7 +121,6 @@ def _nanos(dollars: Decimal | None) -> int | None:
         return None
     if not (dollars.is_finite() and 0 <= dollars <= MAX_DOLLARS):
         raise invalid("limit", f"`limit` must be from 0 to {MAX_DOLLARS} dollars.")
-    try:
-        return nanos(dollars)
-    except InexactAmount:
-        raise invalid("limit", "`limit` must have at most nine decimals.") from None
+    if dollars != dollars.quantize(_SMALLEST):
+        raise invalid("limit", "`limit` must have at most nine decimals.")
+    return nanos(dollars.quantize(_SMALLEST))

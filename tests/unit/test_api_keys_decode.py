@@ -98,6 +98,8 @@ def test_a_field_that_is_not_known_is_named(decode: Any, field: str) -> None:
         ("limit", -1, "limit"),
         ("limit", 1_000_000_001, "limit"),
         ("limit", "0.0000000001", "limit"),
+        ("limit", "1e-999999999", "limit"),
+        ("limit", f"1.{'9' * 40}", "limit"),
         ("limit", "NaN", "limit"),
         ("limit", "Infinity", "limit"),
         ("limit", "1e999999999", "limit"),
