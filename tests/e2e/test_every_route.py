@@ -167,7 +167,7 @@ def test_k10_a_clients_headers_go_to_no_provider(
             headers={**sent, "idempotency-key": f"canary-{secrets.token_hex(8)}"},
         )  # fmt: skip
         check(told(reply))
-    assert len(acme.requests) in {0, len(bodies(route))}
+    assert not acme.requests or len(acme.requests) >= len(bodies(route))
     for request in acme.requests:
         check_headers(request, f"Bearer {ACME_KEY}")
         assert purse.key.encode() not in request.body
