@@ -16,6 +16,7 @@ from rest_bridge.credits import ActivityJson, CreditsJson
 from rest_bridge.embeddings_decode import EmbeddingsBody
 from rest_bridge.embeddings_encode import EmbeddingsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
+from rest_bridge.health import HealthJson
 from rest_bridge.http import JSON
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
@@ -201,6 +202,7 @@ SURFACES: Final[Mapping[str, Surface]] = {
     "DescriptionRestService.GetOpenApiJson": Surface(reply=dict[str, Any], kept=True),
     "DescriptionRestService.GetDocsPage": Surface(reply=str, media="text/html", kept=True),
     "DescriptionRestService.GetDocsFile": Surface(reply=str, media="text/javascript", kept=True),
+    "HealthRestService.GetHealth": Surface(reply=HealthJson),
     "ModelsRestService.ListModels": Surface(reply=models.PageJson, kept=True),
     "ModelsRestService.GetModel": Surface(reply=models.OneJson, kept=True),
     "ModelsRestService.ListModelEndpoints": Surface(reply=models.EndpointsJson, kept=True),

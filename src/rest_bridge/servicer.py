@@ -19,6 +19,7 @@ from aistats.gateway.v1 import (
     credits_pb2,
     description_pb2,
     generations_pb2,
+    health_pb2,
     messages_pb2,
     models_pb2,
     pricing_pb2,
@@ -162,6 +163,13 @@ class PricingRestServicer(_Face):
         self, request: pricing_pb2.ListPricingModelsRequest, context: CallContext
     ) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "GET", "/v1/pricing/models", query=_query(request))
+
+
+class HealthRestServicer(_Face):
+    """`aistats.gateway.v1.HealthRestService`."""
+
+    def GetHealth(self, request: health_pb2.GetHealthRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/health")
 
 
 class ModelsRestServicer(_Face):

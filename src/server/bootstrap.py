@@ -38,6 +38,7 @@ from rest_bridge.documents import Documents
 from rest_bridge.embeddings import EmbeddingsRest
 from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
+from rest_bridge.health import HealthRest
 from rest_bridge.idempotency import IdempotentRunner
 from rest_bridge.messages import MessagesRest
 from rest_bridge.models import ModelsRest
@@ -51,6 +52,7 @@ from rest_bridge.servicer import (
     DescriptionRestServicer,
     EmbeddingsRestServicer,
     GenerationsRestServicer,
+    HealthRestServicer,
     MessagesRestServicer,
     ModelsRestServicer,
     ModerationRestServicer,
@@ -80,6 +82,7 @@ from server.pipeline.guard import Guarded
 from server.pipeline.health.drained import FollowDrained
 from server.pipeline.health.feed import Feed
 from server.pipeline.health.offers import Health
+from server.pipeline.health.report import HealthReport
 from server.pipeline.health.share import Sharing
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.moderate import Moderate
@@ -250,6 +253,7 @@ async def worker(
         credits = SqlCredits(database)
         generations = Generations(records)
         measured = MeasuredHealth(catalog, health, clock)
+        report = HealthReport(measured, clock, version("aistats-gateway"))
         faces = (
             ChatRest(guarded),
             ResponsesRest(respond),
@@ -261,6 +265,7 @@ async def worker(
             ApiKeysRest(api_keys),
             GenerationsRest(generations),
             ModelsRest(catalog, measured),
+            HealthRest(report),
         )
         refusals = RecordRefusals(accounts)
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
@@ -292,8 +297,9 @@ async def worker(
             (description_pb2_grpc.add_DescriptionRestServiceServicer_to_server, DescriptionRestServicer(documents)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
-                HealthServicer(measured, Feed(measured, clock, shutdown), clock, version("aistats-gateway")),
+                HealthServicer(report, Feed(measured, clock, shutdown)),
             ),
+            (health_pb2_grpc.add_HealthRestServiceServicer_to_server, HealthRestServicer(bridge)),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
         host = GrpcAioHost(

@@ -14,10 +14,11 @@ from server.domain.catalog import Catalog, Provider
 from server.domain.health import ProviderHealth
 from server.domain.request import Endpoint
 from server.pipeline.health.feed import FIGURES_S, LOOK_S, Feed
+from server.pipeline.health.report import HealthReport, overall_status
 from server.pipeline.health.standing import RouteKey
 from server.pipeline.health.view import MeasuredHealth
 from server.pipeline.shutdown import Shutdown
-from server.rpc.health import HealthServicer, overall_status
+from server.rpc.health import HealthServicer
 from tests.fakes.catalogues import Source
 from tests.fakes.health import steady, succeed
 from tests.fakes.rpc_host import Metadata
@@ -47,7 +48,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def grpc_servicer(world: World) -> HealthServicer:
-    return HealthServicer(world.view, Feed(world.view, world.clock, world.shutdown), world.clock, "1.2.3")
+    return HealthServicer(HealthReport(world.view, world.clock, "1.2.3"), Feed(world.view, world.clock, world.shutdown))
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,15 @@ class ProviderHealth(msgspec.Struct, frozen=True):
     routes: tuple[RouteHealth, ...] = ()
 
 
+class GatewayHealth(msgspec.Struct, frozen=True):
+    """The gateway with all providers of its catalogue. `uptime_s`: seconds since this worker started."""
+
+    status: Literal["ok", "degraded", "down"]
+    version: str
+    uptime_s: float
+    providers: tuple[ProviderHealth, ...]
+
+
 class HealthView(Protocol):
     def providers(self) -> tuple[ProviderHealth, ...]:
         """Every provider of the catalogue, in the order of their ids."""

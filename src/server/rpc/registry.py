@@ -83,6 +83,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "ApiKeysRestService/ListAuditLog": _NO_KEY,
         "PricingRestService/CalculatePricing": _NO_KEY,
         "PricingRestService/ListPricingModels": _NO_KEY,
+        "HealthRestService/GetHealth": _NO_KEY,
         "ModelsRestService/ListModels": _NO_KEY,
         "ModelsRestService/GetModel": _NO_KEY,
         "ModelsRestService/ListModelEndpoints": _NO_KEY,

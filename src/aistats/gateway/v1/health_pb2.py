@@ -23,39 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61istats/gateway/v1/health.proto\x12\x12\x61istats.gateway.v1\x1a\x1cgoogle/api/annotations.proto\"\x12\n\x10GetHealthRequest\"}\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x35\n\tproviders\x18\x04 \x03(\x0b\x32\".aistats.gateway.v1.ProviderHealth\"\x14\n\x12WatchHealthRequest\"L\n\x13WatchHealthResponse\x12\x35\n\x06health\x18\x01 \x01(\x0b\x32%.aistats.gateway.v1.GetHealthResponse\"\xb6\x02\n\x0eProviderHealth\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12,\n\x07\x62reaker\x18\x04 \x01(\x0b\x32\x1b.aistats.gateway.v1.Breaker\x12\x14\n\x0csuccess_rate\x18\x05 \x01(\x01\x12\x33\n\nlatency_ms\x18\x06 \x01(\x0b\x32\x1f.aistats.gateway.v1.Percentiles\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x08 \x01(\x01\x12\x11\n\tin_flight\x18\t \x01(\r\x12\x13\n\x0brequests_1m\x18\n \x01(\r\x12/\n\x06routes\x18\x0b \x03(\x0b\x32\x1f.aistats.gateway.v1.RouteHealth\"r\n\x07\x42reaker\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\topened_at\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08retry_at\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x0c\n\n_opened_atB\x0b\n\t_retry_at\"\'\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\"N\n\x0bRouteHealth\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t\"\x14\n\x12GetLivenessRequest\"%\n\x13GetLivenessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t2\xd1\x02\n\rHealthService\x12l\n\tGetHealth\x12$.aistats.gateway.v1.GetHealthRequest\x1a%.aistats.gateway.v1.GetHealthResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/health\x12`\n\x0bWatchHealth\x12&.aistats.gateway.v1.WatchHealthRequest\x1a\'.aistats.gateway.v1.WatchHealthResponse0\x01\x12p\n\x0bGetLiveness\x12&.aistats.gateway.v1.GetLivenessRequest\x1a\'.aistats.gateway.v1.GetLivenessResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/healthzb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61istats/gateway/v1/health.proto\x12\x12\x61istats.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x12\n\x10GetHealthRequest\"}\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x35\n\tproviders\x18\x04 \x03(\x0b\x32\".aistats.gateway.v1.ProviderHealth\"\x14\n\x12WatchHealthRequest\"L\n\x13WatchHealthResponse\x12\x35\n\x06health\x18\x01 \x01(\x0b\x32%.aistats.gateway.v1.GetHealthResponse\"\xb6\x02\n\x0eProviderHealth\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12,\n\x07\x62reaker\x18\x04 \x01(\x0b\x32\x1b.aistats.gateway.v1.Breaker\x12\x14\n\x0csuccess_rate\x18\x05 \x01(\x01\x12\x33\n\nlatency_ms\x18\x06 \x01(\x0b\x32\x1f.aistats.gateway.v1.Percentiles\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x08 \x01(\x01\x12\x11\n\tin_flight\x18\t \x01(\r\x12\x13\n\x0brequests_1m\x18\n \x01(\r\x12/\n\x06routes\x18\x0b \x03(\x0b\x32\x1f.aistats.gateway.v1.RouteHealth\"r\n\x07\x42reaker\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\topened_at\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08retry_at\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x0c\n\n_opened_atB\x0b\n\t_retry_at\"\'\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\"N\n\x0bRouteHealth\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t\"\x14\n\x12GetLivenessRequest\"%\n\x13GetLivenessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t2\xbd\x02\n\rHealthService\x12X\n\tGetHealth\x12$.aistats.gateway.v1.GetHealthRequest\x1a%.aistats.gateway.v1.GetHealthResponse\x12`\n\x0bWatchHealth\x12&.aistats.gateway.v1.WatchHealthRequest\x1a\'.aistats.gateway.v1.WatchHealthResponse0\x01\x12p\n\x0bGetLiveness\x12&.aistats.gateway.v1.GetLivenessRequest\x1a\'.aistats.gateway.v1.GetLivenessResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/healthz2r\n\x11HealthRestService\x12]\n\tGetHealth\x12$.aistats.gateway.v1.GetHealthRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/health0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aistats.gateway.v1.health_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEALTHSERVICE'].methods_by_name['GetHealth']._loaded_options = None
-  _globals['_HEALTHSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/health'
   _globals['_HEALTHSERVICE'].methods_by_name['GetLiveness']._loaded_options = None
   _globals['_HEALTHSERVICE'].methods_by_name['GetLiveness']._serialized_options = b'\202\323\344\223\002\n\022\010/healthz'
-  _globals['_GETHEALTHREQUEST']._serialized_start=85
-  _globals['_GETHEALTHREQUEST']._serialized_end=103
-  _globals['_GETHEALTHRESPONSE']._serialized_start=105
-  _globals['_GETHEALTHRESPONSE']._serialized_end=230
-  _globals['_WATCHHEALTHREQUEST']._serialized_start=232
-  _globals['_WATCHHEALTHREQUEST']._serialized_end=252
-  _globals['_WATCHHEALTHRESPONSE']._serialized_start=254
-  _globals['_WATCHHEALTHRESPONSE']._serialized_end=330
-  _globals['_PROVIDERHEALTH']._serialized_start=333
-  _globals['_PROVIDERHEALTH']._serialized_end=643
-  _globals['_BREAKER']._serialized_start=645
-  _globals['_BREAKER']._serialized_end=759
-  _globals['_PERCENTILES']._serialized_start=761
-  _globals['_PERCENTILES']._serialized_end=800
-  _globals['_ROUTEHEALTH']._serialized_start=802
-  _globals['_ROUTEHEALTH']._serialized_end=880
-  _globals['_GETLIVENESSREQUEST']._serialized_start=882
-  _globals['_GETLIVENESSREQUEST']._serialized_end=902
-  _globals['_GETLIVENESSRESPONSE']._serialized_start=904
-  _globals['_GETLIVENESSRESPONSE']._serialized_end=941
-  _globals['_HEALTHSERVICE']._serialized_start=944
-  _globals['_HEALTHSERVICE']._serialized_end=1281
+  _globals['_HEALTHRESTSERVICE'].methods_by_name['GetHealth']._loaded_options = None
+  _globals['_HEALTHRESTSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/health'
+  _globals['_GETHEALTHREQUEST']._serialized_start=112
+  _globals['_GETHEALTHREQUEST']._serialized_end=130
+  _globals['_GETHEALTHRESPONSE']._serialized_start=132
+  _globals['_GETHEALTHRESPONSE']._serialized_end=257
+  _globals['_WATCHHEALTHREQUEST']._serialized_start=259
+  _globals['_WATCHHEALTHREQUEST']._serialized_end=279
+  _globals['_WATCHHEALTHRESPONSE']._serialized_start=281
+  _globals['_WATCHHEALTHRESPONSE']._serialized_end=357
+  _globals['_PROVIDERHEALTH']._serialized_start=360
+  _globals['_PROVIDERHEALTH']._serialized_end=670
+  _globals['_BREAKER']._serialized_start=672
+  _globals['_BREAKER']._serialized_end=786
+  _globals['_PERCENTILES']._serialized_start=788
+  _globals['_PERCENTILES']._serialized_end=827
+  _globals['_ROUTEHEALTH']._serialized_start=829
+  _globals['_ROUTEHEALTH']._serialized_end=907
+  _globals['_GETLIVENESSREQUEST']._serialized_start=909
+  _globals['_GETLIVENESSREQUEST']._serialized_end=929
+  _globals['_GETLIVENESSRESPONSE']._serialized_start=931
+  _globals['_GETLIVENESSRESPONSE']._serialized_end=968
+  _globals['_HEALTHSERVICE']._serialized_start=971
+  _globals['_HEALTHSERVICE']._serialized_end=1288
+  _globals['_HEALTHRESTSERVICE']._serialized_start=1290
+  _globals['_HEALTHRESTSERVICE']._serialized_end=1404
 # @@protoc_insertion_point(module_scope)

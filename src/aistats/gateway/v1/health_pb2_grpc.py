@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from aistats.gateway.v1 import health_pb2 as aistats_dot_gateway_dot_v1_dot_health__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -181,6 +182,82 @@ class HealthService:
             '/aistats.gateway.v1.HealthService/GetLiveness',
             aistats_dot_gateway_dot_v1_dot_health__pb2.GetLivenessRequest.SerializeToString,
             aistats_dot_gateway_dot_v1_dot_health__pb2.GetLivenessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class HealthRestServiceStub:
+    """HealthRestService is the REST face of health. gRPC clients use HealthService.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetHealth = channel.unary_stream(
+                '/aistats.gateway.v1.HealthRestService/GetHealth',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+
+
+class HealthRestServiceServicer:
+    """HealthRestService is the REST face of health. gRPC clients use HealthService.
+    """
+
+    def GetHealth(self, request, context):
+        """GetHealth tells how the gateway and each provider are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HealthRestServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetHealth': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'aistats.gateway.v1.HealthRestService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('aistats.gateway.v1.HealthRestService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class HealthRestService:
+    """HealthRestService is the REST face of health. gRPC clients use HealthService.
+    """
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.HealthRestService/GetHealth',
+            aistats_dot_gateway_dot_v1_dot_health__pb2.GetHealthRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from aistats.gateway.v1 import health_pb2 as _health_pb2
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -92,3 +93,34 @@ class HealthServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetLiveness tells that this worker serves; needs no key and says nothing else."""
 
 def add_HealthServiceServicer_to_server(servicer: HealthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class HealthRestServiceStub:
+    """HealthRestService is the REST face of health. gRPC clients use HealthService."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> HealthRestServiceAsyncStub: ...
+    GetHealth: _grpc.UnaryStreamMultiCallable[_health_pb2.GetHealthRequest, _httpbody_pb2.HttpBody]
+    """GetHealth tells how the gateway and each provider are."""
+
+@_typing.type_check_only
+class HealthRestServiceAsyncStub(HealthRestServiceStub):
+    """HealthRestService is the REST face of health. gRPC clients use HealthService."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetHealth: _aio.UnaryStreamMultiCallable[_health_pb2.GetHealthRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """GetHealth tells how the gateway and each provider are."""
+
+class HealthRestServiceServicer(metaclass=_abc_1.ABCMeta):
+    """HealthRestService is the REST face of health. gRPC clients use HealthService."""
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _health_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """GetHealth tells how the gateway and each provider are."""
+
+def add_HealthRestServiceServicer_to_server(servicer: HealthRestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
