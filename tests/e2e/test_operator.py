@@ -152,7 +152,7 @@ def test_health_tells_all_that_the_contract_lists(operated: Operated) -> None:
         *("id", "status", "score", "breaker", "success_rate", "latency_ms", "ttft_ms", "throughput_tps"),
         *("in_flight", "requests_1m", "routes"),
     }
-    assert acme["breaker"] == {"state": "closed", "reason": ""}
+    assert acme["breaker"] == {"state": "closed", "opened_at": None, "retry_at": None, "reason": ""}
     assert acme["latency_ms"].keys() == {"p50", "p95"}
     assert {tuple(route) for route in acme["routes"]} == {("model", "endpoint", "score", "breaker")}
     assert (acme["status"], providers["openai"]["status"]) == ("ok", "not_configured")
