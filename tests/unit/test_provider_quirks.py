@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from server.catalogue import load_catalog
 from server.domain.catalog import Catalog, Offer
-from server.domain.request import Endpoint, GenerationRequest, Reasoning, Role, Text, ToolCall
+from server.domain.request import (
+    Endpoint,
+    FunctionTool,
+    GenerationRequest,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
 from server.domain.seals import made_by
 from server.providers.openai_chat_encode import encode_chat
 from tests.unit.openai_cases import ask, turn
@@ -80,3 +91,57 @@ def test_mistrals_own_thoughts_go_back_with_their_signature_and_to_models_that_t
     assert thinking(own) == [{**block, "signature": "s1"}]
     assert thinking(foreign) == [block]
     assert thinking(own, frozenset()) is None
+
+
+@pytest.mark.parametrize(
+    ("call_id", "sent"),
+    [
+        ("D681PevKs", "D681PevKs"),
+        ("call_1", "74196fe72"),
+        ("call_00_0QkbZ3WcKi0dV8M6dPqJ9w7f", "ad280206d"),
+        ("a-b_c-d_e", "3f32f3331"),
+        ("é12345678", "acc9e85ef"),
+        ("", "e3b0c4429"),
+    ],
+    ids=["its own", "short", "long", "dashes", "beyond ASCII", "empty"],
+)
+def test_mistral_gets_ids_of_nine_letters_and_digits_in_call_and_result(call_id: str, sent: str) -> None:
+    turns = (turn(Role.ASSISTANT, ToolCall(call_id, "f", "{}")), turn(Role.TOOL, ToolResult(call_id, (Text("1"),))))
+
+    call, result = chat("mistral", ask(*turns))["messages"]
+
+    assert call["tool_calls"][0]["id"] == result["tool_call_id"] == sent
+    assert chat("groq", ask(*turns))["messages"][1]["tool_call_id"] == call_id
+
+
+ALLOWED = {
+    "type": "allowed_tools",
+    "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "two"}}]},
+}
+NAMED = {"type": "function", "function": {"name": "two"}}
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "none", "named", "allowed"),
+    [
+        ("openai", (["one", "two"], "none"), (["one", "two"], NAMED), (["one", "two"], ALLOWED)),
+        ("groq", (["one", "two"], "none"), (["one", "two"], NAMED), (["two"], "required")),
+        ("cerebras", (["one", "two"], "none"), (["one", "two"], NAMED), (["two"], "required")),
+        ("mistral", ([], None), (["one", "two"], NAMED), (["two"], "required")),
+        ("ollama", ([], None), (["two"], "required"), (["two"], "required")),
+    ],
+)
+def test_a_tool_choice_that_a_provider_does_not_take_is_said_by_fewer_tools(
+    provider_id: str, none: Any, named: Any, allowed: Any
+) -> None:
+    """Mistral garbles its answer where tools are there and forbidden, and Ollama heeds no choice at all."""
+    raw = msgspec.Raw(json.dumps(ALLOWED).encode())
+
+    def sent(choice: ToolChoice) -> Any:
+        body = chat(provider_id, ask(tools=(FunctionTool("one"), FunctionTool("two")), tool_choice=choice))
+        return [tool["function"]["name"] for tool in body.get("tools", [])], body.get("tool_choice")
+
+    assert sent(ToolChoice("none")) == none
+    assert sent(ToolChoice("named", name="two")) == named
+    assert sent(ToolChoice("allowed", raw=raw)) == allowed
+    assert sent(ToolChoice("required")) == (["one", "two"], "required")

@@ -41,6 +41,7 @@ _PROFILE_KEYS: Final = (
     "tool_call_start",
     "reasoning_field",
     "needs_reasoning",
+    "tool_call_id_length",
 )
 
 ReadKey = Callable[[ParsedFile, str], "str | None"]
@@ -268,6 +269,8 @@ def _profile(entry: ProviderEntry) -> ProviderProfile:
     facts = {key: value for key in _PROFILE_KEYS if (value := getattr(entry, key)) is not None}
     if entry.apis is not None:
         facts["apis"] = frozenset(entry.apis)
+    if entry.tool_choices is not None:
+        facts["tool_choices"] = frozenset(entry.tool_choices)
     return ProviderProfile(**facts)
 
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
-from server.domain.catalog import Dialect, ReasoningField
+from server.domain.catalog import Dialect, ReasoningField, ToolChoiceWord
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
@@ -76,6 +76,8 @@ class ProviderEntry(_Entry):
     tool_call_start: _Text | None = None
     reasoning_field: ReasoningField | None = None
     needs_reasoning: bool | None = None
+    tool_choices: list[ToolChoiceWord] | None = None
+    tool_call_id_length: Annotated[int, Field(ge=9, le=64)] | None = None
     embeddings: EmbeddingsEntry | None = None
 
 

@@ -19,6 +19,7 @@ from server.domain.request import Endpoint
 Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
 PriceSource = Literal["file", "default"]
 ReasoningField = Literal["reasoning_content", "reasoning", "blocks", "none"]
+ToolChoiceWord = Literal["none", "named", "allowed"]
 
 
 class ProviderProfile(msgspec.Struct, frozen=True):
@@ -34,6 +35,9 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
     of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
     `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
+    `tool_choices`: which choices its chat API takes beside `auto` and `required`; the others are said by sending it
+    the tools that are left, and one of those words.
+    `tool_call_id_length`: of how many ASCII letters and digits the id of a tool call must be; None for any id.
     """
 
     apis: frozenset[Literal["chat", "responses"]] = frozenset({"chat"})
@@ -44,6 +48,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     tool_call_start: str | None = None
     reasoning_field: ReasoningField = "reasoning_content"
     needs_reasoning: bool = False
+    tool_choices: frozenset[ToolChoiceWord] = frozenset({"none", "named", "allowed"})
+    tool_call_id_length: int | None = None
 
 
 class EmbeddingFacts(msgspec.Struct, frozen=True):

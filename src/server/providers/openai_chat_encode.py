@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ from server.providers.media import image_data_url, relabelled
 from server.providers.openai_shapes import chat_tool_choice, nested_grammar
 from server.providers.provider_options import options_for
 from server.providers.soft import effort_for, hints_for, told_failure
-from server.providers.tool_call_start import in_one_word
+from server.providers.tool_call_start import in_its_words, in_one_word
 
 
 def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
@@ -39,6 +40,7 @@ def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
     profile = offer.provider.profile
     if profile.tool_call_start is not None:
         request = in_one_word(request, profile.tool_call_start)
+    request = in_its_words(request, profile.tool_choices)
     body: dict[str, Any] = {
         "model": offer.provider_model,
         "messages": [_message(turn, offer) for turn in _turns(request)],
@@ -166,7 +168,8 @@ def _message(turn: Turn, offer: Offer) -> dict[str, Any]:
             result = turn.parts[0]
             if not isinstance(result, ToolResult):
                 raise ValueError("a tool turn holds a tool result")
-            return {"role": "tool", "tool_call_id": result.call_id, "content": _content(told_failure(result).content)}
+            call_id = _call_id(result.call_id, offer.provider.profile)
+            return {"role": "tool", "tool_call_id": call_id, "content": _content(told_failure(result).content)}
         case Role.USER:
             role = "user"
         case _:
@@ -181,7 +184,7 @@ def _assistant(turn: Turn, offer: Offer) -> dict[str, Any]:
     texts = [part for part in turn.parts if isinstance(part, Text)]
     refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
     thoughts = [part for part in turn.parts if isinstance(part, Reasoning)]
-    calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
+    calls = [_call(part, offer.provider.profile) for part in turn.parts if isinstance(part, ToolCall)]
     empty = None if calls or refusals else ""
     message: dict[str, Any] = {"role": "assistant", "content": _content(texts) if texts else empty}
     if turn.name is not None:
@@ -225,11 +228,20 @@ def _thought(part: Reasoning) -> str:
     return part.text or "\n\n".join(part.summary)
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, profile: ProviderProfile) -> dict[str, Any]:
+    call_id = _call_id(call.call_id, profile)
     if call.custom:
-        return {"id": call.call_id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+        return {"id": call_id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def _call_id(call_id: str, profile: ProviderProfile) -> str:
+    """The id as the provider takes it: the same one for a call and its result, whoever made it up."""
+    length = profile.tool_call_id_length
+    if length is None or (len(call_id) == length and call_id.isascii() and call_id.isalnum()):
+        return call_id
+    return sha256(call_id.encode()).hexdigest()[:length]
 
 
 def _content(parts: Any) -> str | list[dict[str, Any]]:
