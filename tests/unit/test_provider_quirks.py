@@ -16,6 +16,7 @@ from server.domain.request import (
     GenerationRequest,
     Reasoning,
     Role,
+    Sampling,
     Text,
     ToolCall,
     ToolChoice,
@@ -145,3 +146,16 @@ def test_a_tool_choice_that_a_provider_does_not_take_is_said_by_fewer_tools(
     assert sent(ToolChoice("named", name="two")) == named
     assert sent(ToolChoice("allowed", raw=raw)) == allowed
     assert sent(ToolChoice("required")) == (["one", "two"], "required")
+
+
+@pytest.mark.parametrize(("provider_id", "name"), [("mistral", "random_seed"), ("groq", "seed")])
+def test_the_seed_goes_by_the_providers_name_of_it(provider_id: str, name: str) -> None:
+    sent = chat(provider_id, ask(sampling=Sampling(seed=7)))
+
+    assert {key: sent[key] for key in sent if "seed" in key} == {name: 7}
+
+
+def test_every_model_of_mistrals_that_generates_takes_a_seed() -> None:
+    offers = [offer for model in SHIPPED.models.values() for offer in model.offers if offer.provider.id == "mistral"]
+
+    assert all("seed" in (offer.params or ()) for offer in offers if Endpoint.CHAT in offer.endpoints)

@@ -39,6 +39,7 @@ _PROFILE_KEYS: Final = (
     "system_role",
     "stream_usage",
     "tool_call_start",
+    "seed_field",
     "reasoning_field",
     "needs_reasoning",
     "tool_call_id_length",

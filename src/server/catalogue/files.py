@@ -74,6 +74,7 @@ class ProviderEntry(_Entry):
     region: _Region | None = None
     prices_as: _ProviderId | None = None
     tool_call_start: _Text | None = None
+    seed_field: Literal["seed", "random_seed"] | None = None
     reasoning_field: ReasoningField | None = None
     needs_reasoning: bool | None = None
     tool_choices: list[ToolChoiceWord] | None = None

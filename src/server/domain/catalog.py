@@ -32,6 +32,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `stream_usage`: whether `stream_options.include_usage` must be asked for to get usage at all.
     `tool_call_start`: for a chat API that goes on from a last assistant message and whose tool choice is one word
     (llama.cpp): how its model starts a call, said for it where a call is required; None leaves that to the server.
+    `seed_field`: how its chat API names the seed.
     `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
     of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
     `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
@@ -46,6 +47,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     system_role: Literal["system", "developer"] | None = None
     stream_usage: bool = True
     tool_call_start: str | None = None
+    seed_field: Literal["seed", "random_seed"] = "seed"
     reasoning_field: ReasoningField = "reasoning_content"
     needs_reasoning: bool = False
     tool_choices: frozenset[ToolChoiceWord] = frozenset({"none", "named", "allowed"})

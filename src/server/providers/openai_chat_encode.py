@@ -66,7 +66,7 @@ def _sampling(request: GenerationRequest, profile: ProviderProfile) -> Mapping[s
             "top_p": sampling.top_p,
             "frequency_penalty": sampling.frequency_penalty,
             "presence_penalty": sampling.presence_penalty,
-            "seed": sampling.seed,
+            profile.seed_field: sampling.seed,
             "stop": sampling.stop,
             profile.max_tokens_field: sampling.max_output_tokens,
             "n": sampling.n,
