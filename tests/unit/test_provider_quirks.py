@@ -11,10 +11,12 @@ import pytest
 from server.catalogue import load_catalog
 from server.domain.catalog import Catalog, Offer
 from server.domain.request import (
+    Audio,
     Endpoint,
     FunctionTool,
     GenerationRequest,
     Reasoning,
+    Refusal,
     Role,
     Sampling,
     Text,
@@ -23,6 +25,7 @@ from server.domain.request import (
     ToolResult,
 )
 from server.domain.seals import made_by
+from server.providers.openai_apis import unsupported
 from server.providers.openai_chat_encode import encode_chat
 from tests.unit.openai_cases import ask, turn
 
@@ -159,3 +162,42 @@ def test_every_model_of_mistrals_that_generates_takes_a_seed() -> None:
     offers = [offer for model in SHIPPED.models.values() for offer in model.offers if offer.provider.id == "mistral"]
 
     assert all("seed" in (offer.params or ()) for offer in offers if Endpoint.CHAT in offer.endpoints)
+
+
+@pytest.mark.parametrize("provider_id", ["cerebras", "cohere", "deepseek", "fireworks", "groq", "mistral", "together"])
+def test_an_earlier_refusal_is_a_text_where_there_is_no_field_for_it(provider_id: str) -> None:
+    sent = assistant(provider_id, Refusal("No."))
+
+    assert (sent["content"], "refusal" in sent) == ("No.", False)
+    assert assistant("openai", Refusal("No.")) == {"content": None, "refusal": "No."}
+
+
+@pytest.mark.parametrize("parts", [(), (Text(""),), (Reasoning(text="Hm."),)], ids=["nothing", "no text", "thought"])
+@pytest.mark.parametrize(("provider_id", "sent"), [("cohere", 2), ("groq", 3)])
+def test_an_assistants_turn_that_holds_nothing_is_left_out_where_it_would_be_refused(
+    provider_id: str, sent: int, parts: tuple[Any, ...]
+) -> None:
+    turns = (turn(Role.USER, "Hi"), turn(Role.ASSISTANT, *parts), turn(Role.USER, "Well?"))
+
+    assert len(chat(provider_id, ask(*turns))["messages"]) == sent
+
+
+def test_mistral_knows_no_names_of_speakers() -> None:
+    named = ask(turn(Role.USER, "Hi"), turn(Role.USER, "And I", name="ann"))
+
+    def refused(provider_id: str) -> str | None:
+        return unsupported(named, "chat", SHIPPED.providers[provider_id].profile)
+
+    assert refused("mistral") == "messages[1].name"
+    assert refused("groq") is None
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "sent"), [("mistral", "UklGRg=="), ("openrouter", {"data": "UklGRg==", "format": "wav"})]
+)
+def test_mistral_takes_sound_as_its_base64_alone(provider_id: str, sent: Any) -> None:
+    heard = Audio("UklGRg==", "wav")
+
+    content = chat(provider_id, ask(turn(Role.USER, heard, Text("What is said?"))))["messages"][0]["content"]
+
+    assert content[0] == {"type": "input_audio", "input_audio": sent}

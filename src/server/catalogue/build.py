@@ -42,6 +42,10 @@ _PROFILE_KEYS: Final = (
     "seed_field",
     "reasoning_field",
     "needs_reasoning",
+    "speaker_names",
+    "refusals",
+    "empty_turns",
+    "audio",
     "tool_call_id_length",
 )
 

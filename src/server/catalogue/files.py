@@ -77,6 +77,10 @@ class ProviderEntry(_Entry):
     seed_field: Literal["seed", "random_seed"] | None = None
     reasoning_field: ReasoningField | None = None
     needs_reasoning: bool | None = None
+    speaker_names: bool | None = None
+    refusals: Literal["field", "text"] | None = None
+    empty_turns: bool | None = None
+    audio: Literal["object", "bare"] | None = None
     tool_choices: list[ToolChoiceWord] | None = None
     tool_call_id_length: Annotated[int, Field(ge=9, le=64)] | None = None
     embeddings: EmbeddingsEntry | None = None

@@ -36,6 +36,9 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
     of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
     `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
+    `speaker_names`: whether its turns may say who speaks. `refusals`: `text` where it knows no field for what an
+    earlier turn refused. `empty_turns`: whether an assistant's turn may hold nothing; else it is left out.
+    `audio`: `bare` where sound is its base64 and nothing else.
     `tool_choices`: which choices its chat API takes beside `auto` and `required`; the others are said by sending it
     the tools that are left, and one of those words.
     `tool_call_id_length`: of how many ASCII letters and digits the id of a tool call must be; None for any id.
@@ -50,6 +53,10 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     seed_field: Literal["seed", "random_seed"] = "seed"
     reasoning_field: ReasoningField = "reasoning_content"
     needs_reasoning: bool = False
+    speaker_names: bool = True
+    refusals: Literal["field", "text"] = "field"
+    empty_turns: bool = True
+    audio: Literal["object", "bare"] = "object"
     tool_choices: frozenset[ToolChoiceWord] = frozenset({"none", "named", "allowed"})
     tool_call_id_length: int | None = None
 

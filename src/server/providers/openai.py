@@ -66,7 +66,7 @@ class OpenAIAdapter:
             return openai_embeddings.unsupported(offer, request)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         profile = offer.provider.profile
-        return unsupported(request, api_for(request.endpoint, profile)) or no_function(request, profile)
+        return unsupported(request, api_for(request.endpoint, profile), profile) or no_function(request, profile)
 
     def stream(self, offer: Offer, request: Work) -> ProviderStream:
         provider = offer.provider

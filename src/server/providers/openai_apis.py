@@ -59,12 +59,12 @@ def api_for(endpoint: Endpoint, profile: ProviderProfile) -> Api:
     return "chat" if wanted == "responses" else "responses"
 
 
-def unsupported(request: GenerationRequest, api: Api) -> str | None:
-    """The client's name of the first thing in `request` that `api` cannot say."""
-    return next(_problems(request, api), None)
+def unsupported(request: GenerationRequest, api: Api, profile: ProviderProfile | None = None) -> str | None:
+    """The client's name of the first thing in `request` that `api` cannot say, or not to that provider."""
+    return next(_problems(request, api, names=api == "chat" and (profile is None or profile.speaker_names)), None)
 
 
-def _problems(request: GenerationRequest, api: Api) -> Iterator[str]:
+def _problems(request: GenerationRequest, api: Api, *, names: bool) -> Iterator[str]:
     for name, spelling in request.parameters.items():
         if name not in _KNOWN[api] or _is_unanswerable(name, request):
             yield spelling
@@ -74,7 +74,7 @@ def _problems(request: GenerationRequest, api: Api) -> Iterator[str]:
             yield request.parameters.get("tool_choice", "tool_choice")
     for number, turn in enumerate(request.turns):
         where = f"messages[{number}]" if request.endpoint is Endpoint.CHAT else "input"
-        if api == "responses" and turn.name is not None:
+        if turn.name is not None and not names:
             yield f"{where}.name" if request.endpoint is Endpoint.CHAT else where
         for part in turn.parts:
             if not _says(api, turn, part):

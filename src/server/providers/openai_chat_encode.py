@@ -43,7 +43,7 @@ def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
     request = in_its_words(request, profile.tool_choices)
     body: dict[str, Any] = {
         "model": offer.provider_model,
-        "messages": [_message(turn, offer) for turn in _turns(request)],
+        "messages": list(_messages(request, offer)),
         **_sampling(request, profile),
         **_tools(request),
         **_output(offer, request),
@@ -160,6 +160,14 @@ def _has(turn: Turn, kind: type) -> bool:
     return any(isinstance(part, kind) for part in turn.parts)
 
 
+def _messages(request: GenerationRequest, offer: Offer) -> Iterator[dict[str, Any]]:
+    for turn in _turns(request):
+        message = _message(turn, offer)
+        says_nothing = turn.role is Role.ASSISTANT and not message["content"] and "tool_calls" not in message
+        if offer.provider.profile.empty_turns or not says_nothing:
+            yield message
+
+
 def _message(turn: Turn, offer: Offer) -> dict[str, Any]:
     match turn.role:
         case Role.ASSISTANT:
@@ -169,24 +177,28 @@ def _message(turn: Turn, offer: Offer) -> dict[str, Any]:
             if not isinstance(result, ToolResult):
                 raise ValueError("a tool turn holds a tool result")
             call_id = _call_id(result.call_id, offer.provider.profile)
-            return {"role": "tool", "tool_call_id": call_id, "content": _content(told_failure(result).content)}
+            content = _content(told_failure(result).content, offer.provider.profile)
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
         case Role.USER:
             role = "user"
         case _:
             role = offer.provider.profile.system_role or turn.role.value
-    message: dict[str, Any] = {"role": role, "content": _content(turn.parts)}
+    message: dict[str, Any] = {"role": role, "content": _content(turn.parts, offer.provider.profile)}
     if turn.name is not None:
         message["name"] = turn.name
     return message
 
 
 def _assistant(turn: Turn, offer: Offer) -> dict[str, Any]:
+    profile = offer.provider.profile
     texts = [part for part in turn.parts if isinstance(part, Text)]
     refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
+    if profile.refusals == "text":
+        texts, refusals = [*texts, *map(Text, refusals)], []
     thoughts = [part for part in turn.parts if isinstance(part, Reasoning)]
-    calls = [_call(part, offer.provider.profile) for part in turn.parts if isinstance(part, ToolCall)]
+    calls = [_call(part, profile) for part in turn.parts if isinstance(part, ToolCall)]
     empty = None if calls or refusals else ""
-    message: dict[str, Any] = {"role": "assistant", "content": _content(texts) if texts else empty}
+    message: dict[str, Any] = {"role": "assistant", "content": _content(texts, profile) if texts else empty}
     if turn.name is not None:
         message["name"] = turn.name
     if refusals:
@@ -244,13 +256,13 @@ def _call_id(call_id: str, profile: ProviderProfile) -> str:
     return sha256(call_id.encode()).hexdigest()[:length]
 
 
-def _content(parts: Any) -> str | list[dict[str, Any]]:
+def _content(parts: Any, profile: ProviderProfile) -> str | list[dict[str, Any]]:
     if len(parts) == 1 and isinstance(parts[0], Text):
         return parts[0].text
-    return [_part(part) for part in parts]
+    return [_part(part, profile) for part in parts]
 
 
-def _part(part: object) -> dict[str, Any]:
+def _part(part: object, profile: ProviderProfile) -> dict[str, Any]:
     match part:
         case Text():
             return {"type": "text", "text": part.text}
@@ -258,7 +270,8 @@ def _part(part: object) -> dict[str, Any]:
             url = relabelled(part.url) if part.url is not None else _image_url(part)
             return {"type": "image_url", "image_url": _set({"url": url, "detail": part.detail})}
         case Audio():
-            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+            sound = part.data if profile.audio == "bare" else {"data": part.data, "format": part.format}
+            return {"type": "input_audio", "input_audio": sound}
         case File():
             fields = {"file_data": file_data(part), "file_id": part.file_id, "filename": part.filename}
             return {"type": "file", "file": _set(fields)}
