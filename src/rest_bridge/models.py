@@ -156,6 +156,7 @@ class ModelsRest:
     def routes(self) -> tuple[Route, ...]:
         return (
             Route("GET", "/v1/models", self.list, ANY_KEY),
+            Route("GET", "/v1/models/me", self.list, ANY_KEY),
             Route("GET", "/v1/models/{model_id}", self.get, ANY_KEY),
             Route("GET", "/v1/models/{model_id}/endpoints", self.endpoints, ANY_KEY),
         )

@@ -228,6 +228,7 @@ class ModelsRestServiceServicer:
 
     def ListModels(self, request, context):
         """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`).
+        `/v1/models/me` is the same: every key is shown what it may use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,7 +98,9 @@ class ModelsRestServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelsRestServiceAsyncStub: ...
     ListModels: _grpc.UnaryStreamMultiCallable[_models_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]
-    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`).
+    `/v1/models/me` is the same: every key is shown what it may use.
+    """
     GetModel: _grpc.UnaryStreamMultiCallable[_models_pb2.GetModelRequest, _httpbody_pb2.HttpBody]
     """GetModel answers with OpenAI's model object, and `model` in full."""
     ListModelEndpoints: _grpc.UnaryStreamMultiCallable[_models_pb2.ListModelEndpointsRequest, _httpbody_pb2.HttpBody]
@@ -112,7 +114,9 @@ class ModelsRestServiceAsyncStub(ModelsRestServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryStreamMultiCallable[_models_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+    """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`).
+    `/v1/models/me` is the same: every key is shown what it may use.
+    """
     GetModel: _aio.UnaryStreamMultiCallable[_models_pb2.GetModelRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """GetModel answers with OpenAI's model object, and `model` in full."""
     ListModelEndpoints: _aio.UnaryStreamMultiCallable[_models_pb2.ListModelEndpointsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -129,7 +133,9 @@ class ModelsRestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`)."""
+        """ListModels answers with one page, in OpenAI's shape (`data`) and in full (`models`).
+        `/v1/models/me` is the same: every key is shown what it may use.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
