@@ -10,11 +10,13 @@ import pytest
 
 from server.catalogue import load_catalog
 from server.domain.catalog import Catalog, Offer
+from server.domain.events import FinishReason
 from server.domain.request import (
     Audio,
     Endpoint,
     FunctionTool,
     GenerationRequest,
+    OutputFormat,
     Reasoning,
     Refusal,
     Role,
@@ -25,9 +27,13 @@ from server.domain.request import (
     ToolResult,
 )
 from server.domain.seals import made_by
+from server.domain.usage import Usage
 from server.providers.openai_apis import unsupported
 from server.providers.openai_chat_encode import encode_chat
-from tests.unit.openai_cases import ask, turn
+from server.providers.openai_responses_encode import encode_responses
+from server.providers.openai_usage import read_usage
+from tests.fakes.responses_wire import response_object
+from tests.unit.openai_cases import ask, responses_whole, turn
 
 SHIPPED: Catalog = load_catalog(None, {})
 CALL = ToolCall("call_1", "f", "{}")
@@ -201,3 +207,44 @@ def test_mistral_takes_sound_as_its_base64_alone(provider_id: str, sent: Any) ->
     content = chat(provider_id, ask(turn(Role.USER, heard, Text("What is said?"))))["messages"][0]["content"]
 
     assert content[0] == {"type": "input_audio", "input_audio": sent}
+
+
+def test_perplexitys_agent_api_gets_what_it_knows() -> None:
+    """It answers 400 to `text`, and its messages have no `output_text`; nor does it take reasoning back."""
+    schema = msgspec.Raw(b'{"type":"object"}')
+    turns = (
+        turn(Role.USER, "Hi"),
+        turn(Role.ASSISTANT, Reasoning(text="Hm."), Text("Let me"), Text(" see."), CALL),
+        turn(Role.TOOL, ToolResult("call_1", (Text("1"),))),
+    )
+    request = ask(*turns, output_format=OutputFormat("json_schema", "answer", schema))
+
+    sent = json.loads(encode_responses(offer_of("perplexity"), request))
+
+    assert "text" not in sent
+    assert sent["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object"}},
+    }
+    assert sent["input"] == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "message", "role": "assistant", "content": "Let me see."},
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "1"},
+    ]
+
+
+def test_perplexity_counts_its_cache_in_anthropics_words() -> None:
+    details = {"cache_read_input_tokens": 60, "cache_creation_input_tokens": 30}
+
+    assert read_usage({"input_tokens": 100, "output_tokens": 7, "input_tokens_details": details}) == Usage(
+        input_tokens=100, output_tokens=7, cached_input_tokens=60, cache_write_tokens=30
+    )
+
+
+def test_a_call_of_perplexitys_is_no_unknown_ending() -> None:
+    called = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+
+    answer = responses_whole(response_object([called], status="requires_action"))
+
+    assert answer.only.reason is FinishReason.TOOL_CALLS

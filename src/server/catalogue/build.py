@@ -42,6 +42,7 @@ _PROFILE_KEYS: Final = (
     "seed_field",
     "reasoning_field",
     "needs_reasoning",
+    "agent_api",
     "speaker_names",
     "refusals",
     "empty_turns",

@@ -77,6 +77,7 @@ class ProviderEntry(_Entry):
     seed_field: Literal["seed", "random_seed"] | None = None
     reasoning_field: ReasoningField | None = None
     needs_reasoning: bool | None = None
+    agent_api: bool | None = None
     speaker_names: bool | None = None
     refusals: Literal["field", "text"] | None = None
     empty_turns: bool | None = None

@@ -36,6 +36,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
     of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
     `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
+    `agent_api`: whether its Responses API is Perplexity's Agent API, which is asked for a format in `response_format`,
+    takes an assistant's turn as one text, and takes no reasoning back.
     `speaker_names`: whether its turns may say who speaks. `refusals`: `text` where it knows no field for what an
     earlier turn refused. `empty_turns`: whether an assistant's turn may hold nothing; else it is left out.
     `audio`: `bare` where sound is its base64 and nothing else.
@@ -53,6 +55,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     seed_field: Literal["seed", "random_seed"] = "seed"
     reasoning_field: ReasoningField = "reasoning_content"
     needs_reasoning: bool = False
+    agent_api: bool = False
     speaker_names: bool = True
     refusals: Literal["field", "text"] = "field"
     empty_turns: bool = True

@@ -92,13 +92,14 @@ def _output(offer: Offer, request: GenerationRequest) -> Mapping[str, Any]:
     wanted = request.output_format
     return _set(
         {
-            "response_format": None if wanted is None else _response_format(wanted),
+            "response_format": None if wanted is None else response_format(wanted),
             "reasoning_effort": effort_for(offer, request),
         }
     )
 
 
-def _response_format(wanted: OutputFormat) -> Any:
+def response_format(wanted: OutputFormat) -> Any:
+    """A format as chat asks for it."""
     if wanted.kind != "json_schema":
         return {"type": wanted.kind}
     schema = _set(

@@ -195,7 +195,7 @@ class ResponsesDecoder:
             details = response.incomplete_details
             native = words(details.get("reason")) if isinstance(details, dict) else ""
             return INCOMPLETE_REASONS.get(native, FinishReason.OTHER), native or status
-        if status != "completed":
+        if status not in ("completed", "requires_action"):  # the latter is Perplexity's word for a call
             return FinishReason.OTHER, status
         called = any(item.is_call for item in self._items.values())
         return FinishReason.TOOL_CALLS if called else FinishReason.STOP, status

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from server.domain.catalog import Offer, Provider
+from server.domain.catalog import Offer, Provider, ProviderProfile
 from server.domain.request import (
     BuiltInTool,
     CustomTool,
@@ -30,7 +30,7 @@ from server.domain.request import (
 )
 from server.domain.seals import own_seals
 from server.providers.media import image_data_url, relabelled
-from server.providers.openai_chat_encode import file_data
+from server.providers.openai_chat_encode import file_data, response_format
 from server.providers.openai_shapes import flat_grammar, responses_tool_choice
 from server.providers.provider_options import options_for
 from server.providers.soft import effort_for, hints_for, told_failure
@@ -62,7 +62,7 @@ def encode_responses(offer: Offer, request: GenerationRequest) -> bytes:
                 "tools": [_tool(tool, request) for tool in request.tools] if request.tools else None,
                 "tool_choice": None if choice is None else responses_tool_choice(choice),
                 "parallel_tool_calls": request.parallel_tool_calls,
-                "text": _text_options(request.output_format, verbosity),
+                **_text_options(request.output_format, verbosity, offer.provider.profile),
                 "reasoning": _reasoning_options(offer, request),
                 "include": include,
             }
@@ -98,9 +98,13 @@ def _reasoning_options(offer: Offer, request: GenerationRequest) -> Mapping[str,
     return _set({"effort": effort_for(offer, request), "summary": wanted.summary}) or None
 
 
-def _text_options(wanted: OutputFormat | None, verbosity: msgspec.Raw | None) -> Mapping[str, Any] | None:
+def _text_options(
+    wanted: OutputFormat | None, verbosity: msgspec.Raw | None, profile: ProviderProfile
+) -> Mapping[str, Any]:
+    if profile.agent_api:
+        return {} if wanted is None else {"response_format": response_format(wanted)}
     fields = _set({"format": None if wanted is None else _format(wanted), "verbosity": verbosity})
-    return fields or None
+    return {"text": fields} if fields else {}
 
 
 def _format(wanted: OutputFormat) -> Mapping[str, Any]:
@@ -139,25 +143,30 @@ def _tool(tool: Tool, request: GenerationRequest) -> Any:
 
 
 def _input(turns: Iterable[Turn], provider: Provider) -> Iterator[Any]:
+    plain = provider.profile.agent_api
     for turn in turns:
         role = turn.role.value
         if turn.role in (Role.SYSTEM, Role.DEVELOPER):
             role = provider.profile.system_role or role
         content: list[dict[str, Any]] = []
         for part in turn.parts:
-            items = _items(part, provider.id)
+            items = () if plain and isinstance(part, Reasoning) else _items(part, provider.id)
             if items is None:
                 content.append(_content_part(part, assistant=turn.role is Role.ASSISTANT))
                 continue
             if items and content:
-                yield _message(role, content)
+                yield _message(role, content, plain=plain)
                 content = []
             yield from items
         if content or not turn.parts:
-            yield _message(role, content)
+            yield _message(role, content, plain=plain)
 
 
-def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+def _message(role: str, content: list[dict[str, Any]], *, plain: bool) -> dict[str, Any]:
+    """`plain`: an assistant's content is one text."""
+    if plain and role == Role.ASSISTANT:
+        said = "".join(part.get("text", part.get("refusal", "")) for part in content)
+        return {"type": "message", "role": role, "content": said}
     return {"type": "message", "role": role, "content": content}
 
 

@@ -26,7 +26,7 @@ def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
     input_tokens, output_tokens = given or 0, made or 0
     if reasoning_beside:
         output_tokens += reasoning
-    cached = _first(inputs, "cached_tokens")
+    cached = _first(inputs, "cached_tokens", "cache_read_input_tokens")
     if cached is None:
         cached = _first(counted, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
     cached = min(cached or 0, input_tokens)
@@ -34,7 +34,9 @@ def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_input_tokens=cached,
-        cache_write_tokens=min(_first(inputs, "cache_write_tokens") or 0, input_tokens - cached),
+        cache_write_tokens=min(
+            _first(inputs, "cache_write_tokens", "cache_creation_input_tokens") or 0, input_tokens - cached
+        ),
         reasoning_tokens=min(reasoning, output_tokens),
         input_audio_tokens=_first(inputs, "audio_tokens") or 0,
         output_audio_tokens=_first(outputs, "audio_tokens") or 0,
