@@ -109,9 +109,7 @@ class Till:
             routing=RoutingPreferences(**wishes),
         )
 
-    async def run(
-        self, call: Call, request: Work, *, leave_after: int | None = None
-    ) -> list[GenerationEvent]:
+    async def run(self, call: Call, request: Work, *, leave_after: int | None = None) -> list[GenerationEvent]:
         """Every event, or those of so many batches: the client then goes."""
         seen: list[GenerationEvent] = []
         taken = 0

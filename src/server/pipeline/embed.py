@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
 import msgspec
 
 from server.domain.embedding import EmbeddingRequest, Embeddings
 from server.domain.errors import internal_error
-from server.domain.events import Produced, Settled
+from server.domain.events import Settled
 from server.domain.identity import Call
 from server.domain.ports import Generate
 from server.domain.vectors import Vector
+from server.pipeline.produce import produce
 
 __all__ = ["Embed", "Embedded"]
 
@@ -31,18 +30,7 @@ class Embed:
 
     async def __call__(self, call: Call, request: EmbeddingRequest) -> Embedded:
         """Raises GatewayError."""
-        vectors: tuple[Vector, ...] | None = None
-        settled: Settled | None = None
-        async with aclosing(self._generate(call, request)) as batches:
-            async for batch in batches:
-                for event in batch:
-                    match event:
-                        case Produced(result=Embeddings() as result):
-                            vectors = result.vectors
-                        case Settled():
-                            settled = event
-                        case _:
-                            pass
-        if vectors is None or settled is None or len(vectors) != len(request.inputs):
+        result, settled = await produce(self._generate, call, request, Embeddings)
+        if len(result.vectors) != len(request.inputs):
             raise internal_error()
-        return Embedded(vectors, settled)
+        return Embedded(result.vectors, settled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -10,11 +9,12 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Catalog, Model
 from server.domain.errors import GatewayError, Reason, internal_error
-from server.domain.events import Produced, Settled
+from server.domain.events import Settled
 from server.domain.identity import Call
 from server.domain.moderation import ModerationRequest, Moderations, Verdict
 from server.domain.ports import CatalogSource, Generate
 from server.domain.request import Endpoint
+from server.pipeline.produce import produce
 
 __all__ = ["Judged", "Moderate"]
 
@@ -40,21 +40,10 @@ class Moderate:
     async def __call__(self, call: Call, request: ModerationRequest) -> Judged:
         """Raises GatewayError."""
         request = self._with_model(request)
-        verdicts: tuple[Verdict, ...] | None = None
-        settled: Settled | None = None
-        async with aclosing(self._generate(call, request)) as batches:
-            async for batch in batches:
-                for event in batch:
-                    match event:
-                        case Produced(result=Moderations() as result):
-                            verdicts = result.verdicts
-                        case Settled():
-                            settled = event
-                        case _:
-                            pass
-        if verdicts is None or settled is None or len(verdicts) != len(request.inputs):
+        result, settled = await produce(self._generate, call, request, Moderations)
+        if len(result.verdicts) != len(request.inputs):
             raise internal_error()
-        return Judged(request.model, verdicts, settled)
+        return Judged(request.model, result.verdicts, settled)
 
     async def check(self, call: Call, request: ModerationRequest) -> None:
         """Raise GatewayError where nobody can serve such a request; nobody is asked."""
