@@ -10,6 +10,7 @@ import pytest
 
 from server.catalogue import load_catalog
 from server.domain.catalog import Catalog, Offer
+from server.domain.embedding import EmbeddingRequest
 from server.domain.events import FinishReason
 from server.domain.request import (
     Audio,
@@ -30,6 +31,7 @@ from server.domain.seals import made_by
 from server.domain.usage import Usage
 from server.providers.openai_apis import unsupported
 from server.providers.openai_chat_encode import encode_chat
+from server.providers.openai_embeddings import body as embeddings_body
 from server.providers.openai_responses_encode import encode_responses
 from server.providers.openai_usage import read_usage
 from tests.fakes.responses_wire import response_object
@@ -248,3 +250,17 @@ def test_a_call_of_perplexitys_is_no_unknown_ending() -> None:
     answer = responses_whole(response_object([called], status="requires_action"))
 
     assert answer.only.reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("mistralai/codestral-embed-2505", "output_dimension"), ("openai/text-embedding-3-small", "dimensions")],
+)
+def test_the_length_of_a_vector_goes_by_the_providers_name_of_it(model: str, name: str) -> None:
+    (offer,) = SHIPPED.models[model].offers
+    request = EmbeddingRequest(endpoint=Endpoint.EMBEDDINGS, model=model, inputs=("Hi",), dimensions=256)
+
+    sent = json.loads(embeddings_body(offer, request))
+
+    assert "dimensions" in (offer.params or ())
+    assert {key: sent[key] for key in sent if "dimension" in key} == {name: 256}

@@ -52,6 +52,7 @@ class EmbeddingsEntry(_Entry):
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     encoding: Literal["float", "base64"] | None = None
     token_input: bool | None = None
+    dimensions_field: Literal["dimensions", "output_dimension"] | None = None
 
 
 class ProviderEntry(_Entry):

@@ -68,13 +68,15 @@ class EmbeddingFacts(msgspec.Struct, frozen=True):
     """What one call for embeddings may hold, and how it may be asked; None leaves a limit to the dialect.
 
     `max_inputs` and `max_tokens` bound a call: what is more goes in several. `encoding`: `base64` where vectors may be
-    asked for in that. `token_input`: whether ids of tokens are taken as well as text.
+    asked for in that. `token_input`: whether ids of tokens are taken as well as text. `dimensions_field`: how the API
+    names the length of a vector.
     """
 
     max_inputs: int | None = None
     max_tokens: int | None = None
     encoding: Literal["float", "base64"] = "float"
     token_input: bool = True
+    dimensions_field: Literal["dimensions", "output_dimension"] = "dimensions"
 
 
 class Provider(msgspec.Struct, frozen=True):

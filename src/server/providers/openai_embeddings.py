@@ -97,7 +97,7 @@ def body(offer: Offer, request: EmbeddingRequest) -> bytes:
     if offer.embeddings.encoding == "base64":
         said["encoding_format"] = "base64"
     if request.dimensions is not None:
-        said["dimensions"] = request.dimensions
+        said[offer.embeddings.dimensions_field] = request.dimensions
     said |= {name: value for name, value in request.passthrough.items() if name in _SAID}
     return _encode({**said, **options_for(request, offer.provider.id)})
 
