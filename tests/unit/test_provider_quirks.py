@@ -19,6 +19,7 @@ from server.domain.request import (
     GenerationRequest,
     OutputFormat,
     Reasoning,
+    ReasoningOptions,
     Refusal,
     Role,
     Sampling,
@@ -29,7 +30,7 @@ from server.domain.request import (
 )
 from server.domain.seals import made_by
 from server.domain.usage import Usage
-from server.providers.openai_apis import unsupported
+from server.providers.openai_apis import api_for, unsupported
 from server.providers.openai_chat_encode import encode_chat
 from server.providers.openai_embeddings import body as embeddings_body
 from server.providers.openai_responses_encode import encode_responses
@@ -264,3 +265,48 @@ def test_the_length_of_a_vector_goes_by_the_providers_name_of_it(model: str, nam
 
     assert "dimensions" in (offer.params or ())
     assert {key: sent[key] for key in sent if "dimension" in key} == {name: 256}
+
+
+THINK, AT_EASE = ReasoningOptions(effort="high"), ReasoningOptions(effort="none")
+TOOLS = {"tools": (FunctionTool("one"), FunctionTool("two"))}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "effort", "thinking"),
+    [
+        ({}, None, None),
+        ({"reasoning": THINK}, "high", None),
+        ({"reasoning": AT_EASE}, None, {"type": "disabled"}),
+        ({**TOOLS, "tool_choice": ToolChoice("auto"), "reasoning": THINK}, "high", None),
+        ({**TOOLS, "tool_choice": ToolChoice("required")}, None, {"type": "disabled"}),
+        ({**TOOLS, "tool_choice": ToolChoice("named", name="two"), "reasoning": AT_EASE}, None, {"type": "disabled"}),
+    ],
+    ids=["nothing", "thinking", "no thinking", "free to call", "must call", "must call two"],
+)
+def test_deepseek_thinks_unless_a_call_is_demanded_or_it_is_told_not_to(
+    wanted: Any, effort: Any, thinking: Any
+) -> None:
+    """It thinks by default, and answers 400 to a demand while it does."""
+    sent = chat("deepseek", ask(**wanted))
+
+    assert (sent.get("reasoning_effort"), sent.get("thinking")) == (effort, thinking)
+    assert "thinking" not in chat("fireworks", ask(**wanted))
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "wanted", "refused"),
+    [
+        ("deepseek", {**TOOLS, "tool_choice": ToolChoice("required"), "reasoning": THINK}, "tool_choice"),
+        ("deepseek", {"output_format": OutputFormat("json_schema")}, "text.format"),
+        ("deepseek", {"output_format": OutputFormat("json_object")}, None),
+        ("deepseek", {"output_format": OutputFormat("text")}, None),
+        ("perplexity", {"output_format": OutputFormat("json_object")}, "text.format"),
+        ("mistral", {"output_format": OutputFormat("json_schema")}, None),
+    ],
+    ids=["think and call", "schema", "object", "text", "no object", "any"],
+)
+def test_what_a_provider_would_refuse_is_not_sent_to_it(provider_id: str, wanted: Any, refused: str | None) -> None:
+    request = ask(**wanted, parameters={"response_format": "text.format"}, endpoint=Endpoint.RESPONSES)
+    profile = SHIPPED.providers[provider_id].profile
+
+    assert unsupported(request, api_for(request.endpoint, profile), profile) == refused

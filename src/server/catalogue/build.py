@@ -42,6 +42,7 @@ _PROFILE_KEYS: Final = (
     "seed_field",
     "reasoning_field",
     "needs_reasoning",
+    "thinking_switch",
     "agent_api",
     "speaker_names",
     "refusals",
@@ -275,6 +276,8 @@ def _profile(entry: ProviderEntry) -> ProviderProfile:
     facts = {key: value for key in _PROFILE_KEYS if (value := getattr(entry, key)) is not None}
     if entry.apis is not None:
         facts["apis"] = frozenset(entry.apis)
+    if entry.output_formats is not None:
+        facts["output_formats"] = frozenset(entry.output_formats)
     if entry.tool_choices is not None:
         facts["tool_choices"] = frozenset(entry.tool_choices)
     return ProviderProfile(**facts)

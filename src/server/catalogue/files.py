@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
-from server.domain.catalog import Dialect, ReasoningField, ToolChoiceWord
+from server.domain.catalog import Dialect, OutputKind, ReasoningField, ToolChoiceWord
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
@@ -78,6 +78,8 @@ class ProviderEntry(_Entry):
     seed_field: Literal["seed", "random_seed"] | None = None
     reasoning_field: ReasoningField | None = None
     needs_reasoning: bool | None = None
+    thinking_switch: bool | None = None
+    output_formats: list[OutputKind] | None = None
     agent_api: bool | None = None
     speaker_names: bool | None = None
     refusals: Literal["field", "text"] | None = None

@@ -19,6 +19,7 @@ from server.domain.request import Endpoint
 Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
 PriceSource = Literal["file", "default"]
 ReasoningField = Literal["reasoning_content", "reasoning", "blocks", "none"]
+OutputKind = Literal["json_object", "json_schema"]
 ToolChoiceWord = Literal["none", "named", "allowed"]
 
 
@@ -36,6 +37,9 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `reasoning_field`: where its chat API takes earlier reasoning back: in a field of the assistant's turn, in `blocks`
     of its content (Mistral, and only from models that reason), or nowhere, so that it is left out.
     `needs_reasoning`: whether it refuses assistant's turns without that field, which is empty where none is known.
+    `thinking_switch`: whether its chat API turns thinking off by `thinking`, not by an effort of `none`, and takes
+    demands for a call only where it is off (DeepSeek).
+    `output_formats`: which of them it takes beside plain text.
     `agent_api`: whether its Responses API is Perplexity's Agent API, which is asked for a format in `response_format`,
     takes an assistant's turn as one text, and takes no reasoning back.
     `speaker_names`: whether its turns may say who speaks. `refusals`: `text` where it knows no field for what an
@@ -55,6 +59,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     seed_field: Literal["seed", "random_seed"] = "seed"
     reasoning_field: ReasoningField = "reasoning_content"
     needs_reasoning: bool = False
+    thinking_switch: bool = False
+    output_formats: frozenset[OutputKind] = frozenset({"json_object", "json_schema"})
     agent_api: bool = False
     speaker_names: bool = True
     refusals: Literal["field", "text"] = "field"

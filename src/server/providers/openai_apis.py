@@ -27,6 +27,7 @@ from server.domain.request import (
     ToolResult,
     Turn,
 )
+from server.providers.tool_call_start import demands_call
 
 Api = Literal["chat", "responses"]
 
@@ -38,6 +39,8 @@ _BLOCKS: Final[dict[type, str]] = {
     ToolResult: "tool_result",
 }
 """What a part is called on the Messages surface, whose blocks are not numbered as turns and parts are."""
+
+_USUAL: Final = ProviderProfile()
 
 PATHS: Final[dict[Api, str]] = {"chat": "/chat/completions", "responses": "/responses"}
 
@@ -59,12 +62,17 @@ def api_for(endpoint: Endpoint, profile: ProviderProfile) -> Api:
     return "chat" if wanted == "responses" else "responses"
 
 
-def unsupported(request: GenerationRequest, api: Api, profile: ProviderProfile | None = None) -> str | None:
+def unsupported(request: GenerationRequest, api: Api, profile: ProviderProfile = _USUAL) -> str | None:
     """The client's name of the first thing in `request` that `api` cannot say, or not to that provider."""
-    return next(_problems(request, api, names=api == "chat" and (profile is None or profile.speaker_names)), None)
+    return next(_problems(request, api, profile), None)
 
 
-def _problems(request: GenerationRequest, api: Api, *, names: bool) -> Iterator[str]:
+def _problems(request: GenerationRequest, api: Api, profile: ProviderProfile) -> Iterator[str]:
+    wanted = request.output_format
+    if wanted is not None and wanted.kind != "text" and wanted.kind not in profile.output_formats:
+        yield request.parameters.get("response_format", "response_format")
+    if profile.thinking_switch and demands_call(request) and _thinks(request):
+        yield request.parameters.get("tool_choice", "tool_choice")
     for name, spelling in request.parameters.items():
         if name not in _KNOWN[api] or _is_unanswerable(name, request):
             yield spelling
@@ -74,11 +82,17 @@ def _problems(request: GenerationRequest, api: Api, *, names: bool) -> Iterator[
             yield request.parameters.get("tool_choice", "tool_choice")
     for number, turn in enumerate(request.turns):
         where = f"messages[{number}]" if request.endpoint is Endpoint.CHAT else "input"
-        if turn.name is not None and not names:
+        if turn.name is not None and not (api == "chat" and profile.speaker_names):
             yield f"{where}.name" if request.endpoint is Endpoint.CHAT else where
         for part in turn.parts:
             if not _says(api, turn, part):
                 yield _place(part, where, request.endpoint)
+
+
+def _thinks(request: GenerationRequest) -> bool:
+    """Whether the client asks for thinking, in so many words."""
+    wanted = request.reasoning
+    return wanted is not None and wanted.thinking != "disabled" and wanted.effort not in (None, "none")
 
 
 def _place(part: Part, where: str, endpoint: Endpoint) -> str:

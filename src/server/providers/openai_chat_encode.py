@@ -32,7 +32,7 @@ from server.providers.media import image_data_url, relabelled
 from server.providers.openai_shapes import chat_tool_choice, nested_grammar
 from server.providers.provider_options import options_for
 from server.providers.soft import effort_for, hints_for, told_failure
-from server.providers.tool_call_start import in_its_words, in_one_word
+from server.providers.tool_call_start import demands_call, in_its_words, in_one_word
 
 
 def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
@@ -89,11 +89,13 @@ def _tools(request: GenerationRequest) -> Mapping[str, Any]:
 
 
 def _output(offer: Offer, request: GenerationRequest) -> Mapping[str, Any]:
-    wanted = request.output_format
+    wanted, effort = request.output_format, effort_for(offer, request)
+    switched_off = offer.provider.profile.thinking_switch and (effort == "none" or demands_call(request))
     return _set(
         {
             "response_format": None if wanted is None else response_format(wanted),
-            "reasoning_effort": effort_for(offer, request),
+            "reasoning_effort": None if switched_off else effort,
+            "thinking": {"type": "disabled"} if switched_off else None,
         }
     )
 

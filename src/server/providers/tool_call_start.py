@@ -50,6 +50,12 @@ def in_its_words(request: GenerationRequest, known: AbstractSet[ToolChoiceWord])
     return msgspec.structs.replace(request, tools=tools, tool_choice=word)
 
 
+def demands_call(request: GenerationRequest) -> bool:
+    """Whether the model must call a tool."""
+    choice = in_its_words(request, frozenset()).tool_choice
+    return bool(request.tools) and choice is not None and choice.mode == "required"
+
+
 def no_function(request: GenerationRequest, profile: ProviderProfile) -> str | None:
     """The client's name of its tools where one is custom, which such a server fails on; None where none is."""
     if profile.tool_call_start is None or not any(isinstance(tool, CustomTool) for tool in request.tools):
