@@ -302,8 +302,11 @@ def test_deepseek_thinks_unless_a_call_is_demanded_or_it_is_told_not_to(
         ("deepseek", {"output_format": OutputFormat("text")}, None),
         ("perplexity", {"output_format": OutputFormat("json_object")}, "text.format"),
         ("mistral", {"output_format": OutputFormat("json_schema")}, None),
+        ("groq", {**TOOLS, "output_format": OutputFormat("json_schema")}, "text.format"),
+        ("groq", {"output_format": OutputFormat("json_schema")}, None),
+        ("cerebras", {**TOOLS, "output_format": OutputFormat("json_schema")}, None),
     ],
-    ids=["think and call", "schema", "object", "text", "no object", "any"],
+    ids=["think and call", "schema", "object", "text", "no object", "any", "beside tools", "no tools", "both"],
 )
 def test_what_a_provider_would_refuse_is_not_sent_to_it(provider_id: str, wanted: Any, refused: str | None) -> None:
     request = ask(**wanted, parameters={"response_format": "text.format"}, endpoint=Endpoint.RESPONSES)

@@ -43,6 +43,7 @@ _PROFILE_KEYS: Final = (
     "reasoning_field",
     "needs_reasoning",
     "thinking_switch",
+    "format_with_tools",
     "agent_api",
     "speaker_names",
     "refusals",

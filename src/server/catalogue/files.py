@@ -80,6 +80,7 @@ class ProviderEntry(_Entry):
     needs_reasoning: bool | None = None
     thinking_switch: bool | None = None
     output_formats: list[OutputKind] | None = None
+    format_with_tools: bool | None = None
     agent_api: bool | None = None
     speaker_names: bool | None = None
     refusals: Literal["field", "text"] | None = None

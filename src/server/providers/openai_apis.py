@@ -69,8 +69,10 @@ def unsupported(request: GenerationRequest, api: Api, profile: ProviderProfile =
 
 def _problems(request: GenerationRequest, api: Api, profile: ProviderProfile) -> Iterator[str]:
     wanted = request.output_format
-    if wanted is not None and wanted.kind != "text" and wanted.kind not in profile.output_formats:
-        yield request.parameters.get("response_format", "response_format")
+    if wanted is not None and wanted.kind != "text":
+        beside_tools = bool(request.tools) and not profile.format_with_tools
+        if beside_tools or wanted.kind not in profile.output_formats:
+            yield request.parameters.get("response_format", "response_format")
     if profile.thinking_switch and demands_call(request) and _thinks(request):
         yield request.parameters.get("tool_choice", "tool_choice")
     for name, spelling in request.parameters.items():
