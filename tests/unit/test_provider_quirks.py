@@ -11,6 +11,7 @@ import pytest
 from server.catalogue import load_catalog
 from server.domain.catalog import Catalog, Offer
 from server.domain.embedding import EmbeddingRequest
+from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import FinishReason
 from server.domain.request import (
     Audio,
@@ -35,8 +36,9 @@ from server.providers.openai_chat_encode import encode_chat
 from server.providers.openai_embeddings import body as embeddings_body
 from server.providers.openai_responses_encode import encode_responses
 from server.providers.openai_usage import read_usage
+from tests.fakes.chat_wire import completion, delta_chunk, finish_chunk, usage
 from tests.fakes.responses_wire import response_object
-from tests.unit.openai_cases import ask, responses_whole, turn
+from tests.unit.openai_cases import ask, chat_stream, chat_whole, responses_whole, turn
 
 SHIPPED: Catalog = load_catalog(None, {})
 CALL = ToolCall("call_1", "f", "{}")
@@ -313,3 +315,36 @@ def test_what_a_provider_would_refuse_is_not_sent_to_it(provider_id: str, wanted
     profile = SHIPPED.providers[provider_id].profile
 
     assert unsupported(request, api_for(request.endpoint, profile), profile) == refused
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
+def test_mistrals_thoughts_and_texts_come_apart_in_a_stream_as_in_a_whole_answer() -> None:
+    """Its content is now an array and now a string; usage rides on the finishing chunk."""
+    told = usage(9, 3)
+    pieces = ([THOUGHT], [{"type": "text", "text": "Bon"}], "jour")
+    chunks = [*(delta_chunk({"content": piece}) for piece in pieces), finish_chunk("model_length", usage=told)]
+    body = completion("", message={"content": [THOUGHT, {"type": "text", "text": "Bonjour"}]}, usage=told)
+    body["choices"][0]["finish_reason"] = "model_length"
+
+    for answer in (chat_stream(chunks), chat_whole(body)):
+        said = answer.only
+        assert (said.reasoning, said.text, said.reason) == ("Hm.", "Bonjour", FinishReason.LENGTH)
+        assert answer.usage == Usage(input_tokens=9, output_tokens=3)
+
+
+def test_a_failure_that_mistral_tells_as_an_ending_is_one() -> None:
+    with pytest.raises(ProviderFailure) as failed:
+        chat_stream([delta_chunk({"content": "Bon"}), finish_chunk("error")])
+
+    assert failed.value.category is FailureCategory.SERVER_ERROR
+
+
+def test_xais_reasoning_is_counted_beside_its_output() -> None:
+    told = {**usage(9, 3), "completion_tokens_details": {"reasoning_tokens": 40}}
+    chunks = [delta_chunk({"reasoning_content": "Hm."}), delta_chunk({"content": "Yes."}), finish_chunk(usage=told)]
+
+    answer = chat_stream(chunks, profile=SHIPPED.providers["xai"].profile)
+
+    assert answer.usage == Usage(input_tokens=9, output_tokens=43, reasoning_tokens=40)

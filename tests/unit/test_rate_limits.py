@@ -32,6 +32,8 @@ def anthropic(of: str, left: int, limit: int, reset: str) -> dict[str, str]:
         (openai("requests", 1, 10, "1h0m3.5s"), Headroom(0.1, MAX_RESET_S)),
         (openai("requests-day", 1, 10, "33011.382867"), Headroom(0.1, MAX_RESET_S)),
         (openai("tokens-minute", 1, 10), Headroom(0.1, USUAL_RESET_S)),
+        (openai("requests-minute", 1, 10, "7.5"), Headroom(0.1, 7.5)),
+        ({**openai("tokens-hour", 2, 10, "90"), **openai("tokens-month", 9, 10, "90")}, Headroom(0.2, 90.0)),
         (openai("req-minute", 3, 10, "soon"), Headroom(0.3, USUAL_RESET_S)),
         (openai("tokens", 12, 10, "1s"), Headroom(1.0, 1.0)),
         (openai("tokens", -1, -1), None),

@@ -15,7 +15,8 @@ USUAL_RESET_S: Final = 60.0
 MAX_RESET_S: Final = 3600.0
 """What was said is not believed for longer: a limit of the day may have been raised."""
 
-_OPENAI: Final = ("requests", "tokens", "requests-day", "tokens-minute", "req-minute")
+_WINDOWS: Final = tuple(f"{of}-{per}" for of in ("requests", "tokens") for per in ("minute", "hour", "day", "month"))
+_OPENAI: Final = ("requests", "tokens", *_WINDOWS, "req-minute")
 _ANTHROPIC: Final = ("requests", "tokens", "input-tokens", "output-tokens")
 _NAMES: Final = (
     *((f"x-ratelimit-remaining-{of}", f"x-ratelimit-limit-{of}", f"x-ratelimit-reset-{of}") for of in _OPENAI),
