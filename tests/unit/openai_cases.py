@@ -158,7 +158,7 @@ def fold(events: Iterable[ProviderEvent]) -> Answer:
                     choice.summaries.append("")
             case PartEnded():
                 del open_parts[event.choice, event.part]
-            case _:
+            case TextDelta() | ReasoningDelta() | ToolCallDelta() | AnnotationAdded():
                 _add(event, open_parts, tools, answer)
     return answer
 

@@ -163,7 +163,11 @@ def test_p10_what_is_refused_is_just_what_the_api_lacks(upstream: Api) -> None:
 
 
 def test_every_parameter_has_a_sample() -> None:
-    assert {name for name, parameter in PARAMETERS.items() if not parameter.passthrough} == set(SET)
+    generating = {
+        name for name, parameter in PARAMETERS.items() if parameter.chat or parameter.responses or parameter.messages
+    }
+
+    assert {name for name in generating if not PARAMETERS[name].passthrough} == set(SET)
 
 
 def test_a_parameter_that_nobody_knows_is_refused_too() -> None:
