@@ -304,11 +304,25 @@ def test_deepseek_thinks_unless_a_call_is_demanded_or_it_is_told_not_to(
         ("deepseek", {"output_format": OutputFormat("text")}, None),
         ("perplexity", {"output_format": OutputFormat("json_object")}, "text.format"),
         ("mistral", {"output_format": OutputFormat("json_schema")}, None),
+        ("cohere", {"tools": (FunctionTool("one", strict=True),)}, "tools"),
+        ("cohere", {"tools": (FunctionTool("one", strict=False),)}, None),
         ("groq", {**TOOLS, "output_format": OutputFormat("json_schema")}, "text.format"),
         ("groq", {"output_format": OutputFormat("json_schema")}, None),
         ("cerebras", {**TOOLS, "output_format": OutputFormat("json_schema")}, None),
     ],
-    ids=["think and call", "schema", "object", "text", "no object", "any", "beside tools", "no tools", "both"],
+    ids=[
+        "think and call",
+        "schema",
+        "object",
+        "text",
+        "no object",
+        "any",
+        "strict",
+        "not strict",
+        "beside tools",
+        "no tools",
+        "both",
+    ],
 )
 def test_what_a_provider_would_refuse_is_not_sent_to_it(provider_id: str, wanted: Any, refused: str | None) -> None:
     request = ask(**wanted, parameters={"response_format": "text.format"}, endpoint=Endpoint.RESPONSES)
@@ -348,3 +362,10 @@ def test_xais_reasoning_is_counted_beside_its_output() -> None:
     answer = chat_stream(chunks, profile=SHIPPED.providers["xai"].profile)
 
     assert answer.usage == Usage(input_tokens=9, output_tokens=43, reasoning_tokens=40)
+
+
+@pytest.mark.parametrize(("provider_id", "sent"), [("cohere", {"name": "f"}), ("groq", {"name": "f", "strict": False})])
+def test_cohere_does_not_hear_of_strict(provider_id: str, sent: Any) -> None:
+    body = chat(provider_id, ask(tools=(FunctionTool("f", strict=False),)))
+
+    assert body["tools"][0]["function"] == sent

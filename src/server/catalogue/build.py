@@ -44,6 +44,7 @@ _PROFILE_KEYS: Final = (
     "needs_reasoning",
     "thinking_switch",
     "format_with_tools",
+    "strict_tools",
     "agent_api",
     "speaker_names",
     "refusals",

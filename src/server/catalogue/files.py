@@ -81,6 +81,7 @@ class ProviderEntry(_Entry):
     thinking_switch: bool | None = None
     output_formats: list[OutputKind] | None = None
     format_with_tools: bool | None = None
+    strict_tools: bool | None = None
     agent_api: bool | None = None
     speaker_names: bool | None = None
     refusals: Literal["field", "text"] | None = None

@@ -40,6 +40,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `thinking_switch`: whether its chat API turns thinking off by `thinking`, not by an effort of `none`, and takes
     demands for a call only where it is off (DeepSeek).
     `output_formats`: which of them it takes beside plain text. `format_with_tools`: whether it takes one beside tools.
+    `strict_tools`: whether its chat API knows the `strict` of a function.
     `agent_api`: whether its Responses API is Perplexity's Agent API, which is asked for a format in `response_format`,
     takes an assistant's turn as one text, and takes no reasoning back.
     `speaker_names`: whether its turns may say who speaks. `refusals`: `text` where it knows no field for what an
@@ -62,6 +63,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     thinking_switch: bool = False
     output_formats: frozenset[OutputKind] = frozenset({"json_object", "json_schema"})
     format_with_tools: bool = True
+    strict_tools: bool = True
     agent_api: bool = False
     speaker_names: bool = True
     refusals: Literal["field", "text"] = "field"

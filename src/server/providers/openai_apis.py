@@ -15,6 +15,7 @@ from server.domain.request import (
     BuiltInTool,
     Endpoint,
     File,
+    FunctionTool,
     GenerationRequest,
     Image,
     Opaque,
@@ -73,6 +74,8 @@ def _problems(request: GenerationRequest, api: Api, profile: ProviderProfile) ->
         beside_tools = bool(request.tools) and not profile.format_with_tools
         if beside_tools or wanted.kind not in profile.output_formats:
             yield request.parameters.get("response_format", "response_format")
+    if not profile.strict_tools and any(isinstance(tool, FunctionTool) and tool.strict for tool in request.tools):
+        yield request.parameters.get("tools", "tools")
     if profile.thinking_switch and demands_call(request) and _thinks(request):
         yield request.parameters.get("tool_choice", "tool_choice")
     for name, spelling in request.parameters.items():

@@ -45,7 +45,7 @@ def encode_chat(offer: Offer, request: GenerationRequest) -> bytes:
         "model": offer.provider_model,
         "messages": list(_messages(request, offer)),
         **_sampling(request, profile),
-        **_tools(request),
+        **_tools(request, profile),
         **_output(offer, request),
         **request.passthrough,
         **hints_for(offer, request),
@@ -77,11 +77,11 @@ def _sampling(request: GenerationRequest, profile: ProviderProfile) -> Mapping[s
     )
 
 
-def _tools(request: GenerationRequest) -> Mapping[str, Any]:
+def _tools(request: GenerationRequest, profile: ProviderProfile) -> Mapping[str, Any]:
     choice = request.tool_choice
     return _set(
         {
-            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tools": [_tool(tool, profile) for tool in request.tools] if request.tools else None,
             "tool_choice": None if choice is None else chat_tool_choice(choice),
             "parallel_tool_calls": request.parallel_tool_calls,
         }
@@ -115,7 +115,7 @@ def response_format(wanted: OutputFormat) -> Any:
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _tool(tool: Tool) -> Any:
+def _tool(tool: Tool, profile: ProviderProfile) -> Any:
     match tool:
         case FunctionTool():
             function = _set(
@@ -123,7 +123,7 @@ def _tool(tool: Tool) -> Any:
                     "name": tool.name,
                     "description": tool.description,
                     "parameters": tool.parameters,
-                    "strict": tool.strict,
+                    "strict": tool.strict if profile.strict_tools else None,
                 }
             )
             return {"type": "function", "function": function}
