@@ -25,6 +25,8 @@ SLOTS: Final = 4
 """Requests that it works on at once; more wait their turn."""
 CONTEXT_PER_SLOT: Final = 4096
 """Tokens of prompt and answer together, of the 8192 that the model was trained for; a slot costs 94 MB of memory."""
+MAX_UNASKED_TOKENS: Final = 1024
+"""Of an answer whose request sets no limit. So small a model sometimes finds no end, and would fill its context."""
 EMBEDDING_PROVIDER_ID: Final = "local-embeddings"
 EMBEDDING_MODEL_NAME: Final = "smollm2-135m-embed"
 EMBEDDING_CONTEXT: Final = 512
@@ -70,6 +72,7 @@ def serve(port: int, embedding_port: int | None) -> None:
 def _chat(port: int) -> CommonParams:
     params = _common(port, MODEL_NAME, SLOTS, CONTEXT_PER_SLOT)
     params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.n_predict = MAX_UNASKED_TOKENS
     params.use_jinja = True
     params.chat_template = _TEMPLATE.read_text()
     return params
