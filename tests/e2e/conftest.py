@@ -27,6 +27,12 @@ models:
     offers:
       - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages],
           price: {{input_text_tokens: "0.15", output_text_tokens: "0.60"}}}}
+  - id: acme/embed-1
+    offers:
+      - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}
+  - id: acme/judge-1
+    offers:
+      - {{provider: acme, provider_model: judge, endpoints: [moderations], price: {{input_text_tokens: "0.10"}}}}
   - id: acme/test-1:free
     offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/strange:free

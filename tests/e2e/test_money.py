@@ -24,7 +24,15 @@ from google.protobuf import descriptor_pb2
 from phaseo import Phaseo
 
 import aistats.gateway.v1
-from aistats.gateway.v1 import chat_pb2_grpc, messages_pb2, responses_pb2, responses_pb2_grpc
+from aistats.gateway.v1 import (
+    chat_pb2_grpc,
+    content_pb2,
+    embeddings_pb2,
+    messages_pb2,
+    moderation_pb2,
+    responses_pb2,
+    responses_pb2_grpc,
+)
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
 from tests.e2e.purse import INPUT_NANOS, OUTPUT_NANOS, PAID, Purse
@@ -343,14 +351,27 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": PAID, "messages": MESSAGES},
     "/v1/responses": {"model": PAID, "input": "x"},
     "/v1/messages": {"model": PAID, "max_tokens": 100, "messages": MESSAGES},
+    "/v1/embeddings": {"model": "acme/embed-1", "input": "x"},
+    "/v1/moderations": {"model": "acme/judge-1", "input": "x"},
 }
 """A body for every route that costs something; a new route without one fails the test below."""
-COSTS_NOTHING = {"/v1/pricing/calculate", "/v1/messages/count_tokens"}
+COSTS_NOTHING = {
+    "/v1/pricing/calculate",
+    "/v1/messages/count_tokens",
+    "/v1/api-keys",
+    "/v1/api-keys/{key_id}/rotate",
+}
+STREAMED = {"/v1/chat/completions", "/v1/responses", "/v1/messages"}
 REQUESTS: dict[str, Any] = {
     "CreateChatCompletionRequest": chat_request(PAID),
     "CreateResponseRequest": responses_pb2.CreateResponseRequest(model=PAID, input=chat_request(PAID).messages),
     "CreateMessageRequest": messages_pb2.CreateMessageRequest(
         model=PAID, max_tokens=100, messages=chat_request(PAID).messages
+    ),
+    "CreateEmbeddingsRequest": embeddings_pb2.CreateEmbeddingsRequest(model="acme/embed-1", texts=["x"]),
+    "CreateModerationRequest": moderation_pb2.CreateModerationRequest(
+        model="acme/judge-1",
+        inputs=[moderation_pb2.ModerationInput(parts=[content_pb2.ContentPart(text={"text": "x"})])],
     ),
 }
 
@@ -374,7 +395,7 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
             path = method.options.Extensions[annotations_pb2.http].post
             if path and path not in COSTS_NOTHING:
                 posts += 1
-                for extra in ({}, {"stream": True}):
+                for extra in ({}, {"stream": True}) if path in STREAMED else ({},):
                     assert purse.post(path, {**BODIES[path], **extra}).status_code == 402, path
             request = REQUESTS.get(method.input_type.rpartition(".")[2])
             if not path and request is not None:
@@ -385,5 +406,5 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
                     for _ in call(request.SerializeToString(), metadata=tuple(purse.headers.items())):
                         pass
                 assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
-    assert (posts, calls) == (len(BODIES), 2 * len(REQUESTS))
+    assert (posts, calls) == (len(BODIES), len(REQUESTS) + len(STREAMED))
     assert acme.requests == []

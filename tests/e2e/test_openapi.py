@@ -99,6 +99,7 @@ def test_real_replies_of_every_route_are_as_described(
     assert ask("GET", "/v1/activity", "/v1/activity?none=0").status_code == 400
 
     listed = ask("GET", "/v1/models")
+    ask("GET", "/v1/models/me")
     ask("GET", "/v1/models", "/v1/models?include_endpoints=chat&limit=250")
     has_it = {**gateway.headers, "if-none-match": listed.headers["etag"]}
     assert ask("GET", "/v1/models", headers=has_it).status_code == 304

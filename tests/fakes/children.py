@@ -145,12 +145,12 @@ async def _supervise(path: Path) -> int:
     admin = Path(plan["admin"])
     commands = [Command(name, tuple(argv)) for name, *argv in plan["workers"]]
     envoy = Command(plan["envoy"][0], tuple(plan["envoy"][1:]))
-    model = Command(plan["model"][0], tuple(plan["model"][1:])) if plan["model"] else None
+    models = (Command(plan["model"][0], tuple(plan["model"][1:])),) if plan["model"] else ()
     output = ChildOutput(sys.stderr.buffer, 10 if plan["log_format"] == "console" else None)
     stop = StopRequest()
     probes = (functools.partial(accepts, admin),)
     supervisor = Supervisor(
-        Plan(tuple(commands), envoy, model, probes), EnvoyAdmin(admin), stop, limits=FAST, output=output
+        Plan(tuple(commands), envoy, models, probes), EnvoyAdmin(admin), stop, limits=FAST, output=output
     )
 
     async def prepare() -> None:

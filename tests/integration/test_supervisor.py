@@ -209,7 +209,7 @@ class Scene:
         workers = tuple(child(f"worker-{n}", self.journal, *self.worker_options) for n in range(2))
         model = child("model", self.journal)
         probes: tuple[Probe, ...] = (functools.partial(accepts, self.admin), self._all_started)
-        plan = Plan(workers, envoy, model, probes)
+        plan = Plan(workers, envoy, (model,), probes)
         self.supervisor = Supervisor(plan, EnvoyAdmin(self.admin), self.stop, limits=self.limits)
         return asyncio.create_task(self.supervisor.run(self._prepare, self._ready))
 
@@ -317,7 +317,7 @@ async def test_a_program_that_does_not_exist_is_given_up_on(tmp_path: Path) -> N
     async def nothing() -> None:
         return None
 
-    plan = Plan((), Command("envoy", (str(tmp_path / "absent"),)), None, (no,))
+    plan = Plan((), Command("envoy", (str(tmp_path / "absent"),)), (), (no,))
     supervisor = Supervisor(plan, EnvoyAdmin(tmp_path / "admin.sock"), StopRequest(), limits=FAST)
     with structlog.testing.capture_logs() as logs, pytest.raises(StartFailed, match="envoy"):
         await asyncio.wait_for(supervisor.run(nothing, lambda: None), 10)

@@ -101,7 +101,7 @@ class Gateway:
         self.stop = StopRequest()
         self.admin = EnvoyAdmin(directory / "admin.sock")
         self.is_ready = asyncio.Event()
-        plan = Plan((worker,), Command("envoy", tied(envoy_command(directory, self.port).argv)), None, probes)
+        plan = Plan((worker,), Command("envoy", tied(envoy_command(directory, self.port).argv)), (), probes)
         self.supervisor = Supervisor(plan, self.admin, self.stop, limits=limits)
         self.running = asyncio.create_task(self.supervisor.run(self._prepare, self.is_ready.set))
 
