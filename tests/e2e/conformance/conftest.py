@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import astuple
 from typing import Any
 
 import openai
@@ -29,4 +30,5 @@ async def client(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncItera
 @pytest.fixture
 def add_rows(record_property: Callable[[str, object], None]) -> Callable[[Iterable[Row]], None]:
     """Puts lines into the table that are not about a test's own outcome."""
-    return lambda rows: record_property("rows", list(rows))
+    # As plain values: they may come from another process.
+    return lambda rows: record_property("rows", [astuple(row) for row in rows])

@@ -32,7 +32,7 @@ class Collector:
 
 def _rows(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> Iterator[Row]:
     told = dict(report.user_properties)
-    added: Sequence[Row] = told.get("rows", ())
+    added = [Row(*one) for one in told.get("rows", ())]
     yield from added
     reason = "" if call.excinfo is None else _short(call.excinfo.exconly())
     markers = list(item.iter_markers("conformance"))
