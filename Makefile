@@ -70,8 +70,11 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
-# Tests of whole gateways have the machine to themselves, those of parts share it.
-SUPERVISED := $(wildcard tests/integration/test_supervisor*.py)
+# Tests of time, memory, crashes and load have the machine to themselves; those of whole gateways share it by file, others by test.
+ALONE := tests/simulator $(wildcard tests/integration/test_supervisor*.py) \
+	$(patsubst %,tests/e2e/test_%.py,abuse chaos crashes database_outage grpc_clients hedging hostile metrics money operator outage record_sink streams \
+	two_teams valkey workers)
+WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
 
 .PHONY: test
 test: $(NODE) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
@@ -79,8 +82,11 @@ test: $(NODE) ## run every test: unit, properties, contract, integration, e2e (r
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest tests/e2e tests/simulator $(SUPERVISED); alone=$$?; \
-	$(BIN)/python -m pytest -n 2 --ignore tests/e2e --ignore tests/simulator $(SUPERVISED:%=--ignore %) && exit $$alone
+	@failed=0; \
+	$(BIN)/python -m pytest $(ALONE) || failed=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(WHOLE) || failed=1; \
+	$(BIN)/python -m pytest -n 2 --ignore tests/e2e $(addprefix --ignore ,$(ALONE)) || failed=1; \
+	exit $$failed
 endif
 
 .PHONY: check

@@ -27,12 +27,6 @@ models:
     offers:
       - {{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages],
           price: {{input_text_tokens: "0.15", output_text_tokens: "0.60"}}}}
-  - id: acme/embed-1
-    offers:
-      - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}
-  - id: acme/judge-1
-    offers:
-      - {{provider: acme, provider_model: judge, endpoints: [moderations], price: {{input_text_tokens: "0.10"}}}}
   - id: acme/test-1:free
     offers: [{{provider: acme, provider_model: test-1, endpoints: [chat, responses, messages]}}]
   - id: acme/strange:free
@@ -55,6 +49,12 @@ models:
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
   - id: acme/moderate:free
     offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
+  - id: acme/embed-1
+    offers:
+      - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}
+  - id: acme/judge-1
+    offers:
+      - {{provider: acme, provider_model: judge, endpoints: [moderations], price: {{input_text_tokens: "0.10"}}}}
 routing: {{timeout_s: 120, first_byte_timeout_s: {first_byte}, idle_timeout_s: {idle}, max_attempts: 3}}
 """
 PAIR = """

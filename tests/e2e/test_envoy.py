@@ -30,7 +30,7 @@ Metadata = list[tuple[str, str]]
 Coding = Literal["gzip", "deflate", "br"]
 
 
-def test_the_committed_file_serves_in_front_of_one_worker(tmp_path: Path) -> None:
+def test_the_committed_file_serves(tmp_path: Path) -> None:
     """As its first lines say, but for the port."""
     gateway = Gateway(tmp_path, environ={"AISTATS_DATA_DIR": "data", "AISTATS_GRPC_PORT": "0"})
     (tmp_path / "src").symlink_to(ROOT / "src")
