@@ -120,12 +120,6 @@ def test_the_output_limit_is_exact(model: Model, name: str) -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
-def test_an_answer_without_a_limit_ends_all_the_same(model: Model) -> None:
-    answer = model.chat(max_tokens=None, ignore_eos=True).json()
-    assert answer["usage"]["completion_tokens"] == local_model.MAX_UNASKED_TOKENS
-    assert answer["choices"][0]["finish_reason"] == "length"
-
-
 def test_sampling_is_honoured(model: Model) -> None:
     plain = model.text()
     assert model.text() == plain
