@@ -44,6 +44,12 @@ def test_any_chunking_gives_the_same_events(stream: tuple[bytes, list[SseEvent]]
     assert found == expected
 
 
+def test_a_piece_of_nothing_between_cr_and_lf_is_nothing() -> None:
+    decoder = SseDecoder()
+    found = [event for piece in (b"data: 1\r", b"", b"\ndata: 2\r\n\r\n") for event in decoder.feed(piece)]
+    assert found == [SseEvent(None, b"1\n2")]
+
+
 @given(st.binary(max_size=200), st.integers(1, 20))
 def test_bytes_that_nobody_framed_do_no_harm_and_do_not_depend_on_the_cuts(noise: bytes, step: int) -> None:
     def decode(size: int) -> list[SseEvent]:

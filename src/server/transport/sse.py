@@ -43,6 +43,8 @@ class SseDecoder:
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """The events that `chunk` completes. Raises ProviderFailure (protocol) where one is too large."""
+        if not chunk:
+            return []
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_plain_line_ends(chunk)
         if not self._size and not self._at_start and len(chunk) <= MAX_EVENT_BYTES:
