@@ -17,10 +17,11 @@ from server.cli_shared import as_json, date, example, print_json, print_table, u
 from server.clock import SystemClock
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Principal
+from server.domain.limits import MAX_PAGE
 from server.domain.money import usd
 from server.domain.record import GenerationRecord
 from server.domain.records import Found, RecordFilter
-from server.pipeline.generations import MAX_LIMIT, Generations, Page
+from server.pipeline.generations import Generations, Page
 from server.settings import load_settings
 from server.storage.database import Database
 from server.storage.generations import SqlRecords
@@ -74,7 +75,7 @@ def show(generation_id: str, team: str, as_json: bool) -> None:
 @click.option("--provider", help="Only those that this provider served.")
 @click.option("--key", "key_id", metavar="KID", help="Only those with this key.")
 @click.option("--status-code", type=int, help="Only those that were answered so.")
-@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="How many.")
+@click.option("--limit", type=click.IntRange(1, MAX_PAGE), default=20, show_default=True, help="How many.")
 @click.option("--after", metavar="ID", help="Only those before this one.")
 @as_json
 def list_generations(

@@ -17,6 +17,9 @@ MAX_SESSION_ID_CHARS: Final = 256
 MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY_CHARS: Final = 64
 MAX_METADATA_VALUE_CHARS: Final = 512
+DEFAULT_PAGE: Final = 50
+"""Entries of a list where the client says nothing."""
+MAX_PAGE: Final = 250
 MAX_SHOWN_CHARS: Final = 60
 """Of a value that a client sent, this much at most is repeated in an error."""
 
@@ -77,6 +80,14 @@ def check_count(count: int, at_most: int, param: str) -> None:
     """Raise `invalid_value` naming `param` where a list is longer than `at_most`."""
     if count > at_most:
         raise invalid_value(param, f"must have at most {at_most} entries, not {count}")
+
+
+def page_size(limit: int | None) -> int:
+    """How many entries a page has. Raises `invalid_value` naming `limit`."""
+    limit = DEFAULT_PAGE if limit is None else limit
+    if not 1 <= limit <= MAX_PAGE:
+        raise invalid_value("limit", f"must be from 1 to {MAX_PAGE}, not {limit}")
+    return limit
 
 
 def check_length(text: str, at_most: int, param: str) -> None:

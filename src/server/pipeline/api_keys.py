@@ -47,8 +47,6 @@ from server.domain.restrictions import (
 
 __all__ = ["ApiKeys", "AuditPage", "KeyPage"]
 
-DEFAULT_LIMIT: Final = 50
-MAX_LIMIT: Final = 250
 MAX_FILTER_CHARS: Final = 100
 ACTIONS: Final = ("key.create", "key.update", "key.rotate", "key.revoke", "team.create", "team.update")
 
@@ -116,7 +114,7 @@ class ApiKeys:
         self, call: Call, wanted: KeyFilter, *, limit: int | None = None, offset: int | None = None
     ) -> KeyPage:
         """Raises GatewayError (`invalid_value`)."""
-        limit, offset = _page_size(limit), offset or 0
+        limit, offset = limits.page_size(limit), offset or 0
         _check_filter("name", wanted.name)
         keys, total = await self._store.page(call.principal.team_id, wanted, limit=limit, offset=offset)
         return KeyPage(keys, limit, offset, total)
@@ -162,7 +160,7 @@ class ApiKeys:
         self, call: Call, wanted: AuditFilter, *, after: str | None = None, limit: int | None = None
     ) -> AuditPage:
         """Raises GatewayError (`invalid_value`)."""
-        limit = _page_size(limit)
+        limit = limits.page_size(limit)
         _check_filter("actor", wanted.actor)
         _check_filter("target", wanted.target)
         if wanted.action is not None:
@@ -204,13 +202,6 @@ def _found(info: KeyInfo | None) -> KeyInfo:
 
 def _not_found() -> GatewayError:
     return GatewayError(Reason.RESOURCE_NOT_FOUND, "There is no such API key.")
-
-
-def _page_size(limit: int | None) -> int:
-    limit = DEFAULT_LIMIT if limit is None else limit
-    if not 1 <= limit <= MAX_LIMIT:
-        raise limits.invalid_value("limit", f"must be from 1 to {MAX_LIMIT}, not {limit}")
-    return limit
 
 
 def _check_filter(param: str, text: str | None) -> None:

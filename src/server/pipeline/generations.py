@@ -16,8 +16,6 @@ from server.domain.request import Endpoint
 
 __all__ = ["Generations", "Page"]
 
-DEFAULT_LIMIT: Final = 50
-MAX_LIMIT: Final = 250
 MAX_FILTER_CHARS: Final = 256
 MAX_SECONDS: Final = 253_402_300_799
 """The last second of the year 9999."""
@@ -53,9 +51,7 @@ class Generations:
     ) -> Page:
         """Raises GatewayError (`invalid_value`) naming what is wrong."""
         _check(wanted)
-        limit = DEFAULT_LIMIT if limit is None else limit
-        if not 1 <= limit <= MAX_LIMIT:
-            raise limits.invalid_value("limit", f"must be from 1 to {MAX_LIMIT}, not {limit}")
+        limit = limits.page_size(limit)
         rows = await self._records.page(call.principal.team_id, wanted, after=_cursor(after), limit=limit + 1)
         page = rows[:limit]
         return Page(page, limit, page[-1].record.id if len(rows) > limit else None)

@@ -18,8 +18,6 @@ from server.domain.restrictions import Restrictions
 
 T = TypeVar("T")
 
-DEFAULT_LIMIT: Final = 50
-MAX_LIMIT: Final = 250
 MAX_PAGES_KEPT: Final = 16
 """Of each kind, so many pages are kept as they were sent."""
 MAX_LISTINGS_KEPT: Final = 16
@@ -103,9 +101,7 @@ class Listing:
 
     def read(self, values: Values, *, limit: int | None, offset: int | None) -> Wanted:
         """Raises GatewayError (`invalid_value`) naming the filter, and all that it knows."""
-        limit = DEFAULT_LIMIT if limit is None else limit
-        if not 1 <= limit <= MAX_LIMIT:
-            raise limits.invalid_value("limit", f"must be from 1 to {MAX_LIMIT}, not {limit}")
+        limit = limits.page_size(limit)
         read = ((name, self._values(name, values.get(name, ()))) for name in FILTERS)
         return Wanted(tuple((name, wanted) for name, wanted in read if wanted), limit, offset or 0)
 

@@ -15,8 +15,6 @@ from server.domain.pricing import STANDARD_TIERS, is_input, price, price_quantit
 from server.domain.request import Endpoint
 from server.domain.usage import Usage
 
-DEFAULT_LIMIT: Final = 50
-MAX_LIMIT: Final = 250
 MAX_QUANTITY: Final = 1_000_000_000_000
 MAX_TOTAL_NANOS: Final = 2**63 - 1
 
@@ -93,10 +91,7 @@ def calculate(catalog: Catalog, question: Question) -> Answer:
 
 def list_prices(catalog: Catalog, wanted: PriceFilter) -> Page:
     """One page of offers, ascending by model. Raises GatewayError: `unknown_model`, `invalid_value`."""
-    limit = DEFAULT_LIMIT if wanted.limit is None else wanted.limit
-    offset = wanted.offset or 0
-    if not 1 <= limit <= MAX_LIMIT:
-        raise limits.invalid_value("limit", f"must be from 1 to {MAX_LIMIT}, not {limit}")
+    limit, offset = limits.page_size(wanted.limit), wanted.offset or 0
     models = {_find(catalog, name).id for name in _values(wanted.models)}
     providers, endpoints = _values(wanted.providers), _values(wanted.endpoints)
     for provider in providers:
