@@ -18,6 +18,7 @@ import structlog
 from rest_bridge.errors import written
 from rest_bridge.http import ErrorWriter, Exchange, RestRequest, RestResponse, Route
 from rest_bridge.idempotency import HEADER, IdempotentRunner
+from rest_bridge.json import ABSENT
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Progress, Scope
 from server.domain.ports import Reception, Refusals
@@ -189,23 +190,30 @@ class _Asked(msgspec.Struct, frozen=True):
     stream: bool = False
 
 
+class _Fields(msgspec.Struct, frozen=True):
+    """All that is looked at of such a body, which may have a million fields."""
+
+    model: msgspec.Raw = ABSENT
+    stream: msgspec.Raw = ABSENT
+
+
 def _asked(body: bytes) -> _Asked:
     """As far as the body can be read at all."""
     try:
         fields = _fields.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Asked()
-    return _Asked(_value(fields, "model", str, ""), _value(fields, "stream", bool, False))
+    return _Asked(_value(fields.model, str, ""), _value(fields.stream, bool, False))
 
 
-def _value(fields: Mapping[str, msgspec.Raw], name: str, type_: type[T], default: T) -> T:
+def _value(field: msgspec.Raw, type_: type[T], default: T) -> T:
     try:
-        return msgspec.json.decode(fields[name], type=type_)
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(field, type=type_)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return default
 
 
-_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_fields: Final = msgspec.json.Decoder(_Fields)
 
 
 def _with_ids(response: RestResponse, arrival: Arrival) -> RestResponse:
