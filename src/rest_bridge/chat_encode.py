@@ -18,10 +18,12 @@ from rest_bridge.sse import DONE
 from server.domain.errors import GatewayError, Reason
 from server.domain.events import (
     AnnotationAdded,
+    AudioDelta,
     ChoiceEnded,
     Completed,
     FinishReason,
     GenerationEvent,
+    ImagePartial,
     OpaqueItem,
     PartEnded,
     PartKind,
@@ -287,7 +289,7 @@ class ChatStreamEncoder:
                 self._settled = event
             case OpaqueItem():
                 raise _cannot_carry()
-            case Produced():
+            case AudioDelta() | ImagePartial() | Produced():
                 raise TypeError("no generation")
             case PartEnded() | UsageReported() | Completed():
                 pass

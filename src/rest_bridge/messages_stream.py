@@ -24,10 +24,12 @@ from rest_bridge.messages_errors import messages_error_body
 from server.domain.errors import GatewayError
 from server.domain.events import (
     AnnotationAdded,
+    AudioDelta,
     ChoiceEnded,
     Completed,
     FinishReason,
     GenerationEvent,
+    ImagePartial,
     OpaqueItem,
     PartEnded,
     PartKind,
@@ -137,7 +139,7 @@ class MessagesStreamEncoder:
                 self._settled = event
             case OpaqueItem():
                 raise cannot_carry()
-            case Produced():
+            case AudioDelta() | ImagePartial() | Produced():
                 raise TypeError("no generation")
             case UsageReported() | Completed():
                 pass

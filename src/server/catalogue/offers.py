@@ -64,6 +64,7 @@ class Offers:
                 _input_types(model.entry, entry),
                 entry.context_length or model.entry.context_length,
                 _embedding_facts(self._embeddings.get(entry.provider), entry.embeddings),
+                frozenset(model.entry.output_types) if "output_types" in model.entry.model_fields_set else None,
             )
 
     def _params(self, offer: Located[OfferEntry]) -> frozenset[str] | None:

@@ -141,7 +141,7 @@ class Offer(msgspec.Struct, frozen=True):
     catalogue's files, or among the defaults that come with the gateway; None where there are none.
     `max_output_tokens` is the model's, for a dialect that must always name a limit. `input_types` and `context_length`
     are the offer's own or else the model's, None where the catalogue says nothing of either; `embeddings` are its own
-    or else its provider's.
+    or else its provider's; `output_types` are the model's, None where the catalogue says nothing of them.
     """
 
     provider: Provider
@@ -154,6 +154,7 @@ class Offer(msgspec.Struct, frozen=True):
     input_types: frozenset[str] | None = None
     context_length: int | None = None
     embeddings: EmbeddingFacts = EmbeddingFacts()
+    output_types: frozenset[str] | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

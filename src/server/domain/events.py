@@ -13,7 +13,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from server.domain.audio import Transcript
 from server.domain.embedding import Embeddings
+from server.domain.images import Images
 from server.domain.moderation import Moderations
 from server.domain.usage import Meta, Usage
 
@@ -112,9 +114,24 @@ class OpaqueItem(msgspec.Struct, frozen=True):
 
 
 class Produced(msgspec.Struct, frozen=True, gc=False):
-    """The whole result of work that is no generation."""
+    """The whole result of work that is no generation. A transcript may have come before, piece by piece, as text."""
 
-    result: Embeddings | Moderations
+    result: Embeddings | Moderations | Images | Transcript
+
+
+class AudioDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of the sound that was asked for, in its format; the pieces together are the file."""
+
+    data: bytes
+
+
+class ImagePartial(msgspec.Struct, frozen=True, gc=False):
+    """An unfinished picture, as base64: the `partial`th (from 0) of the picture `index` (from 0)."""
+
+    index: int
+    partial: int
+    data: str
+    media_type: str
 
 
 class ChoiceEnded(msgspec.Struct, frozen=True, gc=False):
@@ -157,6 +174,8 @@ ProviderEvent: TypeAlias = (
     | AnnotationAdded
     | PartEnded
     | OpaqueItem
+    | AudioDelta
+    | ImagePartial
     | Produced
     | ChoiceEnded
     | UsageReported
@@ -173,7 +192,7 @@ def is_visible(event: ProviderEvent) -> bool:
     match event:
         case TextDelta() | ReasoningDelta():
             return bool(event.text)
-        case ToolCallDelta() | AnnotationAdded() | OpaqueItem() | Produced():
+        case ToolCallDelta() | AnnotationAdded() | OpaqueItem() | AudioDelta() | ImagePartial() | Produced():
             return True
         case _:
             return False

@@ -9,11 +9,13 @@ import msgspec
 
 from server.domain.events import (
     AnnotationAdded,
+    AudioDelta,
     ChoiceEnded,
     Completed,
     FinishReason,
     GenerationEvent,
     GenerationStream,
+    ImagePartial,
     OpaqueItem,
     PartEnded,
     PartKind,
@@ -135,7 +137,7 @@ class Fold:
                 self._started = event
             case Settled():
                 self._settled = event
-            case PartEnded() | Produced() | UsageReported() | Completed():
+            case PartEnded() | AudioDelta() | ImagePartial() | Produced() | UsageReported() | Completed():
                 pass
             case _:
                 assert_never(event)

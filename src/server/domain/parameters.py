@@ -15,7 +15,7 @@ import msgspec
 class Parameter(msgspec.Struct, frozen=True):
     """`chat`, `responses` and `messages` are the spellings on those surfaces; empty where a surface does not have it.
 
-    Of the parameters of embeddings only `dimensions` is not one of theirs.
+    Parameters without any spelling are those of embeddings, pictures, sound and videos.
 
     `passthrough`: the gateway gives it no meaning of its own and carries its JSON as it is.
     """
@@ -88,6 +88,22 @@ _ALL: Final = (
     _both("user", passthrough=True, messages=("metadata.user_id",)),
     _both("moderation", passthrough=True),
     Parameter("dimensions"),
+    Parameter("size"),
+    Parameter("quality"),
+    Parameter("style", passthrough=True),
+    Parameter("output_format"),
+    Parameter("output_compression", passthrough=True),
+    Parameter("input_fidelity", passthrough=True),
+    Parameter("partial_images"),
+    Parameter("speed"),
+    Parameter("instructions"),
+    Parameter("language"),
+    Parameter("timestamp_granularities"),
+    Parameter("seconds"),
+    Parameter("resolution"),
+    Parameter("aspect_ratio"),
+    Parameter("negative_prompt"),
+    Parameter("input_reference"),
     _chat("metadata", passthrough=True),
     _chat("store", passthrough=True),
     _chat("audio", passthrough=True),

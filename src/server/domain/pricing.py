@@ -53,13 +53,24 @@ _FALLBACK: Final[Mapping[str, str]] = {
     "cached_read_text_tokens": "input_text_tokens",
     "cached_write_text_tokens": "input_text_tokens",
     "input_audio_tokens": "input_text_tokens",
+    "input_image_tokens": "input_text_tokens",
     "reasoning_text_tokens": "output_text_tokens",
     "output_audio_tokens": "output_text_tokens",
+    "output_image_tokens": "output_text_tokens",
 }
 """Where a kind of token has no rate of its own, it is counted and charged as this one."""
 
-_INPUT: Final = ("input_text_tokens", "cached_read_text_tokens", "cached_write_text_tokens", "input_audio_tokens")
-_OUTPUT: Final = ("output_text_tokens", "reasoning_text_tokens", "output_audio_tokens")
+_INPUT: Final = (
+    "input_text_tokens",
+    "cached_read_text_tokens",
+    "cached_write_text_tokens",
+    "input_audio_tokens",
+    "input_image_tokens",
+)
+_OUTPUT: Final = ("output_text_tokens", "reasoning_text_tokens", "output_audio_tokens", "output_image_tokens")
+
+
+_NOTHING: Final[Mapping[str, int]] = {}
 
 
 class PriceTier(msgspec.Struct, frozen=True):
@@ -85,6 +96,16 @@ class PriceList(msgspec.Struct, frozen=True, dict=True):
         """What offers are compared by: plain input and plain output together, or else all rates."""
         plain = [self.rates[name] for name in ("input_text_tokens", "output_text_tokens") if name in self.rates]
         return sum(plain or self.rates.values())
+
+    @cached_property
+    def dearest_of_units(self) -> Rates:
+        """By dimension that is no token, its greatest rate in any tier."""
+        found: dict[str, int] = {}
+        for rates in (self.rates, *(tier.rates for tier in self.tiers)):
+            for dimension, rate in rates.items():
+                if not dimension.endswith("_tokens") and dimension != "requests":
+                    found[dimension] = max(rate, found.get(dimension, 0))
+        return found
 
     @cached_property
     def service_tiers(self) -> frozenset[str]:
@@ -164,12 +185,14 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
     """Usage split over dimensions that have a rate: each token is in exactly one of them.
 
     Tokens are plain text unless they are known as a kind with a rate of its own. What is of two such kinds counts as
-    the first of them: audio, cached, written; audio, reasoning. Parts beyond their whole do not count.
+    the first of them: audio, picture, cached, written; audio, picture, reasoning. Parts beyond their whole do not
+    count. Units that are no tokens count where they have a rate.
     """
     split: dict[str, int] = {"input_text_tokens": 0}
     rest = usage.input_tokens
     for dimension, part in (
         ("input_audio_tokens", usage.input_audio_tokens),
+        ("input_image_tokens", usage.input_image_tokens),
         ("cached_read_text_tokens", usage.cached_input_tokens),
         ("cached_write_text_tokens", usage.cache_write_tokens),
     ):
@@ -181,22 +204,32 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
     rest = usage.output_tokens
     for dimension, part in (
         ("output_audio_tokens", usage.output_audio_tokens),
+        ("output_image_tokens", usage.output_image_tokens),
         ("reasoning_text_tokens", usage.reasoning_tokens),
     ):
         if part and dimension in rates:
             split[dimension] = part = min(part, rest)
             rest -= part
     split["output_text_tokens"] = rest
-    if usage.input_tokens or usage.output_tokens:
+    split.update((dimension, count) for dimension, count in usage.units.items() if dimension in rates)
+    if usage.input_tokens or usage.output_tokens or usage.units:
         split["requests"] = 1
     return split
 
 
-def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
-    """The most that so many tokens, or fewer, can cost in nano-dollars, of whatever kind and in whatever tier.
+def upper_bound(prices: PriceList, input_tokens: int, output_tokens: int, units: Mapping[str, int] = _NOTHING) -> int:
+    """The most that so many tokens and units, or fewer, can cost in nano-dollars, of whatever kind and in any tier.
 
     Each is taken at the dearest rate that may apply to it. Where a side has one rate the bound is its exact price.
     """
+    dearest = prices.dearest_of_units if units else _NOTHING
+    extra = sum(
+        -(-count * dearest[dimension] // UNIT_SIZE) for dimension, count in units.items() if dimension in dearest
+    )
+    return extra + _bound_of_tokens(prices, input_tokens, output_tokens)
+
+
+def _bound_of_tokens(prices: PriceList, input_tokens: int, output_tokens: int) -> int:
     bound = 0
     lengths = prices._lengths
     for index, stretch in enumerate(prices._stretches):

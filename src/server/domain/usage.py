@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,7 @@ UsageSource = Literal["provider", "counted"]
 class Usage(msgspec.Struct, frozen=True):
     """Token counts. `input_tokens` includes cached and written tokens, `output_tokens` includes reasoning.
 
+    `units` is what is no token, by dimension (`server.domain.pricing`): pictures, seconds of sound, characters.
     `source` is `counted` where the provider reported nothing and the gateway counted what it relayed. `pricing` is set
     once the generation is settled, and counts every attempt that a provider bills.
     """
@@ -27,8 +29,11 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    output_image_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+    units: Mapping[str, int] = {}
     source: UsageSource = "provider"
     pricing: Pricing | None = None
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.embedding import EmbeddingRequest
+from server.domain.images import ImageRequest
 from server.domain.moderation import ModerationRequest
 from server.domain.request import GenerationRequest
 
-Work: TypeAlias = GenerationRequest | EmbeddingRequest | ModerationRequest
+Work: TypeAlias = (
+    GenerationRequest | EmbeddingRequest | ModerationRequest | ImageRequest | SpeechRequest | TranscriptionRequest
+)

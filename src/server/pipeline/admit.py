@@ -6,7 +6,9 @@ from typing import Final
 
 import msgspec
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.identity import Call
+from server.domain.images import ImageRequest
 from server.domain.ledger import Hold, Ledger
 from server.domain.moderation import ModerationRequest
 from server.domain.pricing import upper_bound
@@ -15,12 +17,18 @@ from server.domain.request import Audio, File, GenerationRequest, Image, Request
 from server.domain.routing import Candidate, Route
 from server.domain.work import Work
 from server.pipeline.counting import count_prompt
+from server.pipeline.units import most_units
 
 DEFAULT_OUTPUT_TOKENS: Final = 16_384
 """The longest output of a choice where neither the request nor the catalogue knows of a limit."""
 TOKENS_PER_IMAGE: Final = 1_600
 BASE64_CHARS_PER_TOKEN: Final = 16
 """Of an inline audio clip or file: generous for both, so that its share of the hold is not too small."""
+FILE_BYTES_PER_TOKEN: Final = 12
+"""The same of sound that comes as it is."""
+TOKENS_PER_MADE_IMAGE: Final = 8_192
+"""More than OpenAI and Google count for the largest and finest picture that they make."""
+TOKENS_PER_SPOKEN_SECOND: Final = 32
 TOKENS_PER_LINK: Final = 8_000
 """A file of which only the address is known."""
 
@@ -59,21 +67,31 @@ def opening(call: Call, request: Request) -> GenerationRecord:
 
 def bound(request: Work, route: Route, at_once: int = 1) -> int:
     """The most that a request may cost on so many candidates, in nano-dollars; its prompt is estimated."""
-    prompt = estimate_prompt(request)
+    prompt, units = estimate_prompt(request), most_units(request)
     bounds = [
-        upper_bound(candidate.offer.prices, prompt, output_bound(request, candidate)) for candidate in route.candidates
+        upper_bound(candidate.offer.prices, prompt, output_bound(request, candidate), units)
+        for candidate in route.candidates
     ]
     return max(bounds) if at_once == 1 else sum(sorted(bounds)[-at_once:])
 
 
 def estimate_prompt(request: Work) -> int:
     """Tokens of everything in the prompt, media included."""
-    media = 0
-    if isinstance(request, GenerationRequest):
-        media = sum(_media_tokens(part) for turn in request.turns for part in turn.parts)
-    elif isinstance(request, ModerationRequest):
-        media = sum(_media_tokens(part) for content in request.inputs for part in content)
-    return count_prompt(request) + media
+    return count_prompt(request) + _tokens_of_media(request)
+
+
+def _tokens_of_media(request: Work) -> int:
+    match request:
+        case GenerationRequest(turns=turns):
+            return sum(_media_tokens(part) for turn in turns for part in turn.parts)
+        case ModerationRequest(inputs=inputs):
+            return sum(_media_tokens(part) for content in inputs for part in content)
+        case ImageRequest(images=images):
+            return TOKENS_PER_IMAGE * len(images)
+        case TranscriptionRequest(file=file):
+            return file.size // FILE_BYTES_PER_TOKEN
+        case _:
+            return 0
 
 
 def _media_tokens(part: object) -> int:
@@ -92,8 +110,20 @@ def _media_tokens(part: object) -> int:
 
 def output_bound(request: Work, candidate: Candidate) -> int:
     """The most tokens that a candidate may put out, over all choices; limits in `provider_options` count."""
-    if not isinstance(request, GenerationRequest):
-        return 0
+    match request:
+        case GenerationRequest():
+            return _text_bound(request, candidate)
+        case ImageRequest(n=n):
+            return TOKENS_PER_MADE_IMAGE * n
+        case SpeechRequest():
+            return TOKENS_PER_SPOKEN_SECOND * most_units(request)["output_audio_seconds"]
+        case TranscriptionRequest():
+            return candidate.model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        case _:
+            return 0
+
+
+def _text_bound(request: GenerationRequest, candidate: Candidate) -> int:
     options = request.provider_options.get(candidate.offer.provider.id, {})
     own = [value for name in _LIMITS if name in options and (value := _whole_number(options[name])) is not None]
     model = candidate.model

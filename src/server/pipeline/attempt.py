@@ -16,9 +16,11 @@ import structlog
 from server.domain.catalog import Dialect, Routing
 from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
 from server.domain.events import (
+    AudioDelta,
     ChoiceEnded,
     Completed,
     FinishReason,
+    ImagePartial,
     Produced,
     ProviderEvent,
     ReasoningDelta,
@@ -40,6 +42,7 @@ from server.pipeline.health.router import choices, route_key
 from server.pipeline.hedge import may_hedge, race
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
+from server.pipeline.units import produced_units
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -66,6 +69,7 @@ class Attempt:
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
         self.has_produced = False
+        self.units: Mapping[str, int] = {}
         self.is_complete = False
         self.is_rushed = False
         self.is_outrun = False
@@ -109,6 +113,12 @@ class Attempt:
                 self.service_tier = event.service_tier or self.service_tier
             case Produced():
                 self.has_produced = True
+                self.units = produced_units(event.result)
+            case AudioDelta():
+                self.has_produced = True
+            case ImagePartial():
+                self.has_produced = True
+                self.units = {"output_image": event.index + 1}
             case Completed():
                 self.is_complete = True
             case _:

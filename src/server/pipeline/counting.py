@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.embedding import EmbeddingRequest
+from server.domain.images import ImageRequest
 from server.domain.moderation import ModerationRequest
 from server.domain.request import (
     FunctionTool,
@@ -35,6 +37,10 @@ def count_prompt(request: Work) -> int:
                 for part in content:
                     counter.add(_text_of(part))
             return counter.tokens
+        case ImageRequest(prompt=text) | SpeechRequest(text=text):
+            return count_input(text)
+        case TranscriptionRequest(prompt=hint):
+            return count_input(hint or "")
         case _:
             assert_never(request)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, assert_never
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.catalog import Offer
 from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import FailureCategory, GatewayError, Reason
+from server.domain.images import ImageRequest
 from server.domain.moderation import ModerationRequest
 from server.domain.request import (
     Audio,
@@ -48,11 +50,35 @@ def media(request: Work) -> dict[str, str]:
         case ModerationRequest():
             if any(isinstance(part, Image) for content in request.inputs for part in content):
                 found["image"] = "input"
-        case EmbeddingRequest():
+        case ImageRequest(images=images):
+            if images:
+                found["image"] = "image"
+        case TranscriptionRequest():
+            found["audio"] = "file"
+        case EmbeddingRequest() | SpeechRequest():
             pass
         case _:
             assert_never(request)
     return found
+
+
+def made(request: Work) -> str | None:
+    """The kind of output that a model must have to be of use, where its endpoint does not tell: None where it does.
+
+    One word of the catalogue stands for all that has to do with sound, but a model that speaks hears nothing.
+    """
+    match request:
+        case SpeechRequest():
+            return "audio"
+        case TranscriptionRequest():
+            return "text"
+        case _:
+            return None
+
+
+def makes(offer: Offer, kind: str) -> bool:
+    """Whether it answers with such output; what the catalogue says nothing of may do so."""
+    return offer.output_types is None or kind in offer.output_types
 
 
 def takes(offer: Offer, kinds: dict[str, str]) -> bool:
@@ -138,7 +164,7 @@ def least_tokens(request: Work) -> int:
             return _least_of_turns(request)
         case EmbeddingRequest():
             return max(map(_least_of_input, request.inputs), default=0)
-        case ModerationRequest():
+        case ModerationRequest() | ImageRequest() | SpeechRequest() | TranscriptionRequest():
             return 0
         case _:
             assert_never(request)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TypeVar
 
+from server.domain.audio import Transcript
 from server.domain.embedding import Embeddings
 from server.domain.errors import internal_error
 from server.domain.events import Produced, Settled
 from server.domain.identity import Call
+from server.domain.images import Images
 from server.domain.moderation import Moderations
 from server.domain.ports import Generate
 from server.domain.work import Work
 
-ResultT = TypeVar("ResultT", Embeddings, Moderations)
+ResultT = TypeVar("ResultT", Embeddings, Moderations, Images, Transcript)
 
 
 async def produce(generate: Generate, call: Call, request: Work, kind: type[ResultT]) -> tuple[ResultT, Settled]:

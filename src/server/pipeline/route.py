@@ -19,13 +19,14 @@ from server.domain.restrictions import Restrictions
 from server.domain.routing import Candidate, Ranker, Route
 from server.domain.usage import RoutingRow
 from server.domain.work import Work
-from server.pipeline.fit import media, media_refused, room_for, takes, too_long
+from server.pipeline.fit import made, makes, media, media_refused, room_for, takes, too_long
 from server.pipeline.price_cap import price_cap
 from server.pipeline.route_refusals import (
     all_drained,
     listed,
     model_not_allowed,
     not_configured,
+    not_made,
     nothing_allowed,
     outside,
     provider_not_allowed,
@@ -123,6 +124,8 @@ def candidates(
     )
     if any(one.offer.input_types for one in sieve.left) and (kinds := media(request)):
         sieve.keep("input_type_not_taken", lambda one: takes(one.offer, kinds), lambda left: media_refused(left, kinds))
+    if kind := made(request):
+        sieve.keep("output_type_not_made", lambda one: makes(one.offer, kind), lambda left: not_made(left, kind))
     sieve.keep(
         "unsupported_parameter",
         lambda one: not _lacking(one.offer, request, adapters),

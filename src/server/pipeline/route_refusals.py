@@ -37,6 +37,12 @@ def unsupported_endpoint(found: Sequence[Candidate], endpoint: Endpoint) -> Gate
     return GatewayError(Reason.UNSUPPORTED_ENDPOINT, text, param="model")
 
 
+def not_made(found: Sequence[Candidate], kind: str) -> GatewayError:
+    model = found[0].model
+    text = f'"{model.id}" does not answer with {kind}; it makes {listed(sorted(model.output_types))}.'
+    return GatewayError(Reason.UNSUPPORTED_ENDPOINT, text, param="model")
+
+
 def nothing_allowed(serving: Sequence[Candidate], wishes: RoutingPreferences) -> GatewayError:
     offering = listed(dict.fromkeys(candidate.offer.provider.id for candidate in serving))
     param = "provider.only" if wishes.only else "provider.ignore"

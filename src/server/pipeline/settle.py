@@ -36,6 +36,7 @@ from server.domain.usage import Meta, RoutingRow, Usage
 from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
+from server.pipeline.units import sent_units
 
 _MS = 1000.0
 _DIGITS = 3
@@ -203,6 +204,8 @@ def _bill(request: Work, attempt: Attempt) -> Bill | None:
     usage = _billed_usage(request, attempt)
     if usage is None:
         return None
+    if units := {**sent_units(request), **attempt.units, **usage.units}:
+        usage = replace(usage, units=units)
     prices, tier = attempt.candidate.offer.prices, attempt.service_tier
     if prices.rates and tier is not None and tier not in STANDARD_TIERS and tier not in prices.service_tiers:
         _log.warning("service_tier_without_price", provider=attempt.candidate.offer.provider.id, service_tier=tier)
@@ -215,7 +218,7 @@ def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:
     if attempt.is_complete and reported is not None:
         return reported
     if reported is not None and (attempt.usage_is_current or not relayed):
-        return reported if reported.total_tokens else None
+        return reported if reported.total_tokens or reported.units else None
     if not (relayed or attempt.has_produced):
         return None
     if reported is not None:  # an early report, of the prompt above all

@@ -12,9 +12,11 @@ from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc
 from server.domain import limits
 from server.domain.events import (
     AnnotationAdded,
+    AudioDelta,
     ChoiceEnded,
     Completed,
     GenerationEvent,
+    ImagePartial,
     OpaqueItem,
     PartEnded,
     PartKind,
@@ -216,7 +218,7 @@ def encode_event(event: GenerationEvent) -> chat_pb2.StreamChatCompletionRespons
             return None
         case OpaqueItem():
             raise ValueError("a chat completion cannot carry an item of the Responses API")
-        case Produced():
+        case AudioDelta() | ImagePartial() | Produced():
             raise TypeError("no generation")
         case _:
             assert_never(event)

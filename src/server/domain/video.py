@@ -1,0 +1,147 @@
+"""Videos: jobs that take minutes and outlive the request, and the process, that began them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from enum import StrEnum
+from typing import Final, Literal, Protocol, Self, TypeAlias
+
+import msgspec
+
+from server.domain.catalog import Offer
+from server.domain.errors import AttemptFailure
+from server.domain.request import Request
+from server.domain.upload import Upload
+from server.domain.usage import Usage
+
+__all__ = [
+    "TERMINAL",
+    "VARIANTS",
+    "Content",
+    "InlineImage",
+    "JobReport",
+    "Variant",
+    "VideoAdapter",
+    "VideoRequest",
+    "VideoStatus",
+]
+
+MAX_SECONDS: Final = 600
+MAX_PROMPT_CHARS: Final = 32_000
+
+Variant: TypeAlias = Literal["video", "thumbnail", "spritesheet"]
+VARIANTS: Final[tuple[Variant, ...]] = ("video", "thumbnail", "spritesheet")
+
+
+class VideoStatus(StrEnum):
+    """`completed`, `failed`, `cancelled` and `expired` are for good; a job that is `completed` is charged, no other."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+TERMINAL: Final = frozenset({VideoStatus.COMPLETED, VideoStatus.FAILED, VideoStatus.CANCELLED, VideoStatus.EXPIRED})
+
+
+class InlineImage(msgspec.Struct, frozen=True):
+    """A picture as base64."""
+
+    data: str
+    media_type: str
+
+
+class VideoRequest(Request, frozen=True, kw_only=True):
+    """A video to be made of `prompt`. None leaves a choice to the provider.
+
+    `size` is `<width>x<height>` in pixels; or `resolution` (`720p`, `1080p`) and `aspect_ratio` (`16:9`) say as much.
+    `reference` is the picture that it begins with or is led by. `remix_of` is the provider's own id of a video that
+    this one changes.
+    """
+
+    prompt: str
+    seconds: int | None = None
+    size: str | None = None
+    resolution: str | None = None
+    aspect_ratio: str | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    reference: Upload | InlineImage | None = None
+    remix_of: str | None = None
+
+
+class JobReport(msgspec.Struct, frozen=True):
+    """What a provider says of a job. A status that the tables do not know is `IN_PROGRESS`: its deadline ends it.
+
+    `progress` is 0 to 100. `seconds` and `size` are those of what was made. `handle` is what its content is asked for
+    by, where that is not the job's id; it never leaves the gateway. `failure` says what went wrong. `usage` is what
+    the provider counted, where it does.
+    """
+
+    native_id: str
+    status: VideoStatus
+    progress: int | None = None
+    poll_after_s: float | None = None
+    seconds: float | None = None
+    size: str | None = None
+    handle: str | None = None
+    expires_at: int | None = None
+    failure: AttemptFailure | None = None
+    usage: Usage | None = None
+
+
+class Content(Protocol):
+    """A reply whose body is on its way. Leaving the context closes it, read to its end or not."""
+
+    @property
+    def status(self) -> int:
+        """200, or 206 where a part was asked for and is what comes."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """`content-type`, and as far as they are known `content-length`, `content-range`, `accept-ranges`, `etag`."""
+        ...
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes in, no faster than it is pulled. Raises ProviderFailure."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+class VideoAdapter(Protocol):
+    """One dialect's way to make videos. All of it raises ProviderFailure.
+
+    Whatever concerns one job is done with the offer, and so with the account, that it was submitted to.
+    """
+
+    def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:
+        """None where the dialect can say all that `request` asks, else the client's name of what it cannot."""
+        ...
+
+    async def submit(self, offer: Offer, request: VideoRequest, key: str) -> JobReport:
+        """Begin a job. `key` is the same for the same job: providers that know idempotency keys get it as one."""
+        ...
+
+    async def poll(self, offer: Offer, native_id: str) -> JobReport:
+        """What has become of it."""
+        ...
+
+    async def cancel(self, offer: Offer, native_id: str) -> bool:
+        """Have it ended; False where the provider cannot do that."""
+        ...
+
+    async def delete(self, offer: Offer, native_id: str) -> bool:
+        """Have what was made deleted; False where the provider cannot do that."""
+        ...
+
+    async def content(
+        self, offer: Offer, native_id: str, handle: str | None, variant: Variant, byte_range: str | None
+    ) -> Content:
+        """The bytes of what was made, or the part that `byte_range` (a `range` header) names."""
+        ...
