@@ -7,11 +7,9 @@ import re
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from tests.e2e.gateway import Gateway
@@ -223,34 +221,6 @@ def test_signs_of_life_are_no_first_token(
     assert acme.requests[0].sent > len(alive)
     wait_left(acme, acme.requests[0])
     assert len(backup.requests) == 1
-
-
-@pytest.mark.slow
-def test_pings_keep_a_thinking_stream_from_being_cut(gateway: Gateway, acme: UpstreamThread) -> None:
-    acme.script(*[chunked([*begun("Let me think."), Pause(40.0), *frame(text_chunks(" Done."))])] * 3)
-    with TcpProxy(gateway.http_port, idle_cut_s=20.0) as proxy, ThreadPoolExecutor() as pool:
-
-        def read(surface: Surface) -> tuple[list[Event], EventReader]:
-            with streaming(gateway, surface, url=proxy.url) as reader:
-                return list(reader), reader
-
-        def read_by_sdk() -> str:
-            with openai.OpenAI(api_key=gateway.key, base_url=f"{proxy.url}/v1", max_retries=0) as client:
-                chunks = client.chat.completions.create(
-                    model="acme/test-1:free", messages=[{"role": "user", "content": "hi"}], stream=True
-                )
-                return "".join(piece.choices[0].delta.content or "" for piece in chunks)
-
-        by_sdk = pool.submit(read_by_sdk)
-        for surface, (events, reader) in zip(SURFACES, pool.map(read, SURFACES), strict=True):
-            assert surface.text(events) == "Let me think. Done."
-            assert whole(events)
-            assert events[-1].at - events[0].at > 39
-            pings = [comment.data for comment in reader.comments]
-            assert len(pings) >= 2
-            assert set(pings) == {b": ping"}
-        assert by_sdk.result() == "Let me think. Done."
-        assert proxy.cuts == 0
 
 
 def test_the_proxy_of_these_tests_cuts_who_is_silent(gateway: Gateway, acme: UpstreamThread) -> None:
