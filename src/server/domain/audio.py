@@ -56,7 +56,8 @@ class TranscriptionRequest(Request, frozen=True, kw_only=True):
     """What is said in `file`, in its own language or `into_english`.
 
     `language` is that of the file in ISO 639-1, where the client knows it. `granularities`: which times must be there;
-    how a transcript is written down (`srt`, `vtt`, …) is its surface's business.
+    how a transcript is written down (`srt`, `vtt`, …) is its surface's business. `logprobs`: whether to tell how sure
+    the model is of each token. `passthrough` may have `chunking_strategy`.
     """
 
     file: Upload
@@ -65,6 +66,7 @@ class TranscriptionRequest(Request, frozen=True, kw_only=True):
     prompt: str | None = None
     temperature: float | None = None
     granularities: frozenset[Granularity] = frozenset()
+    logprobs: bool = False
 
 
 class Segment(msgspec.Struct, frozen=True, gc=False):

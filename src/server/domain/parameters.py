@@ -99,6 +99,7 @@ _ALL: Final = (
     Parameter("instructions"),
     Parameter("language"),
     Parameter("timestamp_granularities"),
+    Parameter("chunking_strategy", passthrough=True),
     Parameter("seconds"),
     Parameter("resolution"),
     Parameter("aspect_ratio"),
