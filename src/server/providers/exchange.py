@@ -15,7 +15,7 @@ from server.domain.errors import FailureCategory, ProviderFailure, UpstreamError
 from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started
 from server.domain.ports import Clock
 from server.providers.decoding import StreamDecoder
-from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SseEvent
+from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SizedBody, SseEvent
 from server.providers.rate_limits import headroom_of
 from server.providers.request_ids import upstream_request_id
 
@@ -45,7 +45,7 @@ class Post(msgspec.Struct, frozen=True):
     provider: Provider
     url: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | SizedBody
     wants_events: bool
     in_batches: bool
 

@@ -41,13 +41,26 @@ class HttpResponse(Protocol):
     async def __aexit__(self, *exc_info: object) -> None: ...
 
 
+class SizedBody(Protocol):
+    """A body that is sent piece by piece, for what is too large to be held. An `Upload` is one."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of it from the beginning, however often it is asked for."""
+        ...
+
+
 class HttpTransport(Protocol):
     async def post(
         self,
         url: str,
         *,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | SizedBody,
         connect_timeout_s: float,
         allow_link_local: bool = False,
     ) -> HttpResponse:
@@ -55,6 +68,19 @@ class HttpTransport(Protocol):
 
         `allow_link_local`: as `Provider` says.
         """
+        ...
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | SizedBody = b"",
+        connect_timeout_s: float,
+        allow_link_local: bool = False,
+    ) -> HttpResponse:
+        """As `post`, for any method but HEAD and CONNECT."""
         ...
 
     def sse_batches(self, response: HttpResponse, limit: int) -> AsyncGenerator[Sequence[SseEvent], None]:

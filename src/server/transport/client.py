@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from server.domain.errors import ProviderFailure
 from server.transport.codings import ACCEPTED, decoder_of
-from server.transport.connection import Connection
+from server.transport.connection import Connection, SizedBody
 from server.transport.faults import Fault, connect_failure, failure
 from server.transport.framing import Head
 from server.transport.pool import Origin, Pool
@@ -20,6 +20,9 @@ from server.transport.sse import ChunkSource, SseEvent, sse_batches
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """Of a body that is read whole."""
+
+_WITHOUT_BODY: Final = frozenset({"GET", "DELETE"})
+"""Methods whose requests have no length where they have no body."""
 
 
 class UpstreamResponse:
@@ -109,11 +112,14 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | SizedBody,
         connect_timeout_s: float,
         allow_link_local: bool = False,
     ) -> UpstreamResponse:
         """Send a POST and return when the head of its reply is in.
+
+        A body in pieces is read no faster than the upstream takes it; one that is refused while it is sent is sent
+        no further.
 
         `connect_timeout_s` bounds what comes before the first byte is sent: name, connection, TLS. Every other
         deadline is the caller's: cancelling this, or any await on the response, closes the socket at once.
@@ -135,13 +141,14 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str],
-        body: bytes = b"",
+        body: bytes | SizedBody = b"",
         connect_timeout_s: float,
         allow_link_local: bool = False,
     ) -> UpstreamResponse:
         """As `post`, for any method but HEAD and CONNECT."""
         origin, target = split_url(url, allow_link_local)
-        request = render_head(method, origin, target, headers, len(body))
+        length = len(body) if isinstance(body, bytes) else body.size
+        request = render_head(method, origin, target, headers, length)
         connection = await self._connect(origin, connect_timeout_s)
         try:
             return await self._exchange(origin, connection, request, body)
@@ -151,9 +158,14 @@ class Transport:
         connection = await self._connect(origin, connect_timeout_s, new=True)
         return await self._exchange(origin, connection, request, body)
 
-    async def _exchange(self, origin: Origin, connection: Connection, request: bytes, body: bytes) -> UpstreamResponse:
+    async def _exchange(
+        self, origin: Origin, connection: Connection, request: bytes, body: bytes | SizedBody
+    ) -> UpstreamResponse:
         try:
-            connection.send(request, body)
+            if isinstance(body, bytes):
+                connection.send(request, body)
+            else:
+                await connection.send_pieces(request, body)
             return UpstreamResponse(await connection.head(), connection, self._pool, origin)
         except BaseException:
             self._pool.discard(connection)
@@ -195,7 +207,7 @@ def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, 
     lines = [
         f"{method} {target} HTTP/1.1",
         f"host: {origin.host_header}",
-        f"content-length: {length}",
+        *([f"content-length: {length}"] if length or method not in _WITHOUT_BODY else []),
         f"accept-encoding: {ACCEPTED}",
     ]
     lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -8,8 +8,9 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final, Protocol, cast
 
 from server.domain.errors import ProviderFailure
 from server.transport.faults import Fault, failure
@@ -19,6 +20,8 @@ READ_BYTES: Final = 64 * 1024
 """What one read of a socket may bring."""
 READ_AHEAD_BYTES: Final = 2 * READ_BYTES
 """What may come in and wait to be pulled; then the socket is read no further, and the upstream's writes block."""
+UNSENT_BYTES: Final = 64 * 1024
+"""What may wait to be sent of a body in pieces before its next piece is asked for."""
 LOST_AT_ONCE_S: Final = 0.25
 """A request that met a closing connection is thrown back within a round trip, not after work was done for it."""
 STALE_AFTER_S: Final = 0.25
@@ -26,6 +29,12 @@ STALE_AFTER_S: Final = 0.25
 
 _TCP_CLOSED: Final = 7
 _TCP_INFO: Final = struct.Struct("=B23xI")  # tcpi_state, tcpi_unacked; as Linux lays it out
+
+
+class SizedBody(Protocol):
+    @property
+    def size(self) -> int: ...
+    def pieces(self) -> AsyncGenerator[bytes, None]: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -49,6 +58,8 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._busy = False
         self._paused = False
+        self._writes_paused = False
+        self._sent_whole = True
         self._closed = False
         self._failure: ProviderFailure | None = None
         self._replies = Replies()
@@ -58,11 +69,49 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, request: bytes, body: bytes) -> None:
         """Begin an exchange: write the head of a request and its body."""
+        self._begin()
+        self._transport.writelines([request, body])
+
+    async def send_pieces(self, request: bytes, body: SizedBody) -> None:
+        """As `send`, for a body in pieces, and no faster than the peer takes it.
+
+        Returns early where the peer refuses it meanwhile. Raises ProviderFailure where it closes without a reply, and
+        whatever the body raises.
+        """
+        self._begin()
+        self._sent_whole = False
+        self._transport.write(request)
+        left = body.size
+        async with aclosing(body.pieces()) as pieces:
+            async for piece in pieces:
+                if not await self._may_write():
+                    return
+                left -= len(piece)
+                if left < 0:
+                    break
+                self._transport.write(piece)
+        if left:
+            raise ValueError("a body is as long as it says")
+        self._sent_whole = True
+
+    def _begin(self) -> None:
         self._busy = True
         self._sent_at = asyncio.get_running_loop().time()
         self._may_be_lost = self._sent_at - self.idle_since >= STALE_AFTER_S
         self._replies.begin()
-        self._transport.writelines([request, body])
+
+    async def _may_write(self) -> bool:
+        """Wait until there is room for a piece; whether the peer still wants it."""
+        if not self._closed and not self._paused and self._poll.poll(0):
+            await asyncio.sleep(0)  # a reply that has come in is read before a write finds the connection closed
+        while True:
+            if self._failure is not None and self._replies.head is None:
+                raise self._failure
+            if self._closed or ((head := self._replies.head) is not None and head.status >= 300):
+                return False
+            if not self._writes_paused:
+                return True
+            await self._wait()
 
     async def head(self) -> Head:
         """The head of the reply. Raises ProviderFailure."""
@@ -97,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         """End a complete exchange. Whether the connection may serve another."""
         head = self._replies.head
         assert head is not None
-        if not head.persistent or self._closed:
+        if not head.persistent or self._closed or not self._sent_whole:
             self.abort()
             return False
         self._busy = False
@@ -133,6 +182,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -153,6 +203,13 @@ class Connection(asyncio.BufferedProtocol):
             if self._unread_bytes > READ_AHEAD_BYTES - READ_BYTES and not (self._paused or self._closed):
                 self._paused = True
                 self._transport.pause_reading()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._writes_paused = True
+
+    def resume_writing(self) -> None:
+        self._writes_paused = False
         self._wake()
 
     def eof_received(self) -> bool:
