@@ -45,17 +45,21 @@ class KeyStore(Protocol):
         ...
 
 
-class ProviderAdapter(Protocol):
-    """One dialect's adapter: speaks to any upstream of that dialect."""
+class Capable(Protocol):
+    """What can be asked for in one dialect."""
 
     @property
     def endpoints(self) -> frozenset[Endpoint]:
-        """What can be asked for in this dialect; it is never given other work."""
+        """It is never given other work."""
         ...
 
     def supports(self, offer: Offer, request: Work) -> str | None:
         """None where the dialect can say all that `request` asks, else the client's name of what it cannot."""
         ...
+
+
+class ProviderAdapter(Capable, Protocol):
+    """One dialect's adapter: speaks to any upstream of that dialect."""
 
     def stream(self, offer: Offer, request: Work) -> ProviderStream:
         """Call the upstream and yield its events; for a unary request, as one batch at the end.

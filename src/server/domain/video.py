@@ -21,7 +21,10 @@ __all__ = [
     "InlineImage",
     "JobReport",
     "Variant",
+    "Video",
     "VideoAdapter",
+    "VideoBilling",
+    "VideoFault",
     "VideoRequest",
     "VideoStatus",
 ]
@@ -58,8 +61,8 @@ class VideoRequest(Request, frozen=True, kw_only=True):
     """A video to be made of `prompt`. None leaves a choice to the provider.
 
     `size` is `<width>x<height>` in pixels; or `resolution` (`720p`, `1080p`) and `aspect_ratio` (`16:9`) say as much.
-    `reference` is the picture that it begins with or is led by. `remix_of` is the provider's own id of a video that
-    this one changes.
+    `reference` is the picture that it begins with or is led by. `remix_of` is the id of a video that this one
+    changes: the client's at first, to an adapter the provider's own.
     """
 
     prompt: str
@@ -71,6 +74,56 @@ class VideoRequest(Request, frozen=True, kw_only=True):
     negative_prompt: str | None = None
     reference: Upload | InlineImage | None = None
     remix_of: str | None = None
+
+
+class VideoBilling(msgspec.Struct, frozen=True):
+    """What a video has to do with its team's credit: held as long as it is made, then charged or given back, once."""
+
+    state: Literal["reserved", "settled", "void"]
+    reserved_nanos: int
+    total_nanos: int
+
+
+class VideoFault(msgspec.Struct, frozen=True):
+    """Why there is no video, in words that its team may read."""
+
+    code: str
+    message: str
+
+
+class Video(msgspec.Struct, frozen=True, kw_only=True):
+    """A video as its team sees it, made or in the making. Times are in seconds since 1970.
+
+    `seconds` and `size` are those of what was made, and before that those asked for. `expires_at`: until when its
+    content can be had, as far as the provider says. `poll_after_seconds`: when there may be news, None once it has
+    ended. `remixed_from` is the id of the video that this one changes.
+    """
+
+    suffix: str
+    model: str
+    status: VideoStatus
+    prompt: str
+    created_at: int
+    billing: VideoBilling
+    progress: int = 0
+    started_at: int | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    seconds: float | None = None
+    size: str | None = None
+    poll_after_seconds: int | None = None
+    provider: str | None = None
+    usage: Usage | None = None
+    error: VideoFault | None = None
+    remixed_from: str | None = None
+
+    @property
+    def id(self) -> str:
+        return f"video_{self.suffix}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in TERMINAL
 
 
 class JobReport(msgspec.Struct, frozen=True):

@@ -9,7 +9,14 @@ from server.domain.embedding import EmbeddingRequest
 from server.domain.images import ImageRequest
 from server.domain.moderation import ModerationRequest
 from server.domain.request import GenerationRequest
+from server.domain.video import VideoRequest
 
 Work: TypeAlias = (
-    GenerationRequest | EmbeddingRequest | ModerationRequest | ImageRequest | SpeechRequest | TranscriptionRequest
+    GenerationRequest
+    | EmbeddingRequest
+    | ModerationRequest
+    | ImageRequest
+    | SpeechRequest
+    | TranscriptionRequest
+    | VideoRequest
 )

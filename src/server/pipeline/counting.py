@@ -19,6 +19,7 @@ from server.domain.request import (
     ToolResult,
 )
 from server.domain.tokens import TokenCounter, count_input
+from server.domain.video import VideoRequest
 from server.domain.work import Work
 
 _TOKENS_PER_TURN: Final = 4
@@ -37,7 +38,7 @@ def count_prompt(request: Work) -> int:
                 for part in content:
                     counter.add(_text_of(part))
             return counter.tokens
-        case ImageRequest(prompt=text) | SpeechRequest(text=text):
+        case ImageRequest(prompt=text) | SpeechRequest(text=text) | VideoRequest(prompt=text):
             return count_input(text)
         case TranscriptionRequest(prompt=hint):
             return count_input(hint or "")

@@ -26,6 +26,7 @@ from server.domain.request import (
 )
 from server.domain.routing import Candidate, Route
 from server.domain.tokens import count_input
+from server.domain.video import VideoRequest
 from server.domain.work import Work
 from server.pipeline.counting import count_prompt
 
@@ -55,6 +56,9 @@ def media(request: Work) -> dict[str, str]:
                 found["image"] = "image"
         case TranscriptionRequest():
             found["audio"] = "file"
+        case VideoRequest(reference=reference):
+            if reference is not None:
+                found["image"] = "input_reference"
         case EmbeddingRequest() | SpeechRequest():
             pass
         case _:
@@ -164,7 +168,7 @@ def least_tokens(request: Work) -> int:
             return _least_of_turns(request)
         case EmbeddingRequest():
             return max(map(_least_of_input, request.inputs), default=0)
-        case ModerationRequest() | ImageRequest() | SpeechRequest() | TranscriptionRequest():
+        case ModerationRequest() | ImageRequest() | SpeechRequest() | TranscriptionRequest() | VideoRequest():
             return 0
         case _:
             assert_never(request)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from server.domain.catalog import Catalog, Dialect, Model, Offer, split_pin
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import TeamPolicy
-from server.domain.ports import ProviderAdapter
+from server.domain.ports import Capable
 from server.domain.request import Endpoint, Request, RoutingPreferences
 from server.domain.restrictions import Restrictions
 from server.domain.routing import Candidate, Ranker, Route
@@ -76,7 +76,7 @@ def in_catalogue_order(found: Sequence[Candidate], request: Request) -> Route:
 def candidates(
     catalog: Catalog,
     request: Work,
-    adapters: Mapping[Dialect, ProviderAdapter],
+    adapters: Mapping[Dialect, Capable],
     rank: Ranker = in_catalogue_order,
     drained: Collection[str] = (),
     policy: TeamPolicy = _NO_POLICY,
@@ -194,7 +194,7 @@ def _row(candidate: Candidate, outcome: str) -> RoutingRow:
     return RoutingRow(provider=candidate.offer.provider.id, outcome=outcome, score=0.0)
 
 
-def _serves(candidate: Candidate, endpoint: Endpoint, adapters: Mapping[Dialect, ProviderAdapter]) -> bool:
+def _serves(candidate: Candidate, endpoint: Endpoint, adapters: Mapping[Dialect, Capable]) -> bool:
     offer = candidate.offer
     adapter = adapters.get(offer.provider.dialect)
     return endpoint in offer.endpoints and adapter is not None and endpoint in adapter.endpoints
@@ -204,7 +204,7 @@ def _is_allowed(provider_id: str, wishes: RoutingPreferences) -> bool:
     return provider_id not in wishes.ignore and (not wishes.only or provider_id in wishes.only)
 
 
-def _lacking(offer: Offer, request: Work, adapters: Mapping[Dialect, ProviderAdapter]) -> list[str]:
+def _lacking(offer: Offer, request: Work, adapters: Mapping[Dialect, Capable]) -> list[str]:
     """The parameters of the request that this offer cannot honour, as the client spells them.
 
     Without `require_parameters` the catalogue's list does not count, and what the dialect can say is sent.
@@ -254,7 +254,7 @@ def _check_provider_names(catalog: Catalog, request: Request) -> None:
             raise GatewayError(Reason.INVALID_VALUE, description, param=param)
 
 
-def _free_model(catalog: Catalog, endpoint: Endpoint, adapters: Mapping[Dialect, ProviderAdapter]) -> Model | None:
+def _free_model(catalog: Catalog, endpoint: Endpoint, adapters: Mapping[Dialect, Capable]) -> Model | None:
     """The first model that costs nothing and answers on this endpoint now."""
     for model in catalog.models.values():
         for offer in model.offers:

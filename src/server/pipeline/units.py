@@ -8,6 +8,7 @@ from typing import Final
 
 from server.domain.audio import SpeechRequest, Transcript, TranscriptionRequest
 from server.domain.images import ImageRequest, Images
+from server.domain.video import VideoRequest
 from server.domain.work import Work
 
 __all__ = ["most_units", "produced_units", "sent_units"]
@@ -18,6 +19,9 @@ USUAL_BYTES_PER_SECOND: Final = 16_000
 """How long a file is of which nobody says so."""
 LEAST_CHARS_PER_SECOND: Final = 4
 """Nobody is heard who speaks slower."""
+
+USUAL_VIDEO_SECONDS: Final = 8
+"""How long a video is where neither its client nor its provider says so; Veo's are."""
 
 
 def produced_units(result: object) -> Mapping[str, int]:
@@ -54,5 +58,7 @@ def most_units(request: Work) -> Mapping[str, int]:
             return {**sent_units(request), "output_image": n}
         case TranscriptionRequest(file=file):
             return {"input_audio_seconds": file.size // LEAST_BYTES_PER_SECOND + 1}
+        case VideoRequest(seconds=seconds):
+            return {"video_seconds": USUAL_VIDEO_SECONDS if seconds is None else seconds}
         case _:
             return {}

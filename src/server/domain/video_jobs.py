@@ -1,0 +1,135 @@
+"""What is kept of a video job, and the port to where it is kept.
+
+A job belongs to nobody: whichever worker has its lease looks after it, and any other takes it over once that has run
+out. How it ends, what becomes of its reservation and its record are written together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from server.domain.ledger import Hold, Settlement
+from server.domain.pricing import PriceList
+from server.domain.record import GenerationRecord
+from server.domain.usage import Usage
+from server.domain.video import TERMINAL, VideoFault, VideoStatus
+
+__all__ = ["Order", "VideoFacts", "VideoJob", "VideoJobStore"]
+
+Order: TypeAlias = Literal["asc", "desc"]
+
+
+class VideoFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was asked for, as far as the object or the account of it needs that. `remixed_from` is a suffix."""
+
+    prompt: str = ""
+    seconds: int | None = None
+    size: str | None = None
+    remixed_from: str | None = None
+
+
+class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One job. `opening` is its record as far as it is known: whose it is, when it began, which providers were tried.
+
+    `provider` and `provider_model` name the offer that it was submitted to, or is about to be; `prices` are what that
+    offer cost then. `native_id` is None until the provider has given one. `held_nanos` is None where nothing is
+    reserved. `seconds` and `size` are those of what was made. `errors` counts the looks at it that failed in a row.
+    `due_at` is when it is looked at next, or while somebody has its lease, when that runs out. All times are seconds
+    since 1970.
+    """
+
+    opening: GenerationRecord
+    model: str
+    status: VideoStatus
+    facts: VideoFacts
+    provider: str
+    provider_model: str
+    prices: PriceList
+    held_nanos: int | None
+    deadline_at: int
+    due_at: float
+    charged_nanos: int | None = None
+    native_id: str | None = None
+    handle: str | None = None
+    progress: int = 0
+    seconds: float | None = None
+    size: str | None = None
+    started_at: int | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    poll_after_s: float | None = None
+    errors: int = 0
+    usage: Usage | None = None
+    fault: VideoFault | None = None
+
+    @property
+    def suffix(self) -> str:
+        return self.opening.suffix
+
+    @property
+    def team_id(self) -> str:
+        return self.opening.team_id
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in TERMINAL
+
+
+class VideoJobStore(Protocol):
+    """The jobs of all teams; to a team, another team's do not exist. All raise GatewayError (`database_unavailable`).
+
+    Who claims or opens a job has its lease, under the name of his worker.
+    """
+
+    async def open(self, job: VideoJob, hold: Hold | None) -> None:
+        """Keep a job with its reservation, leased until `due_at`; both durable when this returns, or neither.
+
+        Raises GatewayError as `server.domain.ledger.Ledger.reserve`.
+        """
+        ...
+
+    async def withdraw(self, suffix: str) -> bool:
+        """Forget a job that no provider took. Its reservation is this worker's from then on, to be settled by it.
+
+        False where it has ended meanwhile, or has been taken over.
+        """
+        ...
+
+    async def keep(self, suffix: str, until: float) -> bool:
+        """Prolong one's lease; False where it is lost."""
+        ...
+
+    async def save(self, job: VideoJob, *, leased: bool = False) -> bool:
+        """Write what has become of a job that goes on, to be looked at again at `due_at`; `leased`: by us alone.
+
+        False where it has ended, or somebody else has its lease.
+        """
+        ...
+
+    async def finish(self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False) -> bool:
+        """End a job as `job` says, with its settlement and record: whoever comes first, the others get False.
+
+        `unsubmitted`: only if no provider has given it an id yet.
+        """
+        ...
+
+    async def claim(self, until: float, limit: int, but_of: Collection[str] = ()) -> Sequence[VideoJob]:
+        """Lease jobs that are due, the longest due first; none of the providers `but_of`. Nobody else gets them."""
+        ...
+
+    async def next_due(self, but_of: Collection[str] = ()) -> float | None:
+        """When the next job is due; None where there is none."""
+        ...
+
+    async def get(self, team_id: str, suffix: str) -> VideoJob | None: ...
+
+    async def page(self, team_id: str, *, after: str | None, limit: int, order: Order) -> Sequence[VideoJob]:
+        """At most `limit` jobs by age, those beyond the suffix `after`."""
+        ...
+
+    async def delete(self, team_id: str, suffix: str) -> bool:
+        """Let an ended job be seen no more, and forget its prompt. False where there is none."""
+        ...
