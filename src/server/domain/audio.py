@@ -42,7 +42,8 @@ MAX_FILE_BYTES: Final = 25 * 1024 * 1024
 class SpeechRequest(Request, frozen=True, kw_only=True):
     """`text` read aloud. Its sound comes in pieces as it is made, whether or not the client asked for a stream.
 
-    `instructions` say how it is to be read. None leaves a choice to the provider.
+    `voice` is the name of one, or the id of a custom one; `instructions` say how it is to be read. None leaves a choice
+    to the provider.
     """
 
     text: str
