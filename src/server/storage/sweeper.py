@@ -17,7 +17,7 @@ from server.domain.errors import GatewayError
 from server.domain.ports import Clock
 from server.storage.database import Database
 from server.storage.ledger_apply import Expire, apply
-from server.storage.tables import reservations, workers
+from server.storage.tables import JOBS_WORKER, reservations, workers
 
 __all__ = ["Sweeper"]
 
@@ -137,7 +137,11 @@ _LIVING: Final = select(workers.c.id).where(workers.c.seen_at > bindparam("befor
 _ORPHANS: Final = (
     select(reservations.c.id, reservations.c.team_id)
     # A worker that has just begun has yet to show itself, so no reservation is younger than the lease.
-    .where(reservations.c.created_at <= bindparam("before"), reservations.c.worker_id.not_in(_LIVING))
+    .where(
+        reservations.c.created_at <= bindparam("before"),
+        reservations.c.worker_id != JOBS_WORKER,  # which end with their jobs
+        reservations.c.worker_id.not_in(_LIVING),
+    )
     .order_by(reservations.c.id)
     .limit(bindparam("batch"))
 )

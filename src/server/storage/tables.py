@@ -6,6 +6,8 @@ would refuse some of what a client may send. Money is whole nano-dollars.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -231,6 +233,36 @@ idempotency_keys = Table(
     Column("headers_json", LargeBinary),
     Column("body", LargeBinary),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
+)
+
+JOBS_WORKER: Final = "video_jobs"
+"""Who has the reservations of jobs: not the worker that made them, for they outlive it."""
+IS_OPEN: Final = "status IN ('queued', 'in_progress')"
+"""Of a job. In these words everywhere, or the index is not used."""
+
+video_jobs = Table(
+    "video_jobs",
+    metadata,
+    Column("suffix", Text, primary_key=True, comment="the <x> of video_<x>"),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("model_id", Text, nullable=False),
+    Column("provider", Text, nullable=False, comment="who makes it, or is being asked to"),
+    Column("provider_model", Text, nullable=False),
+    Column("native_id", Text, comment="the provider's own id of it; NULL as long as there is none"),
+    Column("held_nanos", BigInteger, comment="NULL where nothing was reserved"),
+    Column("charged_nanos", BigInteger, comment="NULL where nothing was charged"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deadline_at", BigInteger, nullable=False, comment="it expires then"),
+    Column("due_ms", BigInteger, nullable=False, comment="in milliseconds: when to look, or the lease's end"),
+    Column("lease_owner", Text, comment="the worker that looks after it now"),
+    Column("ended_at", BigInteger),
+    Column("deleted_at", BigInteger, comment="its team sees it no more"),
+    Column("job_json", LargeBinary, nullable=False, comment="server.domain.video_jobs.VideoJob"),
+    Index("ix_video_jobs_team_id", "team_id", "suffix"),
+    Index("ix_video_jobs_ended_at", "ended_at"),
+    Index("ix_video_jobs_due_ms", "due_ms", sqlite_where=text(IS_OPEN), postgresql_where=text(IS_OPEN)),
 )
 
 health_reports = Table(
