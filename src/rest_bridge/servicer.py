@@ -27,9 +27,11 @@ from aistats.gateway.v1 import (
 )
 from rest_bridge.app import RestApp
 from rest_bridge.documents import Documents
-from rest_bridge.http import RestRequest, RestResponse
+from rest_bridge.http import EVENT_STREAM, RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
+from server.domain.errors import GatewayError
 from server.rpc.context import CallContext
+from server.rpc.status import REST_MARK_KEY
 
 STATUS_KEY: Final = "x-gw-status"
 LENGTH_KEY: Final = "x-gw-content-length"
@@ -41,6 +43,13 @@ _QUERY_NAMES: Final = {"from_date": "from", "to_date": "to"}
 _OF_THE_MESSAGE: Final = "content-type"
 _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
 """Headers that whoever carries the call adds to every call by itself."""
+
+
+class _Unreadable:
+    """What no HttpBody is: Envoy's transcoder resets the client's stream at it, the one way to say that it is cut."""
+
+    def SerializeToString(self) -> bytes:
+        return b"\xff"
 
 
 class _Face:
@@ -75,11 +84,17 @@ class _Face:
         async with aclosing(response.body) as pieces:
             await _send_metadata(context, response)
             content_type = _content_type(response)
-            async for piece in pieces:
-                if pieces.ended:
-                    context.announce_last_message()
-                yield HttpBody(content_type=content_type, data=piece)
-                content_type = ""
+            try:
+                async for piece in pieces:
+                    if pieces.ended:
+                        context.announce_last_message()
+                    yield HttpBody(content_type=content_type, data=piece)
+                    content_type = ""
+            except GatewayError as error:
+                if _can_tell(response) or context.metadata.get(REST_MARK_KEY) != "1":
+                    raise
+                context.answers_error(error.reason)
+                yield _Unreadable()
 
 
 class ChatRestServicer(_Face):
@@ -323,6 +338,11 @@ def _metadata(response: RestResponse) -> tuple[tuple[str, str], ...]:
 
 def _content_type(response: RestResponse) -> str:
     return next((value for name, value in response.headers if name == _OF_THE_MESSAGE), "")
+
+
+def _can_tell(response: RestResponse) -> bool:
+    """Whether clients see by themselves that the body has not come to its end."""
+    return _content_type(response) == EVENT_STREAM
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
