@@ -81,7 +81,8 @@ def build(files: Sequence[ParsedFile], environ: Mapping[str, str], read_key: Rea
     embeddings = {
         id_: entry for id_, located in located_providers.items() if (entry := located.entry.embeddings) is not None
     }
-    offers = Offers(providers, priced_as, embeddings, problems)
+    videos = {id_: one for id_, located in located_providers.items() if (one := located.entry.videos) is not None}
+    offers = Offers(providers, priced_as, embeddings, videos, problems)
     aliases = _aliases(located_models, problems)
     offered = _offered(files, located_models, aliases, problems)
     models = {

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
-from server.domain.catalog import Dialect, OutputKind, ReasoningField, ToolChoiceWord
+from server.domain.catalog import Dialect, OutputKind, ReasoningField, ToolChoiceWord, VideoField, VideoVariant
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
@@ -28,6 +28,8 @@ _Alias = Annotated[str, Field(pattern=_ALIAS, max_length=128)]
 _Endpoint = Annotated[Endpoint, Field(strict=False)]
 _Modality = Literal["text", "image", "audio", "video", "file", "embedding"]
 _Region = Annotated[str, Field(pattern=REGION, max_length=32)]
+_SIZE: Final = r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$"
+_Size = Annotated[str, Field(pattern=_SIZE)]
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 _EXPECTED: Final = {
@@ -35,6 +37,7 @@ _EXPECTED: Final = {
     _ALIAS: 'must look like "name" or "author/slug", with ":free" after it where it costs nothing',
     r"^[a-z0-9][a-z0-9._-]*$": "must be lower-case letters, digits, dots, dashes and underscores",
     REGION: "must be lower-case letters, digits and dashes",
+    _SIZE: "must be width and height in pixels, such as 1280x720",
     _TIER: "must be the provider's word for it, in lower case",
     r"^[A-Z_][A-Z0-9_]*$": "must be the name of an environment variable in capitals, not the key itself",
     r"^\d{4}-\d{2}-\d{2}$": "must be a date such as 2026-11-21",
@@ -53,6 +56,20 @@ class EmbeddingsEntry(_Entry):
     encoding: Literal["float", "base64"] | None = None
     token_input: bool | None = None
     dimensions_field: Literal["dimensions", "output_dimension"] | None = None
+
+
+class VideosEntry(_Entry):
+    """What videos may be, and how they are asked for (see `VideoFacts`)."""
+
+    seconds: Annotated[list[Annotated[int, Field(ge=1, le=600)]], Field(max_length=64)] | None = None
+    sizes: Annotated[list[_Size], Field(max_length=64)] | None = None
+    default_seconds: Annotated[int, Field(ge=1, le=600)] | None = None
+    default_size: _Size | None = None
+    variants: Annotated[list[VideoVariant], Field(min_length=1)] | None = None
+    api: Literal["videos", "generations"] | None = None
+    fields: list[VideoField] | None = None
+    cancel: bool | None = None
+    idempotent: bool | None = None
 
 
 class ProviderEntry(_Entry):
@@ -90,6 +107,7 @@ class ProviderEntry(_Entry):
     tool_choices: list[ToolChoiceWord] | None = None
     tool_call_id_length: Annotated[int, Field(ge=9, le=64)] | None = None
     embeddings: EmbeddingsEntry | None = None
+    videos: VideosEntry | None = None
 
 
 class ConditionsEntry(_Entry):
@@ -118,6 +136,7 @@ class OfferEntry(_Entry):
     input_types: Annotated[list[_Modality], Field(min_length=1)] | None = None
     context_length: Annotated[int, Field(gt=0)] | None = None
     embeddings: EmbeddingsEntry | None = None
+    videos: VideosEntry | None = None
 
 
 class AddedOfferEntry(OfferEntry):

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from server.catalogue.defaults import default_prices
-from server.catalogue.files import EmbeddingsEntry, Located, ModelEntry, OfferEntry, PriceTierEntry
+from server.catalogue.files import EmbeddingsEntry, Located, ModelEntry, OfferEntry, PriceTierEntry, VideosEntry
 from server.catalogue.prices import PriceReader, missing_dimensions
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import YamlPath
-from server.domain.catalog import EmbeddingFacts, Offer, PriceSource, Provider
+from server.domain.catalog import EmbeddingFacts, Offer, PriceSource, Provider, VideoFacts
 from server.domain.parameters import CANONICAL, PARAMETERS
 from server.domain.pricing import PriceList
 
@@ -20,7 +20,8 @@ _EXAMPLE: Final = 'price: {input_text_tokens: "0.15", output_text_tokens: "0.60"
 class Offers:
     """Builds offers of known providers.
 
-    By provider, `priced_as` says whose default prices hold for it, and `embeddings` how it may be asked for those.
+    By provider, `priced_as` says whose default prices hold for it, `embeddings` and `videos` how it may be asked for
+    those.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Offers:
         providers: Mapping[str, Provider],
         priced_as: Mapping[str, str],
         embeddings: Mapping[str, EmbeddingsEntry],
+        videos: Mapping[str, VideosEntry],
         problems: list[Problem],
     ) -> None:
         self._providers = providers
         self._priced_as = priced_as
         self._embeddings = embeddings
+        self._videos = videos
         self._problems = problems
 
     def of(self, model: Located[ModelEntry], offers: Iterable[Located[OfferEntry]]) -> Iterator[Offer]:
@@ -65,6 +68,7 @@ class Offers:
                 entry.context_length or model.entry.context_length,
                 _embedding_facts(self._embeddings.get(entry.provider), entry.embeddings),
                 frozenset(model.entry.output_types) if "output_types" in model.entry.model_fields_set else None,
+                _video_facts(self._videos.get(entry.provider), entry.videos),
             )
 
     def _params(self, offer: Located[OfferEntry]) -> frozenset[str] | None:
@@ -93,6 +97,16 @@ def _embedding_facts(*entries: EmbeddingsEntry | None) -> EmbeddingFacts:
         if entry is not None:
             facts |= entry.model_dump(exclude_none=True)
     return EmbeddingFacts(**facts)
+
+
+def _video_facts(*entries: VideosEntry | None) -> VideoFacts:
+    """What the last entry that says something of it says, fact by fact."""
+    facts: dict[str, Any] = {}
+    for entry in entries:
+        if entry is not None:
+            facts |= entry.model_dump(exclude_none=True)
+    facts |= {name: tuple(facts[name]) for name in ("seconds", "sizes", "variants") if name in facts}
+    return VideoFacts(**facts | {"fields": frozenset(facts.get("fields", ()))})
 
 
 class _Pricing:

@@ -57,8 +57,10 @@ def danger_of_host(host: str) -> Danger | None:
     return "link_local" if host.rstrip(".").lower() in _METADATA_NAMES else None
 
 
-def may_call(address: str, *, allow_link_local: bool) -> bool:
-    """Whether an upstream may be called at `address`, as a resolver writes it."""
+def may_call(address: str, *, allow_link_local: bool, allow_near: bool = True) -> bool:
+    """Whether an upstream may be called at `address`, as a resolver writes it. `allow_near`: as `is_near` means it."""
+    if not allow_near and is_near(address):
+        return False
     danger = danger_of(ip_address(address))
     return danger is None or (danger == "link_local" and allow_link_local)
 

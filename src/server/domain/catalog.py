@@ -21,6 +21,8 @@ PriceSource = Literal["file", "default"]
 ReasoningField = Literal["reasoning_content", "reasoning", "blocks", "none"]
 OutputKind = Literal["json_object", "json_schema"]
 ToolChoiceWord = Literal["none", "named", "allowed"]
+VideoVariant = Literal["video", "thumbnail", "spritesheet"]
+VideoField = Literal["resolution", "aspect_ratio", "seed", "negative_prompt"]
 
 
 class ProviderProfile(msgspec.Struct, frozen=True):
@@ -88,6 +90,27 @@ class EmbeddingFacts(msgspec.Struct, frozen=True):
     dimensions_field: Literal["dimensions", "output_dimension"] = "dimensions"
 
 
+class VideoFacts(msgspec.Struct, frozen=True):
+    """What videos may be, and how they are asked for where the dialect leaves that open.
+
+    `seconds` and `sizes` (`1280x720`) are those that are made; empty leaves both to the provider. `default_seconds` and
+    `default_size` are made, and asked for, where a request names none. `variants` of a video can be downloaded.
+    `api`: `generations` where jobs begin at `/videos/generations` and end with an address (xAI). `fields`: what the
+    OpenAI API of videos does not have, and this one takes by these names. `cancel`: whether a job can be cancelled.
+    `idempotent`: whether it heeds an `Idempotency-Key`, so that a job may safely be submitted again.
+    """
+
+    seconds: tuple[int, ...] = ()
+    sizes: tuple[str, ...] = ()
+    default_seconds: int | None = None
+    default_size: str | None = None
+    variants: tuple[VideoVariant, ...] = ("video",)
+    api: Literal["videos", "generations"] = "videos"
+    fields: frozenset[VideoField] = frozenset()
+    cancel: bool = False
+    idempotent: bool = False
+
+
 class Provider(msgspec.Struct, frozen=True):
     """A place that serves models.
 
@@ -140,8 +163,9 @@ class Offer(msgspec.Struct, frozen=True):
     `prices` are empty on a `:free` model, and only there. `price_source` says where they were written: in the
     catalogue's files, or among the defaults that come with the gateway; None where there are none.
     `max_output_tokens` is the model's, for a dialect that must always name a limit. `input_types` and `context_length`
-    are the offer's own or else the model's, None where the catalogue says nothing of either; `embeddings` are its own
-    or else its provider's; `output_types` are the model's, None where the catalogue says nothing of them.
+    are the offer's own or else the model's, None where the catalogue says nothing of either; `embeddings` and
+    `videos` are its own or else its provider's; `output_types` are the model's, None where the catalogue says nothing
+    of them.
     """
 
     provider: Provider
@@ -155,6 +179,7 @@ class Offer(msgspec.Struct, frozen=True):
     context_length: int | None = None
     embeddings: EmbeddingFacts = EmbeddingFacts()
     output_types: frozenset[str] | None = None
+    videos: VideoFacts = VideoFacts()
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -234,7 +234,10 @@ class AttemptFailure(msgspec.Struct, frozen=True):
 
 
 class ProviderFailure(Exception):
-    """Raised by a provider adapter: one attempt failed, and how."""
+    """Raised by a provider adapter: one attempt failed, and how.
+
+    `was_sent` is False where nothing of the request can have reached the provider.
+    """
 
     def __init__(
         self,
@@ -246,6 +249,7 @@ class ProviderFailure(Exception):
         request_id: str | None = None,
         is_of_model: bool | None = None,
         headroom: Headroom | None = None,
+        was_sent: bool = True,
     ) -> None:
         super().__init__(category.value)
         self.category = category
@@ -254,6 +258,7 @@ class ProviderFailure(Exception):
         self.retry_after_s = retry_after_s
         self.request_id = request_id
         self.headroom = headroom
+        self.was_sent = was_sent
         self._is_of_model = is_of_model
 
     @property

@@ -8,13 +8,14 @@ from typing import Final, Literal, Protocol, Self, TypeAlias
 
 import msgspec
 
-from server.domain.catalog import Offer
-from server.domain.errors import AttemptFailure
+from server.domain.catalog import Offer, VideoVariant
+from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
 from server.domain.request import Request
 from server.domain.upload import Upload
 from server.domain.usage import Usage
 
 __all__ = [
+    "CONTENT_GONE",
     "TERMINAL",
     "VARIANTS",
     "Content",
@@ -27,12 +28,16 @@ __all__ = [
     "VideoFault",
     "VideoRequest",
     "VideoStatus",
+    "may_have_begun",
 ]
 
 MAX_SECONDS: Final = 600
 MAX_PROMPT_CHARS: Final = 32_000
 
-Variant: TypeAlias = Literal["video", "thumbnail", "spritesheet"]
+CONTENT_GONE: Final = "content_gone"
+"""The code of a failure to get content that the provider no longer has; a fresh `handle` may help where it had one."""
+
+Variant: TypeAlias = VideoVariant
 VARIANTS: Final[tuple[Variant, ...]] = ("video", "thumbnail", "spritesheet")
 
 
@@ -131,7 +136,7 @@ class JobReport(msgspec.Struct, frozen=True):
 
     `progress` is 0 to 100. `seconds` and `size` are those of what was made. `handle` is what its content is asked for
     by, where that is not the job's id; it never leaves the gateway. `failure` says what went wrong. `usage` is what
-    the provider counted, where it does.
+    the provider counted, where it does, and `cost_nanos` what it says that it charged the gateway's account.
     """
 
     native_id: str
@@ -144,6 +149,34 @@ class JobReport(msgspec.Struct, frozen=True):
     expires_at: int | None = None
     failure: AttemptFailure | None = None
     usage: Usage | None = None
+    cost_nanos: int | None = None
+
+
+_REFUSALS: Final = frozenset(
+    {
+        FailureCategory.CALLER_ERROR,
+        FailureCategory.CONTEXT_LENGTH,
+        FailureCategory.CONTENT_POLICY,
+        FailureCategory.CREDENTIALS,
+        FailureCategory.QUOTA_EXHAUSTED,
+        FailureCategory.RATE_LIMITED,
+        FailureCategory.MODEL_NOT_FOUND,
+        FailureCategory.NO_CAPACITY,
+    }
+)
+
+
+def may_have_begun(failure: ProviderFailure) -> bool:
+    """Whether a submit that failed so may have begun a job after all, so that it must not be sent anew.
+
+    False where nothing was sent, and where the provider refused it in words; True where a reply was lost, was no reply
+    of the API, or says only that something broke.
+    """
+    if not failure.was_sent or failure.category in _REFUSALS or 300 <= failure.status < 400:
+        return False
+    if failure.category is FailureCategory.OVERLOADED:
+        return failure.upstream.code is None and failure.retry_after_s is None  # a proxy says no more than 503
+    return True
 
 
 class Content(Protocol):
@@ -151,7 +184,7 @@ class Content(Protocol):
 
     @property
     def status(self) -> int:
-        """200, or 206 where a part was asked for and is what comes."""
+        """200; 206 where a part was asked for and is what comes; 416 where that part lies outside."""
         ...
 
     @property
@@ -160,7 +193,7 @@ class Content(Protocol):
         ...
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes in, no faster than it is pulled. Raises ProviderFailure."""
+        """The body as it comes in, no faster than it is pulled. Empty after a 416. Raises ProviderFailure."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -170,11 +203,16 @@ class Content(Protocol):
 class VideoAdapter(Protocol):
     """One dialect's way to make videos. All of it raises ProviderFailure.
 
-    Whatever concerns one job is done with the offer, and so with the account, that it was submitted to.
+    Whatever concerns one job is done with the offer, and so with the account, that it was submitted to. Deadlines are
+    the caller's: an await that is cancelled closes its connection at once. `submit` that is cancelled, or that fails
+    so that `may_have_begun`, is not to be tried anew but where `Offer.videos.idempotent`, with the same offer and key.
     """
 
     def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:
-        """None where the dialect can say all that `request` asks, else the client's name of what it cannot."""
+        """None where the dialect and the offer can do all that `request` asks, else the client's name of what not.
+
+        Raises GatewayError where `provider_options` holds what no client may set.
+        """
         ...
 
     async def submit(self, offer: Offer, request: VideoRequest, key: str) -> JobReport:
@@ -182,7 +220,7 @@ class VideoAdapter(Protocol):
         ...
 
     async def poll(self, offer: Offer, native_id: str) -> JobReport:
-        """What has become of it."""
+        """What has become of it: `FAILED` as well where the provider does not know it any more."""
         ...
 
     async def cancel(self, offer: Offer, native_id: str) -> bool:
@@ -196,5 +234,8 @@ class VideoAdapter(Protocol):
     async def content(
         self, offer: Offer, native_id: str, handle: str | None, variant: Variant, byte_range: str | None
     ) -> Content:
-        """The bytes of what was made, or the part that `byte_range` (a `range` header) names."""
+        """The bytes of what was made, or the part that `byte_range` (a `range` header) names.
+
+        Returns when the head of the reply is in. What a HEAD asks is told by it, too: leave the context unread.
+        """
         ...

@@ -79,8 +79,14 @@ class HttpTransport(Protocol):
         body: bytes | SizedBody = b"",
         connect_timeout_s: float,
         allow_link_local: bool = False,
+        allow_near: bool = True,
+        once: bool = False,
     ) -> HttpResponse:
-        """As `post`, for any method but HEAD and CONNECT."""
+        """As `post`, for any method but HEAD and CONNECT.
+
+        `allow_near`: whether the URL may lead to this machine or a private network. `once`: nothing is sent twice,
+        whatever it met. A failure says whether anything can have been sent.
+        """
         ...
 
     def sse_batches(self, response: HttpResponse, limit: int) -> AsyncGenerator[Sequence[SseEvent], None]:

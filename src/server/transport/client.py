@@ -144,16 +144,26 @@ class Transport:
         body: bytes | SizedBody = b"",
         connect_timeout_s: float,
         allow_link_local: bool = False,
+        allow_near: bool = True,
+        once: bool = False,
     ) -> UpstreamResponse:
-        """As `post`, for any method but HEAD and CONNECT."""
-        origin, target = split_url(url, allow_link_local)
-        length = len(body) if isinstance(body, bytes) else body.size
-        request = render_head(method, origin, target, headers, length)
-        connection = await self._connect(origin, connect_timeout_s)
+        """As `post`, for any method but HEAD and CONNECT.
+
+        `allow_near`: whether the URL may lead to this machine or a private network. `once`: nothing is sent twice,
+        whatever it met. A failure says whether anything can have been sent.
+        """
+        try:
+            origin, target = split_url(url, allow_link_local, allow_near)
+            length = len(body) if isinstance(body, bytes) else body.size
+            request = render_head(method, origin, target, headers, length)
+            connection = await self._connect(origin, connect_timeout_s, new=once)
+        except ProviderFailure as error:
+            error.was_sent = False
+            raise
         try:
             return await self._exchange(origin, connection, request, body)
         except ProviderFailure:
-            if not connection.request_lost:
+            if once or not connection.request_lost:
                 raise
         connection = await self._connect(origin, connect_timeout_s, new=True)
         return await self._exchange(origin, connection, request, body)
@@ -183,7 +193,7 @@ class Transport:
 
 
 @lru_cache(maxsize=1024)
-def split_url(url: str, allow_link_local: bool = False) -> tuple[Origin, str]:
+def split_url(url: str, allow_link_local: bool = False, allow_near: bool = True) -> tuple[Origin, str]:
     """Where to connect and what to ask for. Raises ProviderFailure for what is no http(s) URL."""
     try:
         parts = urlsplit(url)
@@ -196,7 +206,8 @@ def split_url(url: str, allow_link_local: bool = False) -> tuple[Origin, str]:
     secure = parts.scheme == "https"
     host = parts.netloc.rpartition("@")[2]
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Origin(parts.hostname, port or (443 if secure else 80), secure, host, allow_link_local), target
+    port = port or (443 if secure else 80)
+    return Origin(parts.hostname, port, secure, host, allow_link_local, allow_near), target
 
 
 def render_head(method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int) -> bytes:

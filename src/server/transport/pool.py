@@ -26,7 +26,8 @@ send in the moment that it closes would be lost, and a POST must not be sent twi
 class Origin(msgspec.Struct, frozen=True):
     """Where connections are interchangeable. `host_header` is the host as the URL spells it.
 
-    `allow_link_local`: whether it may be at a link-local address, or where a cloud keeps its metadata.
+    `allow_link_local`: whether it may be at a link-local address, or where a cloud keeps its metadata;
+    `allow_near`: at one of this machine or of a private network.
     """
 
     host: str
@@ -34,6 +35,7 @@ class Origin(msgspec.Struct, frozen=True):
     secure: bool
     host_header: str
     allow_link_local: bool = False
+    allow_near: bool = True
 
 
 class _Idle:
@@ -157,7 +159,9 @@ class Pool:
 
     async def _open(self, origin: Origin) -> Connection:
         """A connection to the first of its addresses that takes one. Raises OSError, UnicodeError, ProviderFailure."""
-        addresses = await callable_addresses(origin.host, origin.port, allow_link_local=origin.allow_link_local)
+        addresses = await callable_addresses(
+            origin.host, origin.port, allow_link_local=origin.allow_link_local, allow_near=origin.allow_near
+        )
         for address in addresses[:-1]:
             try:
                 return await self._open_at(address, origin)
