@@ -1,4 +1,4 @@
-"""A body that breaks off and has no words for it looks whole to nobody: Envoy ends the client's stream with an error."""
+"""A body that breaks off and has no words for it looks whole to nobody: Envoy cuts it for the client as well."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from server.probes import unused_port
 from server.rpc.interceptors import Guard
 from server.rpc.registry import guarded_routes
 from tests.fakes.rest import KEY, OpenDoor
+from tests.fakes.typed_client import eventually
 
 SOUND = bytes(range(256)) * 64
 
@@ -73,9 +74,7 @@ async def front(tmp_path: Path) -> AsyncIterator[str]:
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     envoy = await asyncio.create_subprocess_exec(*argv, "--concurrency", "1", stdout=asyncio.subprocess.DEVNULL)
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(20):
-            while not await answers(client, port):
-                await asyncio.sleep(0.05)
+        await asyncio.to_thread(eventually, lambda: answers(port), 20)
         yield f"http://127.0.0.1:{port}"
     finally:
         envoy.terminate()
@@ -83,9 +82,9 @@ async def front(tmp_path: Path) -> AsyncIterator[str]:
         await host.stop(0)
 
 
-async def answers(client: httpx.AsyncClient, port: int) -> bool:
+def answers(port: int) -> bool:
     try:
-        return (await client.get(f"http://127.0.0.1:{port}/nothing")).status_code == 404
+        return httpx.get(f"http://127.0.0.1:{port}/nothing").status_code == 404
     except httpx.HTTPError:
         return False
 
@@ -96,12 +95,9 @@ async def test_what_is_cut_does_not_look_whole(front: str, is_http2: bool) -> No
         whole = await client.post(f"{front}/v1/embeddings", content=b"audio/mpeg whole")
         assert (whole.status_code, whole.headers["content-type"]) == (200, "audio/mpeg")
         assert whole.content == SOUND * 3
-        received = b""
-        with pytest.raises(httpx.RemoteProtocolError):
-            async with client.stream("POST", f"{front}/v1/embeddings", content=b"audio/mpeg torn") as reply:
-                assert reply.status_code == 200
-                async for piece in reply.aiter_raw():
-                    received += piece
-        assert (SOUND * 3).startswith(received)
+        async with client.stream("POST", f"{front}/v1/embeddings", content=b"audio/mpeg torn") as torn:
+            assert torn.status_code == 200
+            with pytest.raises(httpx.RemoteProtocolError):
+                await torn.aread()
         events = await client.post(f"{front}/v1/embeddings", content=b"text/event-stream torn")
         assert events.content == SOUND * 3, "whoever reads events misses the last one"
