@@ -12,7 +12,7 @@ from server.domain.limits import check_choice, check_count, check_length, invali
 from server.domain.picture_header import UnknownPicture, picture_size
 from server.domain.upload import Upload
 
-__all__ = ["CHOICES", "IMAGE", "MASK", "MAX_PARTIALS", "check_files", "check_prompt", "check_settings"]
+__all__ = ["CHOICES", "IMAGE", "MASK", "MAX_PARTIALS", "check_files", "check_picture", "check_prompt", "check_settings"]
 
 IMAGE: Final = "image"
 MASK: Final = "mask"
@@ -91,10 +91,11 @@ async def check_files(images: Sequence[Upload], mask: Upload | None) -> None:
             param=IMAGE,
         )
     for param, file in named:
-        await _check_file(param, file)
+        await check_picture(param, file)
 
 
-async def _check_file(param: str, file: Upload) -> None:
+async def check_picture(param: str, file: Upload) -> None:
+    """Raise GatewayError naming `param` where it is no picture, or one with too many pixels."""
     try:
         width, height = await picture_size(file)
     except UnknownPicture as mistake:
