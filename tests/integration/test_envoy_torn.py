@@ -95,9 +95,7 @@ async def test_what_is_cut_does_not_look_whole(front: str, is_http2: bool) -> No
         whole = await client.post(f"{front}/v1/embeddings", content=b"audio/mpeg whole")
         assert (whole.status_code, whole.headers["content-type"]) == (200, "audio/mpeg")
         assert whole.content == SOUND * 3
-        async with client.stream("POST", f"{front}/v1/embeddings", content=b"audio/mpeg torn") as torn:
-            assert torn.status_code == 200
-            with pytest.raises(httpx.RemoteProtocolError):
-                await torn.aread()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(f"{front}/v1/embeddings", content=b"audio/mpeg torn")
         events = await client.post(f"{front}/v1/embeddings", content=b"text/event-stream torn")
         assert events.content == SOUND * 3, "whoever reads events misses the last one"
