@@ -67,6 +67,7 @@ class Reason(StrEnum):
     IDEMPOTENCY_KEY_IN_USE = "idempotency_key_in_use"
     OUTCOME_NOT_KEPT = "outcome_not_kept"
     TOO_MANY_KEYS = "too_many_keys"
+    NOT_READY = "not_ready"
     REQUEST_TOO_LARGE = "request_too_large"
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     ALL_CANDIDATES_FAILED = "all_candidates_failed"
@@ -108,6 +109,7 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.IDEMPOTENCY_KEY_IN_USE: ErrorCode.CONFLICT,
     Reason.OUTCOME_NOT_KEPT: ErrorCode.CONFLICT,
     Reason.TOO_MANY_KEYS: ErrorCode.CONFLICT,
+    Reason.NOT_READY: ErrorCode.CONFLICT,
     Reason.REQUEST_TOO_LARGE: ErrorCode.REQUEST_TOO_LARGE,
     Reason.UPSTREAM_RATE_LIMITED: ErrorCode.RATE_LIMIT,
     Reason.ALL_CANDIDATES_FAILED: ErrorCode.PROVIDER,

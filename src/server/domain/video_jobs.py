@@ -17,12 +17,12 @@ from server.domain.record import GenerationRecord
 from server.domain.usage import Usage
 from server.domain.video import TERMINAL, VideoFault, VideoStatus
 
-__all__ = ["Order", "VideoFacts", "VideoJob", "VideoJobStore"]
+__all__ = ["Order", "JobFacts", "VideoJob", "VideoJobStore"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 
 
-class VideoFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was asked for, as far as the object or the account of it needs that. `remixed_from` is a suffix."""
 
     prompt: str = ""
@@ -36,7 +36,7 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
 
     `provider` and `provider_model` name the offer that it was submitted to, or is about to be; `prices` are what that
     offer cost then. `native_id` is None until the provider has given one. `held_nanos` is None where nothing is
-    reserved. `seconds` and `size` are those of what was made. `errors` counts the looks at it that failed in a row.
+    reserved. `expected_seconds` is how long that offer makes it, `seconds` and `size` are those of what was made. `errors` counts the looks at it that failed in a row.
     `due_at` is when it is looked at next, or while somebody has its lease, when that runs out. All times are seconds
     since 1970.
     """
@@ -44,11 +44,12 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     opening: GenerationRecord
     model: str
     status: VideoStatus
-    facts: VideoFacts
+    facts: JobFacts
     provider: str
     provider_model: str
     prices: PriceList
     held_nanos: int | None
+    expected_seconds: int
     deadline_at: int
     due_at: float
     charged_nanos: int | None = None

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import GatewayError
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
-from server.domain.video_jobs import Order, VideoFacts, VideoJob
+from server.domain.video_jobs import Order, JobFacts, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Unrecorded, apply
@@ -178,7 +178,7 @@ class SqlVideoJobs:
             if row is None:
                 return False
             job = _job(row)
-            bare = replace(job, facts=VideoFacts(seconds=job.facts.seconds), handle=None, fault=None)
+            bare = replace(job, facts=JobFacts(seconds=job.facts.seconds), handle=None, fault=None)
             values = {"deleted_at": int(self._clock.now()), "job_json": _encode(bare)}
             result = await connection.execute(update(video_jobs).where(*ended).values(values))
             return result.rowcount == 1

@@ -221,6 +221,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "TOO_MANY_KEYS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
     """
+    ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 39
+    """ERROR_REASON_NOT_READY: what is asked for is still being made: ask again later. ABORTED.
+
+        {"reason": "NOT_READY", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -427,5 +432,10 @@ ERROR_REASON_TOO_MANY_KEYS: ErrorReason.ValueType  # 38
 """ERROR_REASON_TOO_MANY_KEYS: the team has as many keys as it may have: revoke some. ABORTED.
 
     {"reason": "TOO_MANY_KEYS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+"""
+ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 39
+"""ERROR_REASON_NOT_READY: what is asked for is still being made: ask again later. ABORTED.
+
+    {"reason": "NOT_READY", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
