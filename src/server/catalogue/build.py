@@ -51,6 +51,8 @@ _PROFILE_KEYS: Final = (
     "empty_turns",
     "audio",
     "tool_call_id_length",
+    "transcript_formats",
+    "form_arrays",
 )
 
 ReadKey = Callable[[ParsedFile, str], "str | None"]

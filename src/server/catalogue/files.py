@@ -106,6 +106,8 @@ class ProviderEntry(_Entry):
     audio: Literal["object", "bare"] | None = None
     tool_choices: list[ToolChoiceWord] | None = None
     tool_call_id_length: Annotated[int, Field(ge=9, le=64)] | None = None
+    transcript_formats: bool | None = None
+    form_arrays: Literal["brackets", "plain"] | None = None
     embeddings: EmbeddingsEntry | None = None
     videos: VideosEntry | None = None
 

@@ -51,6 +51,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `tool_choices`: which choices its chat API takes beside `auto` and `required`; the others are said by sending it
     the tools that are left, and one of those words.
     `tool_call_id_length`: of how many ASCII letters and digits the id of a tool call must be; None for any id.
+    `transcript_formats`: whether its transcription API is told a `response_format`. `form_arrays`: how the name of an
+    array ends in a form.
     """
 
     apis: frozenset[Literal["chat", "responses"]] = frozenset({"chat"})
@@ -73,6 +75,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     audio: Literal["object", "bare"] = "object"
     tool_choices: frozenset[ToolChoiceWord] = frozenset({"none", "named", "allowed"})
     tool_call_id_length: int | None = None
+    transcript_formats: bool = True
+    form_arrays: Literal["brackets", "plain"] = "brackets"
 
 
 class EmbeddingFacts(msgspec.Struct, frozen=True):

@@ -97,6 +97,7 @@ _ALL: Final = (
     Parameter("partial_images"),
     Parameter("speed"),
     Parameter("instructions"),
+    Parameter("stream_format"),
     Parameter("language"),
     Parameter("timestamp_granularities"),
     Parameter("chunking_strategy", passthrough=True),

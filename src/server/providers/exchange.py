@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from server.providers.decoding import StreamDecoder
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SizedBody, SseEvent
 from server.providers.rate_limits import headroom_of
 from server.providers.request_ids import upstream_request_id
+from server.providers.sound import is_sound, sound
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """The largest whole answer."""
@@ -40,7 +42,10 @@ FailureOfReply = Callable[[int, ResponseHeaders, bytes], ProviderFailure]
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one."""
+    """A request to send. `wants_events`: its answer is meant to be a stream; `in_batches`: and to be yielded as one.
+
+    `may_be_sound`: where the body of the answer is declared as sound, it is yielded as it is.
+    """
 
     provider: Provider
     url: str
@@ -48,6 +53,7 @@ class Post(msgspec.Struct, frozen=True):
     body: bytes | SizedBody
     wants_events: bool
     in_batches: bool
+    may_be_sound: bool = False
 
 
 class Exchanges:
@@ -83,14 +89,16 @@ class Exchanges:
                 raise failure
             request_id = upstream_request_id(response.headers, post.provider)
             try:
-                if not is_event_stream(response, post.wants_events):
+                is_raw = post.may_be_sound and is_sound(response, post.wants_events)
+                if not is_raw and not is_event_stream(response, post.wants_events):
                     whole: list[ProviderEvent] = []
                     decoder.whole(await response.read(MAX_BODY_BYTES), whole)
                     _tell(whole, headroom, request_id)
                     yield whole
                 elif post.in_batches:
                     is_told = False
-                    async with aclosing(self._events(response, decoder, MAX_STREAM_BYTES)) as batches:
+                    read = partial(self._events, decoder=decoder) if not is_raw else sound
+                    async with aclosing(read(response, limit=MAX_STREAM_BYTES)) as batches:
                         async for batch in batches:
                             is_told = is_told or _tell(batch, headroom, request_id)
                             yield batch

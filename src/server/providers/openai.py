@@ -1,10 +1,11 @@
-"""The adapter of the `openai` dialect: any upstream with OpenAI's chat, Responses, embeddings or moderations API."""
+"""The adapter of the `openai` dialect: any upstream with one of OpenAI's APIs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.catalog import Offer, Provider
 from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import ProviderFailure
@@ -13,7 +14,7 @@ from server.domain.moderation import ModerationRequest
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
-from server.providers import openai_embeddings
+from server.providers import openai_embeddings, openai_speech, openai_transcriptions
 from server.providers.decoding import StreamDecoder
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
 from server.providers.http_port import HttpTransport, ResponseHeaders
@@ -40,7 +41,7 @@ _DECODERS: Final[dict[Api, Callable[[Provider, IdSource], StreamDecoder]]] = {
 class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS}
+    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.AUDIO}
 
     def __init__(
         self,
@@ -64,6 +65,10 @@ class OpenAIAdapter:
             return None
         if isinstance(request, EmbeddingRequest):
             return openai_embeddings.unsupported(offer, request)
+        if isinstance(request, SpeechRequest):
+            return openai_speech.unsupported(offer, request)
+        if isinstance(request, TranscriptionRequest):
+            return openai_transcriptions.unsupported(offer, request)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         profile = offer.provider.profile
         return unsupported(request, api_for(request.endpoint, profile), profile) or no_function(request, profile)
@@ -79,6 +84,10 @@ class OpenAIAdapter:
             return moderate(self._exchanges, offer, request, headers, failure_of)
         if isinstance(request, EmbeddingRequest):
             return openai_embeddings.stream(self._exchanges, offer, request, headers, failure_of)
+        if isinstance(request, SpeechRequest):
+            return openai_speech.stream(self._exchanges, offer, request, headers, failure_of)
+        if isinstance(request, TranscriptionRequest):
+            return openai_transcriptions.stream(self._exchanges, offer, request, headers, failure_of)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         api = api_for(request.endpoint, provider.profile)
         post = Post(

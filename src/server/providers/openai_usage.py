@@ -20,8 +20,10 @@ def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
     )
     if given is None and made is None:
         return None
-    inputs = _object(counted, "prompt_tokens_details", "input_tokens_details", "prompt_token_details")
-    outputs = _object(counted, "completion_tokens_details", "output_tokens_details")
+    inputs = _object(
+        counted, "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
+    )
+    outputs = _object(counted, "completion_tokens_details", "output_tokens_details", "output_token_details")
     reasoning = _first(outputs, "reasoning_tokens") or _first(counted, "reasoning_tokens") or 0
     input_tokens, output_tokens = given or 0, made or 0
     if reasoning_beside:
