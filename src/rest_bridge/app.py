@@ -16,12 +16,23 @@ import msgspec
 import structlog
 
 from rest_bridge.errors import written
-from rest_bridge.http import ErrorWriter, Exchange, RestRequest, RestResponse, Route
+from rest_bridge.http import (
+    JSON,
+    ByteStream,
+    ErrorWriter,
+    Exchange,
+    Handler,
+    RestRequest,
+    RestResponse,
+    Route,
+)
 from rest_bridge.idempotency import HEADER, IdempotentRunner
 from rest_bridge.json import ABSENT
+from rest_bridge.uploads import FORM, Form, read_form
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Progress, Scope
 from server.domain.ports import Reception, Refusals
+from server.spool import Spool
 
 T = TypeVar("T")
 
@@ -39,11 +50,13 @@ class RestApp:
         routes: Sequence[Route],
         refusals: Refusals | None = None,
         idempotency: IdempotentRunner | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._reception = reception
         self._table = RouteTable(routes)
         self._refusals = refusals
         self._idempotency = idempotency
+        self._spool = spool or Spool()
 
     async def __call__(self, request: RestRequest) -> RestResponse:
         """Never raises but for cancellation. The caller closes the response's body."""
@@ -66,22 +79,26 @@ class RestApp:
         except GatewayError as error:
             if error.reason is Reason.MISSING_SCOPE and route.endpoint is not None:
                 with suppress(GatewayError):  # of a key without any scope
-                    await self._record(await self._authenticate(request, route, tuple(Scope)), route, b"", error)
+                    await self._record(await self._authenticate(request, route, tuple(Scope)), route, error)
             raise
-        body = b""
+        body, form = b"", None
         try:
-            body = await _read(request.body)
-            if route.endpoint is not None and call.principal.policy.store_content:
+            if route.takes_form and await _is_form(request):
+                form = await read_form(await _content_type(request), request.body, self._spool)
+            else:
+                body = await _read(request.body)
+            if route.endpoint is not None and call.principal.policy.store_content and form is None:
                 call.progress.path, call.progress.body = request.path, body
-            exchange, handler = Exchange(call, request, body, path_params, route.errors), partial(self._handle, route)
+            exchange = Exchange(call, request, body, path_params, route.errors, form)
+            handler = partial(self._handle, route)
             key = request.headers.get(HEADER)
             if key is None or request.method != "POST" or self._idempotency is None:
-                return await handler(exchange)
+                return await _carry_out(exchange, handler)
             return await self._idempotency.run(key, exchange, handler)
         except Exception as error:
             if call.progress.settlement is None:
                 # Whoever deferred its settlement may go on without this caller: that progress stays theirs.
-                await self._record(msgspec.structs.replace(call, progress=Progress()), route, body, error)
+                await self._record(msgspec.structs.replace(call, progress=Progress()), route, error, body, form)
             raise
 
     async def _handle(self, route: Route, exchange: Exchange) -> RestResponse:
@@ -89,7 +106,7 @@ class RestApp:
         try:
             return await route.handler(exchange)
         except Exception as error:
-            await self._record(exchange.call, route, exchange.body, error)
+            await self._record(exchange.call, route, error, exchange.body, exchange.form)
             raise
 
     async def _authenticate(self, request: RestRequest, route: Route, scopes: Sequence[Scope]) -> Call:
@@ -104,13 +121,67 @@ class RestApp:
                     raise
         return await self._reception.authenticate(request.arrival, authorization, last)
 
-    async def _record(self, call: Call, route: Route, body: bytes, error: Exception) -> None:
+    async def _record(
+        self, call: Call, route: Route, error: Exception, body: bytes = b"", form: Form | None = None
+    ) -> None:
         """Have a generating request that failed recorded, where the pipeline has not done so."""
         if self._refusals is None or route.endpoint is None or call.progress.settlement is not None:
             return
         told = error if isinstance(error, GatewayError) else internal_error()
-        asked = _asked(body)
+        asked = _asked(body) if form is None else _asked_in(form)
         await self._refusals(call, route.endpoint, told, model=asked.model, stream=asked.stream)
+
+
+async def _carry_out(exchange: Exchange, handler: Handler) -> RestResponse:
+    """What the handler answers; the files of the request are there until the response is over."""
+    try:
+        response = await handler(exchange)
+    except BaseException:
+        exchange.let_go()
+        raise
+    if exchange.form is None:
+        return response
+    if isinstance(response.body, bytes):
+        exchange.let_go()
+        return response
+    return msgspec.structs.replace(response, body=_Followed(response.body, exchange))
+
+
+class _Followed:
+    """A `ByteStream` after which the files of its request are let go."""
+
+    def __init__(self, body: ByteStream, exchange: Exchange) -> None:
+        self._body = body
+        self._exchange = exchange
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._body)
+
+    @property
+    def ended(self) -> bool:
+        return self._body.ended
+
+    async def aclose(self) -> None:
+        try:
+            await self._body.aclose()
+        finally:
+            self._exchange.let_go()
+
+
+async def _is_form(request: RestRequest) -> bool:
+    """Whether the body is a form, and not JSON. Raises GatewayError where it is declared as neither."""
+    declared = (await _content_type(request)).partition(";")[0].strip().lower()
+    if declared == FORM:
+        return True
+    if declared in ("", JSON):
+        return False
+    raise GatewayError(
+        Reason.INVALID_VALUE, f"This route takes {FORM} or {JSON}, and no other content type.", param="content-type"
+    )
+
+
+async def _content_type(request: RestRequest) -> str:
+    return request.headers.get("content-type", "") if request.content_type is None else await request.content_type()
 
 
 def _authorization(request: RestRequest, route: Route) -> str | None:
@@ -204,6 +275,11 @@ def _asked(body: bytes) -> _Asked:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Asked()
     return _Asked(_value(fields.model, str, ""), _value(fields.stream, bool, False))
+
+
+def _asked_in(form: Form) -> _Asked:
+    said = dict(form.fields)
+    return _Asked(said.get("model", ""), said.get("stream") == "true")
 
 
 def _value(field: msgspec.Raw, type_: type[T], default: T) -> T:

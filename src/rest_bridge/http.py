@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from rest_bridge.uploads import Form
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.request import Endpoint
@@ -36,7 +37,10 @@ Body: TypeAlias = bytes | ByteStream
 
 
 class RestRequest(msgspec.Struct, frozen=True):
-    """One request. `path` is still percent-encoded and has no query; header names are lower-case."""
+    """One request. `path` is still percent-encoded and has no query; header names are lower-case.
+
+    `content_type` waits for that of a body which tells it itself, and not among the headers.
+    """
 
     method: str
     path: str
@@ -44,6 +48,7 @@ class RestRequest(msgspec.Struct, frozen=True):
     body: AsyncIterator[bytes]
     arrival: Arrival
     query: Mapping[str, tuple[str, ...]] = {}
+    content_type: Callable[[], Awaitable[str]] | None = None
 
 
 class RestResponse(msgspec.Struct, frozen=True):
@@ -65,13 +70,23 @@ ErrorWriter: TypeAlias = Callable[[GatewayError, Arrival], RestResponse]
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """What a handler gets: an authenticated request with its whole body, and the decoded variables of its path."""
+    """What a handler gets: an authenticated request with its whole body, and the decoded variables of its path.
+
+    `form`: the body, where it is one and the route takes one; `body` is empty then. It is there until the response's
+    body is closed.
+    """
 
     call: Call
     request: RestRequest
     body: bytes
     path_params: Mapping[str, str]
     errors: ErrorWriter | None = None
+    form: Form | None = None
+
+    def let_go(self) -> None:
+        """Nobody reads the files of the request any more."""
+        if self.form is not None:
+            self.form.close()
 
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[RestResponse]]
@@ -81,7 +96,8 @@ class Route(msgspec.Struct, frozen=True):
     """`path` is a pattern such as `/v1/responses/{response_id}`; a variable takes one whole segment.
 
     A key needs one of `scopes`. `endpoint` is set where the route generates: its requests are recorded, all of them.
-    A key may also come in the header `key_header` (lower-case), and that one counts then.
+    A key may also come in the header `key_header` (lower-case), and that one counts then. `takes_form`: its body may be
+    `multipart/form-data`.
     """
 
     method: str
@@ -91,6 +107,7 @@ class Route(msgspec.Struct, frozen=True):
     endpoint: Endpoint | None = None
     errors: ErrorWriter | None = None
     key_header: str | None = None
+    takes_form: bool = False
 
 
 ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)

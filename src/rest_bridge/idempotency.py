@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from rest_bridge.errors import written
-from rest_bridge.http import ByteStream, Exchange, Handler, RestRequest, RestResponse
+from rest_bridge.http import ByteStream, Exchange, Handler, RestResponse
 from rest_bridge.tape import Tape
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.idempotency import Claim, Earlier, IdempotencyStore
@@ -126,9 +126,15 @@ class IdempotentRunner:
         `idempotency_key_in_use` where the first takes too long, `outcome_not_kept` where its answer was too large;
         `database_unavailable`, `overloaded`, `shutting_down`.
         """
-        claim = _claim(key, exchange)
-        run = self._runs.get((claim.team_id, claim.key, claim.fingerprint)) or self._start(exchange, claim, handler)
+        try:
+            claim = _claim(key, exchange)
+            run = self._runs.get((claim.team_id, claim.key, claim.fingerprint)) or self._start(exchange, claim, handler)
+        except GatewayError:
+            exchange.let_go()
+            raise
         is_first = run.exchange is exchange
+        if not is_first:
+            exchange.let_go()
         try:
             async with asyncio.timeout(None if is_first else self._patience_s(exchange.call)):
                 await run.answered.wait()
@@ -188,6 +194,7 @@ class IdempotentRunner:
         finally:
             # Whoever comes now finds in the database what became of it.
             del self._runs[run.place]
+            run.exchange.let_go()
             run.give(_shutting_down())
 
     async def _earlier(self, run: _Run) -> Earlier | None:
@@ -297,14 +304,14 @@ def _claim(key: str, exchange: Exchange) -> Claim:
         raise GatewayError(
             Reason.INVALID_VALUE, "An idempotency key has 1 to 255 visible ASCII characters.", param=PARAM
         )
-    return Claim(
-        exchange.call.principal.team_id, key, _fingerprint(exchange.request, exchange.body), exchange.call.suffix
-    )
+    return Claim(exchange.call.principal.team_id, key, _fingerprint(exchange), exchange.call.suffix)
 
 
-def _fingerprint(request: RestRequest, body: bytes) -> bytes:
+def _fingerprint(exchange: Exchange) -> bytes:
+    """The same for the same request. A form is the same whatever its boundary is."""
+    request = exchange.request
     hashed = hashlib.sha256(f"{request.method} {request.path}\n".encode())
-    hashed.update(body)
+    hashed.update(exchange.body if exchange.form is None else exchange.form.digest)
     return hashed.digest()
 
 

@@ -61,17 +61,23 @@ class _Face:
         context: CallContext,
         method: str,
         path: str,
-        body: HttpBody | None = None,
+        body: HttpBody | AsyncIterator[HttpBody] | None = None,
         query: Mapping[str, tuple[str, ...]] | None = None,
     ) -> AsyncGenerator[HttpBody, None]:
-        """One call of any method: the request that it stands for, the response, and its body message by message."""
+        """One call of any method: the request that it stands for, the response, and its body message by message.
+
+        A body that comes in as messages is pulled no faster than it is read.
+        """
+        whole = body if isinstance(body, HttpBody) else None
+        sent = None if body is None or isinstance(body, HttpBody) else _SentBody(body)
         request = RestRequest(
             method=method,
             path=path,
-            headers=_headers(context.metadata, body),
-            body=_once(body.data if body is not None else b""),
+            headers=_headers(context.metadata, whole),
+            body=sent or _once(whole.data if whole is not None else b""),
             arrival=context.arrival,
             query=query or {},
+            content_type=sent.content_type if sent is not None else None,
         )
         response = await self._app(request)
         if response.reason is not None:
@@ -343,6 +349,34 @@ def _content_type(response: RestResponse) -> str:
 def _can_tell(response: RestResponse) -> bool:
     """Whether clients see by themselves that the body has not come to its end."""
     return _content_type(response) == EVENT_STREAM
+
+
+class _SentBody:
+    """A request's body, message by message. The first of them has its content type."""
+
+    def __init__(self, messages: AsyncIterator[HttpBody]) -> None:
+        self._messages = messages
+        self._first: HttpBody | None = None
+        self._has_begun = False
+
+    async def content_type(self) -> str:
+        await self._begin()
+        return self._first.content_type if self._first is not None else ""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await self._begin()
+        if self._first is not None:
+            data, self._first = self._first.data, None
+            return bytes(data)
+        return bytes((await anext(self._messages)).data)
+
+    async def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._first = await anext(self._messages, None)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

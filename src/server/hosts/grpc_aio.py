@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from server.hosts.health import WORKER, ServiceHealth
-from server.rpc.interceptors import MAX_CONCURRENT_CALLS, StreamEntry, UnaryEntry
+from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Sent, StreamEntry, UnaryEntry
 from server.rpc.registry import Route
 from server.rpc.status import RpcFailure
 
@@ -134,19 +134,25 @@ class GrpcAioHost:
 
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without serializers, bytes pass as they are.
-        if route.stream is not None and route.sends_bodies:
-            # On the wire a stream is no other than this, but here the last message and the status share one write.
-            return grpc.unary_unary_rpc_method_handler(self._unary_handler(route.stream))
-        if route.stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream_handler(route.stream))
-        assert route.unary is not None
-        return grpc.unary_unary_rpc_method_handler(self._unary_handler(route.unary))
+        if route.stream is not None and not route.sends_bodies:
+            stream = self._stream_handler(route.stream)
+            if route.takes_stream:
+                return grpc.stream_stream_rpc_method_handler(stream)
+            return grpc.unary_stream_rpc_method_handler(stream)
+        # On the wire a stream of bodies is no other than one reply, but here its last message and the status share one
+        # write.
+        entry = route.stream or route.unary
+        assert entry is not None
+        unary = self._unary_handler(entry)
+        if route.takes_stream:
+            return grpc.stream_unary_rpc_method_handler(unary)
+        return grpc.unary_unary_rpc_method_handler(unary)
 
     def _unary_handler(self, entry: UnaryEntry | StreamEntry) -> Any:
-        async def handle(request: bytes, context: Context) -> bytes:
+        async def handle(request: bytes | object, context: Context) -> bytes:
             task = self._tracked()
             try:
-                return await entry(request, _GrpcCall(context)) or EMPTY_BODY
+                return await entry(_sent(request, context), _GrpcCall(context)) or EMPTY_BODY
             except RpcFailure as failure:
                 await _abort(context, failure)
             finally:
@@ -155,10 +161,10 @@ class GrpcAioHost:
         return handle
 
     def _stream_handler(self, entry: StreamEntry) -> Any:
-        async def handle(request: bytes, context: Context) -> None:
+        async def handle(request: bytes | object, context: Context) -> None:
             task = self._tracked()
             try:
-                last = await entry(request, _GrpcCall(context))
+                last = await entry(_sent(request, context), _GrpcCall(context))
                 if last is not None:
                     await context.write(last)
             except RpcFailure as failure:
@@ -174,6 +180,26 @@ class GrpcAioHost:
         assert task is not None
         self._calls.add(task)
         return task
+
+
+def _sent(request: bytes | object, context: Context) -> Sent:
+    return request if isinstance(request, bytes) else _Messages(context)
+
+
+class _Messages:
+    """A stream's messages. Each is fetched when it is asked for: until then its sender is held back by HTTP/2."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message: Any = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return bytes(message)
 
 
 class _GrpcCall:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final, TypeAlias
 
@@ -41,9 +41,11 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Decode: TypeAlias = Callable[[bytes], Message]
 UnaryBehaviour: TypeAlias = Callable[[Any, CallContext], Awaitable[Message]]
 StreamBehaviour: TypeAlias = Callable[[Any, CallContext], AsyncGenerator[Message, None]]
-UnaryEntry: TypeAlias = Callable[[bytes, HostCall], Awaitable[bytes]]
-"""One unary method, from bytes to bytes. Raises RpcFailure, or CancelledError where the caller has gone."""
-StreamEntry: TypeAlias = Callable[[bytes, HostCall], Awaitable[bytes | None]]
+Sent: TypeAlias = bytes | AsyncIterator[bytes]
+"""What the caller sends: the one message, or all of them as they come in, no faster than they are asked for."""
+UnaryEntry: TypeAlias = Callable[[Sent, HostCall], Awaitable[bytes]]
+"""One method that answers once, from bytes to bytes. Raises RpcFailure, or CancelledError where the caller has gone."""
+StreamEntry: TypeAlias = Callable[[Sent, HostCall], Awaitable[bytes | None]]
 """One server-streaming method. Its messages go to `HostCall.write`, but the last where that was announced: it is
 returned, so that it can go out together with the status. Raises like a unary one.
 """
@@ -86,12 +88,11 @@ class Guard:
         self.under_way = 0
 
     def unary(self, method: Method, behaviour: UnaryBehaviour, decode: Decode) -> UnaryEntry:
-        async def entry(request: bytes, host: HostCall) -> bytes:
+        async def entry(sent: Sent, host: HostCall) -> bytes:
             passage = _Passage(self, method, host)
             try:
                 await passage.enter()
-                passage.message = _decoded(decode, request)
-                reply = await behaviour(passage.message, passage)
+                reply = await behaviour(passage.take(sent, decode), passage)
                 passage.add_ids_to_unary()
                 encoded = reply.SerializeToString()
                 _check_not_cancelled()
@@ -104,13 +105,12 @@ class Guard:
         return entry
 
     def stream(self, method: Method, behaviour: StreamBehaviour, decode: Decode) -> StreamEntry:
-        async def entry(request: bytes, host: HostCall) -> bytes | None:
+        async def entry(sent: Sent, host: HostCall) -> bytes | None:
             passage = _Passage(self, method, host)
             last = None
             try:
                 await passage.enter()
-                passage.message = _decoded(decode, request)
-                async with aclosing(behaviour(passage.message, passage)) as replies:
+                async with aclosing(behaviour(passage.take(sent, decode), passage)) as replies:
                     async for reply in replies:
                         await passage.ensure_initial_metadata()
                         if passage.last_announced:
@@ -133,6 +133,24 @@ def _decoded(decode: Decode, request: bytes) -> Message:
         return decode(request)
     except DecodeError:
         raise GatewayError(Reason.MALFORMED_REQUEST, "The request is not a valid message of its type.") from None
+
+
+class _Messages:
+    """The messages of a stream, each decoded when it is asked for; the first is what the record of the call knows."""
+
+    def __init__(self, sent: AsyncIterator[bytes], decode: Decode, passage: _Passage) -> None:
+        self._sent = sent
+        self._decode = decode
+        self._passage = passage
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Message:
+        message = _decoded(self._decode, await anext(self._sent))
+        if self._passage.message is None:
+            self._passage.message = message
+        return message
 
 
 class _Passage:
@@ -226,6 +244,13 @@ class _Passage:
                     with suppress(GatewayError):  # of a key without any scope; else the record and the log name it
                         self._call = await self._authenticate(tuple(Scope))
                 raise
+
+    def take(self, sent: Sent, decode: Decode) -> Message | _Messages:
+        """What the servicer gets of the caller: a message, or an iterator of them."""
+        if not isinstance(sent, bytes):
+            return _Messages(sent, decode, self)
+        self.message = _decoded(decode, sent)
+        return self.message
 
     async def _authenticate(self, scopes: Sequence[Scope]) -> Call:
         """The call, with the first of the scopes that the key has."""

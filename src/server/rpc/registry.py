@@ -119,13 +119,15 @@ Registration: TypeAlias = tuple[Callable[[Any, Any], None], object]
 class Route(msgspec.Struct, frozen=True):
     """One guarded method: `unary` or `stream` is set, as the method is.
 
-    `sends_bodies`: the messages of the stream are pieces of an HTTP body, to which an empty one adds nothing.
+    `takes_stream`: its caller sends any number of messages. `sends_bodies`: the messages of the stream are pieces of an
+    HTTP body, to which an empty one adds nothing.
     """
 
     service: str
     method: str
     unary: UnaryEntry | None = None
     stream: StreamEntry | None = None
+    takes_stream: bool = False
     sends_bodies: bool = False
 
 
@@ -161,12 +163,15 @@ def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
     guarded = Method(name, SCOPES[name], ENDPOINTS.get(name))
     # Its types are those of grpc's own servers; what the generated code has put in are our methods.
     made: Any = handler
-    if made.request_streaming:
-        raise LookupError(f"{name} takes a stream, which the guard does not know")
+    takes_stream: bool = made.request_streaming
     if made.response_streaming:
-        stream = guard.stream(guarded, made.unary_stream, made.request_deserializer)
-        return Route(service, method, stream=stream, sends_bodies=_sends_bodies(service, method))
-    return Route(service, method, unary=guard.unary(guarded, made.unary_unary, made.request_deserializer))
+        behaviour = made.stream_stream if takes_stream else made.unary_stream
+        stream = guard.stream(guarded, behaviour, made.request_deserializer)
+        sends_bodies = _sends_bodies(service, method)
+        return Route(service, method, stream=stream, takes_stream=takes_stream, sends_bodies=sends_bodies)
+    behaviour = made.stream_unary if takes_stream else made.unary_unary
+    unary = guard.unary(guarded, behaviour, made.request_deserializer)
+    return Route(service, method, unary=unary, takes_stream=takes_stream)
 
 
 def _sends_bodies(service: str, method: str) -> bool:
