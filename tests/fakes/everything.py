@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.fakes.embedding_wire import as_openai_embeddings
+from tests.fakes.image_wire import as_openai_images
 from tests.fakes.moderation_wire import judging
 from tests.fakes.openai_upstream import Reply, Request, as_openai
 
@@ -15,4 +16,6 @@ def as_all_of_openai(request: Request) -> Reply:
         return as_openai_embeddings(request)
     if path.endswith("/moderations"):
         return _as_openai_moderations(request)
+    if "/images/" in path:
+        return as_openai_images(request)
     return as_openai(request)

@@ -28,6 +28,7 @@ from tests.fakes.gemini_wire import (
     unary,
     whole_reply,
 )
+from tests.fakes.image_wire import gemini_pictures
 from tests.fakes.wire import Reply, Request, Script, WireServer
 
 __all__ = ["GeminiUpstream", "as_google", "candidate", "refused", "reply", "stream", "unary", "whole_reply"]
@@ -51,6 +52,10 @@ def as_google(request: Request) -> Reply:
     """What the real one would say, in a few words."""
     path, _, query = request.path.partition("?")
     if path.endswith(":generateContent"):
+        asked = request.json
+        if asked.get("generationConfig", {}).get("responseModalities") == ["IMAGE"]:
+            shown = sum("inlineData" in part for content in asked["contents"] for part in content["parts"])
+            return whole_reply(gemini_pictures([0], inputs=shown))
         return unary()
     return stream() if query == "alt=sse" else whole_reply(text_chunks("Hello", " there!"))
 

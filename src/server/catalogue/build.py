@@ -51,6 +51,7 @@ _PROFILE_KEYS: Final = (
     "empty_turns",
     "audio",
     "tool_call_id_length",
+    "image_response_format",
     "transcript_formats",
     "form_arrays",
 )

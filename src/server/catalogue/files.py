@@ -13,7 +13,15 @@ from pydantic_core import ErrorDetails
 
 from server.catalogue.problems import Problem, suggestion
 from server.catalogue.source import Source, YamlPath
-from server.domain.catalog import Dialect, OutputKind, ReasoningField, ToolChoiceWord, VideoField, VideoVariant
+from server.domain.catalog import (
+    Dialect,
+    ImageFormatWord,
+    OutputKind,
+    ReasoningField,
+    ToolChoiceWord,
+    VideoField,
+    VideoVariant,
+)
 from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
@@ -106,6 +114,7 @@ class ProviderEntry(_Entry):
     audio: Literal["object", "bare"] | None = None
     tool_choices: list[ToolChoiceWord] | None = None
     tool_call_id_length: Annotated[int, Field(ge=9, le=64)] | None = None
+    image_response_format: ImageFormatWord | None = None
     transcript_formats: bool | None = None
     form_arrays: Literal["brackets", "plain"] | None = None
     embeddings: EmbeddingsEntry | None = None

@@ -21,6 +21,7 @@ PriceSource = Literal["file", "default"]
 ReasoningField = Literal["reasoning_content", "reasoning", "blocks", "none"]
 OutputKind = Literal["json_object", "json_schema"]
 ToolChoiceWord = Literal["none", "named", "allowed"]
+ImageFormatWord = Literal["b64_json", "base64"]
 VideoVariant = Literal["video", "thumbnail", "spritesheet"]
 VideoField = Literal["resolution", "aspect_ratio", "seed", "negative_prompt"]
 
@@ -51,6 +52,8 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     `tool_choices`: which choices its chat API takes beside `auto` and `required`; the others are said by sending it
     the tools that are left, and one of those words.
     `tool_call_id_length`: of how many ASCII letters and digits the id of a tool call must be; None for any id.
+    `image_response_format`: how its image API is asked for base64; None where it must not be, since it answers so
+    anyway or knows no such field. A picture that comes as an address all the same is fetched.
     `transcript_formats`: whether its transcription API is told a `response_format`. `form_arrays`: how the name of an
     array ends in a form.
     """
@@ -75,6 +78,7 @@ class ProviderProfile(msgspec.Struct, frozen=True):
     audio: Literal["object", "bare"] = "object"
     tool_choices: frozenset[ToolChoiceWord] = frozenset({"none", "named", "allowed"})
     tool_call_id_length: int | None = None
+    image_response_format: ImageFormatWord | None = None
     transcript_formats: bool = True
     form_arrays: Literal["brackets", "plain"] = "brackets"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from itertools import islice
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,13 +12,13 @@ from msgspec.structs import replace
 
 from server.domain.catalog import EmbeddingFacts
 from server.domain.embedding import EmbeddingRequest, Embeddings
-from server.domain.errors import ProviderFailure
 from server.domain.events import Completed, Produced, ProviderEvent, ProviderStream, Started, UsageReported
 from server.domain.tokens import count_input
 from server.domain.usage import Usage
 from server.domain.vectors import Vector, read_vector
 from server.providers.exchange import Exchanges, FailureOfReply, Post
 from server.providers.openai_errors import protocol_failure
+from server.providers.several import as_they_end
 
 __all__ = ["Call", "Reply", "calls", "embed", "in_order", "vectors"]
 
@@ -82,35 +81,18 @@ async def embed(
         only = await _ask(exchanges, call_for(parts[0]), failure_of)
         yield _told(only.started, only.usage, Produced(Embeddings(tuple(only.vectors))), Completed())
         return
+
+    async def ask(part: EmbeddingRequest) -> Reply:
+        return await _ask(exchanges, call_for(part), failure_of)
+
     replies: list[Reply | None] = [None] * len(parts)
-    running: dict[asyncio.Task[Reply], int] = {}
-    todo, used, begun = iter(enumerate(parts)), Usage(), False
-    try:
-        while True:
-            for number, part in islice(todo, MAX_AT_ONCE - len(running)):
-                running[asyncio.create_task(_ask(exchanges, call_for(part), failure_of))] = number
-            if not running:
-                break
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failure: ProviderFailure | None = None
-            for task in done:
-                number = running.pop(task)
-                try:
-                    replies[number] = reply = task.result()
-                except ProviderFailure as error:
-                    failure = failure or error
-                    continue
-                used = _sum(used, reply.usage or _counted(parts[number]))
-                if not begun:
-                    begun = True
-                    yield (reply.started,)
-            yield (UsageReported(used),)
-            if failure is not None:
-                raise failure
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    used, begun = Usage(), False
+    async with aclosing(as_they_end([partial(ask, part) for part in parts], MAX_AT_ONCE)) as ended:
+        async for number, reply in ended:
+            replies[number] = reply
+            used = _sum(used, reply.usage or _counted(parts[number]))
+            yield (UsageReported(used),) if begun else (reply.started, UsageReported(used))
+            begun = True
     answered = [reply for reply in replies if reply is not None]
     if len({reply.dimensions for reply in answered}) > 1:
         raise protocol_failure("The provider sent vectors of different lengths.")

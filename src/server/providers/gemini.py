@@ -13,10 +13,11 @@ from server.domain.catalog import Offer, Provider
 from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import ProviderEvent, ProviderStream, UsageReported
+from server.domain.images import ImageRequest
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
-from server.providers import gemini_embeddings
+from server.providers import gemini_embeddings, gemini_images
 from server.providers.exchange import (
     ERROR_BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -42,7 +43,7 @@ LINGER_S: Final = 1.0
 class GeminiAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS}
+    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.IMAGES}
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class GeminiAdapter:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
         if isinstance(request, EmbeddingRequest):
             return gemini_embeddings.unsupported(offer, request)
+        if isinstance(request, ImageRequest):
+            return gemini_images.unsupported(offer, request)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         gemini_options(request, offer.provider.id)
         return unsupported(request, offer.provider_model)
@@ -81,6 +84,9 @@ class GeminiAdapter:
         if isinstance(request, EmbeddingRequest):
             headers = _headers(provider, request)
             return gemini_embeddings.stream(self._exchanges, offer, request, headers, failure_of)
+        if isinstance(request, ImageRequest):
+            headers = _headers(provider, request)
+            return gemini_images.stream(self._exchanges, offer, request, headers, failure_of)
         assert isinstance(request, GenerationRequest), "routed by endpoints"
         return self._generate(offer, request, failure_of)
 

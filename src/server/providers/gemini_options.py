@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from server.domain.errors import GatewayError, Reason
-from server.domain.request import GenerationRequest
+from server.domain.request import Request
 from server.providers.provider_options import options_for
 
 _FORBIDDEN: Final = frozenset({"contents", "systeminstruction", "cachedcontent"})
@@ -19,7 +19,7 @@ _FORBIDDEN_CONFIG: Final = frozenset({"maxoutputtokens", "candidatecount"})
 _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def gemini_options(request: GenerationRequest, provider_id: str) -> Mapping[str, msgspec.Raw]:
+def gemini_options(request: Request, provider_id: str) -> Mapping[str, msgspec.Raw]:
     """The fields to merge into the body. Raises GatewayError for one that no client may set."""
     options = options_for(request, provider_id)
     for key, value in options.items():

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from server.domain.usage import Usage
 from server.providers.gemini_wire import counted, objects
+
+
+def image_usage(metadata: Any) -> Usage | None:
+    """Of an answer that is pictures: its output is, but for thoughts and what is said to be something else."""
+    usage = UsageCount().add(metadata)
+    if usage is None:
+        return None
+    made = metadata.get("candidatesTokensDetails")
+    pictures = _of("IMAGE", made) if objects(made) else usage.output_tokens - usage.reasoning_tokens
+    return replace(
+        usage,
+        input_image_tokens=min(_of("IMAGE", metadata.get("promptTokensDetails")), usage.input_tokens),
+        output_image_tokens=min(pictures, usage.output_tokens),
+    )
 
 
 class UsageCount:
@@ -53,11 +69,11 @@ class UsageCount:
         return counted(self._fields.get(name))
 
     def _audio(self, name: str) -> int:
-        return sum(
-            counted(entry.get("tokenCount")) or 0
-            for entry in objects(self._fields.get(name))
-            if entry.get("modality") == "AUDIO"
-        )
+        return _of("AUDIO", self._fields.get(name))
+
+
+def _of(modality: str, details: Any) -> int:
+    return sum(counted(entry.get("tokenCount")) or 0 for entry in objects(details) if entry.get("modality") == modality)
 
 
 def _thoughts_inside(snapshot: dict[str, Any]) -> bool:

@@ -21,9 +21,13 @@ def sniff_image(data: str) -> str | None:
     """The media type of base64 `data` (PNG, JPEG, GIF or WebP), else None. Reads only its beginning."""
     head = data[: 2 * _SNIFFED_CHARS].translate({10: None, 13: None, 32: None})[:_SNIFFED_CHARS]
     try:
-        start = base64.b64decode(head[: len(head) // 4 * 4], validate=True)
+        return image_type(base64.b64decode(head[: len(head) // 4 * 4], validate=True))
     except (binascii.Error, ValueError):
         return None
+
+
+def image_type(start: bytes) -> str | None:
+    """The same of bytes; 12 of them are enough."""
     for magic, media_type in _MAGIC:
         if start.startswith(magic):
             return media_type

@@ -10,11 +10,12 @@ from server.domain.catalog import Offer, Provider
 from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import ProviderFailure
 from server.domain.events import ProviderStream
+from server.domain.images import ImageRequest
 from server.domain.moderation import ModerationRequest
 from server.domain.ports import Clock, IdSource
 from server.domain.request import GENERATING, Endpoint, GenerationRequest, Request
 from server.domain.work import Work
-from server.providers import openai_embeddings, openai_speech, openai_transcriptions
+from server.providers import openai_embeddings, openai_images, openai_speech, openai_transcriptions
 from server.providers.decoding import StreamDecoder
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
 from server.providers.http_port import HttpTransport, ResponseHeaders
@@ -25,6 +26,7 @@ from server.providers.openai_errors import failure_of_reply
 from server.providers.openai_moderations import moderate
 from server.providers.openai_responses_decode import ResponsesDecoder
 from server.providers.openai_responses_encode import encode_responses
+from server.providers.pictures import Pictures
 from server.providers.provider_options import options_for
 from server.providers.tool_call_start import no_function
 
@@ -41,7 +43,7 @@ _DECODERS: Final[dict[Api, Callable[[Provider, IdSource], StreamDecoder]]] = {
 class OpenAIAdapter:
     """See `server.domain.ports.ProviderAdapter`."""
 
-    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.AUDIO}
+    endpoints: Final = GENERATING | {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.AUDIO, Endpoint.IMAGES}
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class OpenAIAdapter:
         self._exchanges = Exchanges(
             transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
         )
+        self._pictures = Pictures(transport, connect_timeout_s=connect_timeout_s)
         self._clock = clock
         self._ids = ids
 
@@ -65,6 +68,8 @@ class OpenAIAdapter:
             return None
         if isinstance(request, EmbeddingRequest):
             return openai_embeddings.unsupported(offer, request)
+        if isinstance(request, ImageRequest):
+            return openai_images.unsupported(offer, request)
         if isinstance(request, SpeechRequest):
             return openai_speech.unsupported(offer, request)
         if isinstance(request, TranscriptionRequest):
@@ -84,6 +89,8 @@ class OpenAIAdapter:
             return moderate(self._exchanges, offer, request, headers, failure_of)
         if isinstance(request, EmbeddingRequest):
             return openai_embeddings.stream(self._exchanges, offer, request, headers, failure_of)
+        if isinstance(request, ImageRequest):
+            return openai_images.stream(self._exchanges, self._pictures, offer, request, headers, failure_of)
         if isinstance(request, SpeechRequest):
             return openai_speech.stream(self._exchanges, offer, request, headers, failure_of)
         if isinstance(request, TranscriptionRequest):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from server.domain.catalog import Offer
-from server.domain.request import GenerationRequest, RawJson, Text, ToolResult
+from server.domain.request import GenerationRequest, RawJson, Request, Text, ToolResult
 
 FAILED: Final = "Error: "
 """How the result of a tool that failed begins, in an API that has no field for that."""
 
 
-def hints_for(offer: Offer, request: GenerationRequest) -> Mapping[str, RawJson]:
+def hints_for(offer: Offer, request: Request) -> Mapping[str, RawJson]:
     """By canonical name, the hints that the offer lists among its parameters."""
     known = offer.params or frozenset()
     return {name: value for name, value in request.hints.items() if name in known}
