@@ -27,6 +27,8 @@ CANCELLED: Final = VideoFault("cancelled", "The video was cancelled before it wa
 EXPIRED: Final = VideoFault("expired", "The video was not complete in time. Nothing was charged.")
 NO_VIDEO: Final = VideoFault("no_video", "The provider ended this job without a video. Nothing was charged.")
 
+_FAULTS: Final = {VideoStatus.CANCELLED: CANCELLED, VideoStatus.EXPIRED: EXPIRED}
+
 
 def fault_of(failure: AttemptFailure) -> VideoFault:
     """What a team is told of a provider's failure, in its own words where it has any."""
@@ -63,7 +65,7 @@ def ended(
         job = moved_on(job, report, now)
     if status is not VideoStatus.COMPLETED:
         failure = None if report is None else report.failure
-        fault = fault or (NO_VIDEO if failure is None else fault_of(failure))
+        fault = fault or (_FAULTS.get(status, NO_VIDEO) if failure is None else fault_of(failure))
         job = replace(job, status=status, fault=fault, completed_at=int(now), poll_after_s=None)
         return job, Settlement(_failed(job, fault, failure), job.held_nanos is not None)
     seconds = _seconds(job)

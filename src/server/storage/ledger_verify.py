@@ -16,7 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.ledger import EntryKind
 from server.domain.money import usd
 from server.storage.database import Database, translate
-from server.storage.tables import generations, ledger_entries, reservations, teams, wallets
+from server.storage.tables import (
+    IS_OPEN,
+    JOBS_WORKER,
+    generations,
+    ledger_entries,
+    reservations,
+    teams,
+    video_jobs,
+    wallets,
+)
 
 __all__ = ["Problem", "Verification", "verify_ledger"]
 
@@ -29,6 +38,8 @@ ProblemKind = Literal[
     "reservation_not_in_ledger",
     "reserved_left_over",
     "cost_differs",
+    "job_without_reservation",
+    "reservation_without_job",
 ]
 
 
@@ -84,6 +95,8 @@ async def _verify(connection: AsyncConnection, tell: Callable[[Problem], None]) 
         (_RESERVATIONS, _reservation_problem),
         (_STRAYS, _stray_problem),
         (_COSTS, _cost_problem),
+        (_JOBS, _job_problem),
+        (_JOBLESS, _jobless_problem),
     ):
         async for row in await connection.stream(query):
             problems += 1
@@ -138,6 +151,20 @@ def _cost_problem(row: Row[Any]) -> Problem:
         "cost_differs",
         subject,
         f"the record of {subject} says {usd(row.cost)} USD, its entries charged {usd(int(row.charged))} USD",
+    )
+
+
+def _job_problem(row: Row[Any]) -> Problem:
+    subject = f"gen_{row.suffix}"
+    return Problem("job_without_reservation", subject, f"video_{row.suffix} goes on, and nothing is held for it")
+
+
+def _jobless_problem(row: Row[Any]) -> Problem:
+    subject = f"gen_{row.suffix}"
+    return Problem(
+        "reservation_without_job",
+        subject,
+        f"{usd(row.held)} USD is open for video_{row.suffix}, which has ended or never was",
     )
 
 
@@ -206,6 +233,16 @@ _COSTS: Final = (
     select(generations.c.suffix, generations.c.cost_nanos.label("cost"), _charged.label("charged"))
     .select_from(generations.outerjoin(_lives, _lives.c.suffix == generations.c.suffix))
     .where(generations.c.cost_nanos != _charged)
+)
+_JOBS: Final = (
+    select(video_jobs.c.suffix)
+    .select_from(video_jobs.outerjoin(reservations, reservations.c.id == video_jobs.c.suffix))
+    .where(text(IS_OPEN), video_jobs.c.held_nanos.is_not(None), reservations.c.id.is_(None))
+)
+_JOBLESS: Final = (
+    select(reservations.c.id.label("suffix"), reservations.c.held_nanos.label("held"))
+    .select_from(reservations.outerjoin(video_jobs, and_(video_jobs.c.suffix == reservations.c.id, text(IS_OPEN))))
+    .where(reservations.c.worker_id == JOBS_WORKER, video_jobs.c.suffix.is_(None))
 )
 _COUNTS: Final = select(
     *(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import GatewayError
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
-from server.domain.video_jobs import Order, JobFacts, VideoJob
+from server.domain.video_jobs import JobFacts, Order, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Unrecorded, apply
