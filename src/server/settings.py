@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     local_model_url: str | None = None
     local_embeddings_url: str | None = None
     local_moderation_url: str | None = None
+    local_media_url: str | None = None
     """Set by the supervisor for its workers: where what is embedded answers, up to and including `/v1`."""
 
     log_format: Literal["console", "json"] = "console"
@@ -166,7 +167,9 @@ def load_settings() -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
-_OF_THE_SUPERVISOR: Final = frozenset({"local_model_url", "local_embeddings_url", "local_moderation_url"})
+_OF_THE_SUPERVISOR: Final = frozenset(
+    {"local_model_url", "local_embeddings_url", "local_moderation_url", "local_media_url"}
+)
 
 
 def known_variables() -> tuple[str, ...]:

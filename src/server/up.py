@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from rest_bridge.envoy import EnvoyOptions, render
-from server import local_model, local_moderation
+from server import local_media, local_model, local_moderation
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.preflight import claimed_run_dir, envoy_binary, preflight
@@ -26,6 +26,8 @@ from server.settings import METRICS_HOST, Settings, available_cores
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
 
 LOCAL_MODEL_ID: Final = "local/smollm2-135m:free"
+LOCAL_MEDIA_DIRECTORY: Final = "local-media"
+"""Within the data directory."""
 END_S: Final = 15.0
 """Longer than a worker waits for its last settlements."""
 _LOSSES: Final = {
@@ -60,7 +62,8 @@ async def up(settings: Settings, version: str) -> None:
         with claimed_run_dir(settings) as run_dir:
             model_port = _model_port(settings, tell)
             embedding_port = None if model_port is None else unused_port()
-            plan = make_plan(settings, run_dir, model_port, _moderation_port(settings), embedding_port)
+            moderation_port, media_port = _moderation_port(settings), _media_port(settings)
+            plan = make_plan(settings, run_dir, model_port, moderation_port, embedding_port, media_port)
             key = FirstKey(settings.bootstrap_key_file)
 
             async def prepare() -> None:
@@ -113,6 +116,7 @@ def make_plan(
     model_port: int | None,
     moderation_port: int | None = None,
     embedding_port: int | None = None,
+    media_port: int | None = None,
 ) -> Plan:
     """What to run for these settings; writes Envoy's configuration beside the sockets.
 
@@ -137,6 +141,12 @@ def make_plan(
         models.append(Command("local-moderation", argv, {**environ, "OPENBLAS_NUM_THREADS": "1"}))
         probes.append(_http_probe(f"http://127.0.0.1:{moderation_port}/health"))
         environ = {**environ, "AISTATS_LOCAL_MODERATION_URL": f"http://127.0.0.1:{moderation_port}/v1"}
+    if media_port is not None:
+        directory = str(settings.data_dir / LOCAL_MEDIA_DIRECTORY)
+        argv = (*python, "server.local_media", "--directory", directory, "--port", str(media_port))
+        models.append(Command("local-media", argv, environ))
+        probes.append(_http_probe(f"http://127.0.0.1:{media_port}/health"))
+        environ = {**environ, "AISTATS_LOCAL_MEDIA_URL": f"http://127.0.0.1:{media_port}/v1"}
     workers = tuple(
         Command(
             f"worker-{index}",
@@ -214,6 +224,10 @@ def _model_port(settings: Settings, tell: Callable[[str], None]) -> int | None:
 
 def _moderation_port(settings: Settings) -> int | None:
     return unused_port() if settings.local_model and local_moderation.is_available() else None
+
+
+def _media_port(settings: Settings) -> int | None:
+    return unused_port() if settings.local_model and local_media.is_available() else None
 
 
 def _socket_probe(path: Path) -> Probe:

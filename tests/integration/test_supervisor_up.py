@@ -225,15 +225,17 @@ def a_settings(directory: Path, **changes: object) -> Settings:
 def test_the_plan_has_a_socket_for_each_worker_and_envoy_last(tmp_path: Path) -> None:
     settings = a_settings(tmp_path)
     settings.run_dir.mkdir(parents=True)
-    plan = make_plan(settings, settings.run_dir, 4711, 4712, 4713)
+    plan = make_plan(settings, settings.run_dir, 4711, 4712, 4713, 4714)
     assert [worker.name for worker in plan.workers] == ["worker-0", "worker-1", "worker-2"]
     assert len({worker.argv[-1] for worker in plan.workers}) == 3
     assert {worker.environ["AISTATS_LOCAL_MODEL_URL"] for worker in plan.workers} == {"http://127.0.0.1:4711/v1"}
-    [model, moderation] = plan.local_models
+    [model, moderation, media] = plan.local_models
     assert {one.environ["AISTATS_LOCAL_EMBEDDINGS_URL"] for one in plan.workers} == {"http://127.0.0.1:4713/v1"}
     assert "4713" in model.argv
-    assert (model.argv[-1], moderation.argv[-1]) == ("4711", "4712")
+    assert (model.argv[-1], moderation.argv[-1], media.argv[-1]) == ("4711", "4712", "4714")
     assert {one.environ["AISTATS_LOCAL_MODERATION_URL"] for one in plan.workers} == {"http://127.0.0.1:4712/v1"}
+    assert {one.environ["AISTATS_LOCAL_MEDIA_URL"] for one in plan.workers} == {"http://127.0.0.1:4714/v1"}
+    assert str(settings.data_dir / "local-media") in media.argv
     config = (settings.run_dir / "envoy.yaml").read_text()
     assert all(worker.argv[-1] in config for worker in plan.workers)
     assert make_plan(settings, settings.run_dir, None).local_models == ()
