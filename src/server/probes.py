@@ -66,11 +66,14 @@ def _exchange(connection: http.client.HTTPConnection, method: str, target: str) 
             return None
 
 
-async def accepts(path: Path) -> bool:
-    """Whether a server accepts connections on this Unix socket."""
+async def accepts(place: Path | int) -> bool:
+    """Whether a server accepts connections on this Unix socket, or on this port of 127.0.0.1."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_unix_connection(str(path))
+            if isinstance(place, int):
+                _, writer = await asyncio.open_connection("127.0.0.1", place)
+            else:
+                _, writer = await asyncio.open_unix_connection(str(place))
     except OSError:  # TimeoutError is one
         return False
     writer.close()

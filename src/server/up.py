@@ -145,7 +145,7 @@ def make_plan(
         directory = str(settings.data_dir / LOCAL_MEDIA_DIRECTORY)
         argv = (*python, "server.local_media", "--directory", directory, "--port", str(media_port))
         models.append(Command("local-media", argv, environ))
-        probes.append(_http_probe(f"http://127.0.0.1:{media_port}/health"))
+        probes.append(lambda: accepts(media_port))  # it takes requests in before it has loaded
         environ = {**environ, "AISTATS_LOCAL_MEDIA_URL": f"http://127.0.0.1:{media_port}/v1"}
     workers = tuple(
         Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -49,13 +50,13 @@ def application(directory: Path, clock: Clock, ids: IdSource) -> web.Application
     return app
 
 
-async def serve(port: int, directory: Path, clock: Clock, ids: IdSource) -> None:
-    """Answer on 127.0.0.1 until cancelled. Raises OSError where the port is taken."""
+async def serve(listening: socket.socket, directory: Path, clock: Clock, ids: IdSource) -> None:
+    """Answer until cancelled."""
     app = application(directory, clock, ids)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, keepalive_timeout=_KEPT_ALIVE_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.SockSite(runner, listening).start()
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()

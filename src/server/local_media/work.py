@@ -20,7 +20,6 @@ from server.local_media.refusal import Refused
 MAX_MEMORY_BYTES: Final = 3 << 30
 """Of addresses; what it really uses is far less."""
 MAX_CPU_S: Final = 300
-_NICENESS: Final = 10
 
 
 def do(kind: str, task: dict[str, Any]) -> None:
@@ -54,7 +53,6 @@ def _end_when_input_does() -> None:
 
 def main() -> None:
     """Read what is asked, and do it."""
-    os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
