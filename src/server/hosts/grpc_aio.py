@@ -28,6 +28,8 @@ __all__ = ["GrpcAioHost", "ListenError"]
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
 """A body of 64 MiB and the message around it."""
 MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_UNREAD_BYTES: Final = 1024 * 1024
+"""What the sender of a stream may be ahead of its reader."""
 MAX_STREAMS_PER_CONNECTION: Final = 4096
 SPARE_CALLS: Final = 512
 """Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
@@ -49,6 +51,9 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+    # Left to itself, grpc lets a fast sender be 6 MB ahead.
+    ("grpc.http2.lookahead_bytes", MAX_UNREAD_BYTES),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.so_reuseport", 1),
     # Envoy pings every 5 s and clients every 10 s, through silence of any length: none of that is abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
@@ -198,6 +203,7 @@ class _Messages:
     async def __anext__(self) -> bytes:
         message: Any = await self._context.read()
         if message is grpc.aio.EOF:
+            await asyncio.sleep(0)  # a caller that has gone looks like one that has ended, until it cancels this task
             raise StopAsyncIteration
         return bytes(message)
 
