@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["Upload"]
+__all__ = ["HEAD_BYTES", "PIECE_BYTES", "HeldUpload", "Upload"]
+
+PIECE_BYTES: Final = 64 * 1024
+HEAD_BYTES: Final = 4096
 
 
 class Upload(Protocol):
@@ -34,3 +37,24 @@ class Upload(Protocol):
     def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it from the beginning, at most 64 KiB at a time; any number of readers may read at once."""
         ...
+
+
+class HeldUpload:
+    """An `Upload` that came inside a message, and so is in memory as it is."""
+
+    def __init__(self, data: bytes, media_type: str, filename: str = "") -> None:
+        self.filename = filename
+        self.media_type = media_type
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    @property
+    def head(self) -> bytes:
+        return self._data[:HEAD_BYTES]
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(self._data), PIECE_BYTES):
+            yield self._data[start : start + PIECE_BYTES]

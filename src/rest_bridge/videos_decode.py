@@ -1,0 +1,141 @@
+"""A request for a video: JSON or a form, and how it becomes a `VideoRequest`."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from rest_bridge.content import split_data_url
+from rest_bridge.extras import ExtrasBody
+from rest_bridge.form_fields import decode_fields
+from rest_bridge.json import decode_body, invalid
+from server.domain.errors import GatewayError, Reason
+from server.domain.limits import MAX_SHOWN_CHARS, invalid_value, missing_field
+from server.domain.request import Endpoint
+from server.domain.upload import HeldUpload, Upload
+from server.domain.video import VideoRequest
+from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
+
+__all__ = ["RemixBody", "VideoBody", "decode_remix", "decode_video", "decode_video_form"]
+
+_SECONDS: Final = ("seconds", "duration", "duration_seconds")
+_SETTINGS: Final = ("size", "resolution", "aspect_ratio", "seed", "negative_prompt")
+_DIGITS: Final = 4
+
+
+class ReferenceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """OpenAI's object; its address must be a data URL."""
+
+    image_url: str
+
+
+class VideoBody(ExtrasBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /v1/videos`. `duration` and `duration_seconds` are other words for `seconds`."""
+
+    model: str
+    prompt: str
+    seconds: int | str | None = None
+    duration: int | str | None = None
+    duration_seconds: int | str | None = None
+    size: str | None = None
+    resolution: str | None = None
+    aspect_ratio: str | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    input_reference: str | ReferenceBody | None = None
+
+
+class RemixBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/videos/{video_id}/remix`."""
+
+    prompt: str
+
+
+_VIDEO: Final = msgspec.json.Decoder(VideoBody)
+_REMIX: Final = msgspec.json.Decoder(RemixBody)
+
+
+async def decode_video(body: bytes) -> VideoRequest:
+    """Raises GatewayError naming the field that is wrong."""
+    return await _request(decode_body(_VIDEO, body), ())
+
+
+async def decode_video_form(fields: Iterable[tuple[str, str]], files: Iterable[tuple[str, Upload]]) -> VideoRequest:
+    """As OpenAI's SDKs send it. Raises GatewayError naming the field that is wrong."""
+    return await _request(decode_fields(VideoBody, fields), files)
+
+
+def decode_remix(body: bytes) -> str:
+    """The prompt. Raises GatewayError naming the field that is wrong."""
+    prompt = decode_body(_REMIX, body).prompt
+    check_prompt(prompt)
+    return prompt
+
+
+async def _request(body: VideoBody, files: Iterable[tuple[str, Upload]]) -> VideoRequest:
+    if not body.model:
+        raise missing_field("model")
+    spelling, seconds = _seconds(body)
+    parameters = {name: name for name in _SETTINGS if getattr(body, name) is not None}
+    if seconds is not None:
+        parameters["seconds"] = spelling
+    reference = _reference(body.input_reference, files)
+    if reference is not None:
+        parameters[REFERENCE] = REFERENCE
+    request = VideoRequest(
+        endpoint=Endpoint.VIDEO,
+        model=body.model,
+        prompt=body.prompt,
+        seconds=seconds,
+        size=body.size,
+        resolution=body.resolution,
+        aspect_ratio=body.aspect_ratio,
+        seed=body.seed,
+        negative_prompt=body.negative_prompt,
+        reference=reference,
+        parameters=parameters,
+        provider_options=body.options(),
+        routing=body.routing(),
+    )
+    check_settings(request)
+    if reference is not None:
+        await check_reference(reference)
+    return request
+
+
+def _seconds(body: VideoBody) -> tuple[str, int | None]:
+    """How long it is to be, and which word said so. OpenAI's own are texts (`"4"`)."""
+    given = {name: value for name in _SECONDS if (value := getattr(body, name)) is not None}
+    if not given:
+        return _SECONDS[0], None
+    name, *others = given
+    if others:
+        raise invalid_value(others[0], f"cannot be given together with {name}, which says as much")
+    value = given[name]
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdigit() and len(value) <= _DIGITS):
+            raise invalid(name, f"`{name}` must be a whole number of seconds.")
+        value = int(value)
+    return name, value
+
+
+def _reference(given: str | ReferenceBody | None, files: Iterable[tuple[str, Upload]]) -> Upload | None:
+    """No picture is fetched from an address: who sends one sends it whole."""
+    found: list[Upload] = []
+    if given is not None:
+        url, param = (given, REFERENCE) if isinstance(given, str) else (given.image_url, f"{REFERENCE}.image_url")
+        if url[:5].lower() != "data:":
+            raise invalid(param, f"`{param}` must be a file, or a data URL: pictures are not fetched from elsewhere.")
+        media_type, data = split_data_url(url, param)
+        found.append(HeldUpload(binascii.a2b_base64(data), media_type))
+    for name, file in files:
+        if name != REFERENCE:
+            shown = name[:MAX_SHOWN_CHARS]
+            raise GatewayError(Reason.UNKNOWN_PARAMETER, f"`{shown}` is not a known file.", param=shown)
+        found.append(file)
+    if len(found) > 1:
+        raise invalid(REFERENCE, f"`{REFERENCE}` is given twice.")
+    return found[0] if found else None
