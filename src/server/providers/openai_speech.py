@@ -28,7 +28,7 @@ __all__ = ["SpeechDecoder", "body", "stream", "unsupported"]
 PATH: Final = "/audio/speech"
 IN_EVENTS: Final = "stream_format"
 _SAID: Final = frozenset({"speed", "instructions", "response_format", "voice"})
-_FORBIDDEN: Final = ("response_format", IN_EVENTS)
+_FORBIDDEN: Final = frozenset({"response_format", IN_EVENTS})
 """The client is told which format it gets, and gets the sound in the way that it asked for."""
 _END: Final = b"[DONE]"
 
@@ -48,9 +48,8 @@ _decode: Final = msgspec.json.Decoder(_Event).decode
 
 def unsupported(offer: Offer, request: SpeechRequest) -> str | None:
     """As `ProviderAdapter.supports`."""
-    options = options_for(request, offer.provider.id)
-    for name in _FORBIDDEN:
-        if name in options:
+    for name in options_for(request, offer.provider.id):
+        if name.strip().lower() in _FORBIDDEN:
             raise GatewayError(
                 Reason.UNSUPPORTED_PARAMETER,
                 f"`{name}` cannot be set through provider_options: set it beside `input`.",

@@ -27,7 +27,7 @@ ENGLISH_PATH: Final = "/audio/translations"
 
 _SAID: Final = frozenset({"prompt", "temperature", "response_format"})
 _SAID_OF_TRANSCRIPTIONS: Final = _SAID | {"language", "timestamp_granularities", "logprobs", "chunking_strategy"}
-_READABLE: Final = frozenset({"json", "verbose_json", "diarized_json"})
+_READABLE: Final = frozenset({b'"json"', b'"verbose_json"', b'"diarized_json"'})
 _FORBIDDEN: Final = frozenset({"file", "file_id", "file_url"})
 """What is transcribed is what was sent to the gateway, which accounts for it."""
 
@@ -176,14 +176,11 @@ def _by_beginning(head: bytes) -> str | None:
 
 
 def _check_options(offer: Offer, request: TranscriptionRequest) -> None:
-    options = options_for(request, offer.provider.id)
-    wanted = _decode(options.get("response_format", b'"json"'))
-    names = [name for name in options if name in _FORBIDDEN]
-    if not (isinstance(wanted, str) and wanted in _READABLE):
-        names.append("response_format")
-    if names:
-        raise GatewayError(
-            Reason.UNSUPPORTED_PARAMETER,
-            f"`{names[0]}` cannot be set through provider_options: set it beside `model`.",
-            param=f"provider_options.{offer.provider.id}.{names[0]}",
-        )
+    for name, value in options_for(request, offer.provider.id).items():
+        plain = name.strip().lower()
+        if plain in _FORBIDDEN or (plain == "response_format" and bytes(value).strip() not in _READABLE):
+            raise GatewayError(
+                Reason.UNSUPPORTED_PARAMETER,
+                f"`{name}` cannot be set through provider_options: set it beside `model`.",
+                param=f"provider_options.{offer.provider.id}.{name}",
+            )
