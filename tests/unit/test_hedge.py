@@ -12,6 +12,7 @@ import pytest
 from server.domain.catalog import Routing
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import Completed, ProviderEvent
+from server.domain.images import ImageRequest
 from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
 from server.domain.routing import Route
 from server.pipeline.health.breaker import PROBES
@@ -159,3 +160,8 @@ def test_when_two_may_be_called(
     )
     assert may_hedge(Route(tuple(offers(count))), request, routing) is expected
     assert not may_hedge(Route(tuple(offers(count)), resorts_from=1), request, routing), "the rest is a last resort"
+
+
+def test_no_picture_is_made_twice() -> None:
+    request = ImageRequest(endpoint=Endpoint.IMAGES, model="a/b", prompt="A dot.", stream=True)
+    assert not may_hedge(Route(tuple(offers(2))), request, Routing(hedge_after_s=1.0))

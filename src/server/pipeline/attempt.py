@@ -30,6 +30,7 @@ from server.domain.events import (
     UsageReported,
     is_visible,
 )
+from server.domain.images import ImageRequest
 from server.domain.ports import Clock, ProviderAdapter
 from server.domain.routing import Candidate, Route
 from server.domain.tokens import TokenCounter
@@ -311,7 +312,7 @@ class Attempts:
         if attempt.first_s is not None:
             since_s, usual_s = asked_s, self._routing.idle_timeout_s
             due_s = min(since_s + usual_s, attempt.spoke_s + MAX_WORDLESS_S, limits.end_by_s)
-        elif request.stream:
+        elif request.stream and not isinstance(request, ImageRequest):  # pictures show themselves late
             since_s, usual_s = attempt.dispatched_s, self._routing.first_byte_timeout_s
             due_s = min(since_s + usual_s, limits.answer_by_s)
         else:  # a whole answer's first byte comes when all of it has been generated
