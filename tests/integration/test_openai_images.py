@@ -174,6 +174,10 @@ ANSWERS: dict[str, tuple[Reply, list[str]]] = {
         sse([b"data: " + compact({"type": "image_generation.completed", "b64_json": picture(3)}) + b"\n\n"]),
         [picture(3)],
     ),
+    "an event of another kind": (
+        sse([sse_event(compact({"type": "progress", "data": {"percent": 3}})), *image_events(2)]),
+        [picture(0), picture(1)],
+    ),
     "one event with all of it": (sse([sse_event(compact(images_body(0, 1)))]), [picture(0), picture(1)]),
     "a terminator": (sse([*image_events(1), b"data: [DONE]\n\n"]), [picture(0)]),
 }  # fmt: skip
@@ -246,6 +250,9 @@ FAILURES: dict[str, tuple[Reply, FailureCategory]] = {
     "an error event in a stream": (sse([sse_event(compact(BLOCKED), event="error")]), C.CONTENT_POLICY),
     "an error among partials": (sse([image_events(1, 1)[0], sse_event(compact(FAILED))]), C.SERVER_ERROR),
     "an empty stream": (sse([]), C.CONNECTION),
+    "an event without its picture in a stream": (sse([image_event("completed", "")]), C.PROTOCOL),
+    "a filtered event in a stream": (sse([image_event("completed", "", respect_moderation=False)]), C.CONTENT_POLICY),
+    "a text as a picture": (json_reply(images_body() | {"data": ["iVBORw0KGgo="]}), C.PROTOCOL),
     "only partials": (sse(image_events(1, 2)[:2]), C.CONNECTION),
     "one of two and cut": (broken_after(image_stream(2), 2), C.CONNECTION),
 }  # fmt: skip

@@ -39,7 +39,7 @@ class _Item(msgspec.Struct, gc=False):
 class _Reply(_Item):
     """A whole answer, or an event: which holds a picture itself, or, from some, a whole answer."""
 
-    data: list[_Item] | None = None
+    data: Any = None
     type: Any = None
     partial_image_index: Any = None
     index: Any = None
@@ -69,6 +69,7 @@ class ImagesDecoder:
         self._count = count
         self._has_ended = False
         self._started = False
+        self._has_answered = False
         self._is_filtered = False
         self._partials = 0
         self._usage: Usage | None = None
@@ -102,18 +103,18 @@ class ImagesDecoder:
             self._add(told, told.output_format)
             self._partials = 0
             self._count_usage(told, out)
-        elif told.data is not None:
+        elif isinstance(told.data, list):
             self._take(told, out)
 
     def whole(self, body: bytes, out: list[ProviderEvent]) -> None:
         told = self._read(body)
-        if told.error or told.data is None:
+        if told.error or not isinstance(told.data, list):
             raise self._no_list(body)
         self._start(told, out)
         self._take(told, out)
 
     def finish(self, out: list[ProviderEvent]) -> None:
-        if not self.pictures and not self._is_filtered:
+        if not self._has_answered:
             raise cut_failure()
         self._has_ended = True
 
@@ -157,14 +158,19 @@ class ImagesDecoder:
         self._partials += 1
 
     def _take(self, told: _Reply, out: list[ProviderEvent]) -> None:
+        """A whole answer; more pictures than were asked for are none of it."""
         self._note(told)
-        for item in told.data or ():
-            if not self.complete:
-                self._add(item, told.output_format)
+        for value in told.data:
+            if self.complete:
+                break
+            if not isinstance(value, dict):
+                raise protocol_failure("The provider sent a picture that is none.")
+            self._add(msgspec.convert(value, _Item), told.output_format)
         self._count_usage(told, out)
 
     def _add(self, item: _Item, output_format: Any) -> None:
         """One more picture, unless a filter has taken it out."""
+        self._has_answered = True
         declared, prompt = _word(item.mime_type) or media_type_of(output_format), _word(item.revised_prompt)
         if item.b64_json:
             self.pictures.append(made_image(item.b64_json, declared, prompt))
