@@ -1,4 +1,4 @@
-"""The adapters of videos before stand-ins, over real sockets: the life of a job, and each way in which it goes wrong."""
+"""The adapters of videos before stand-ins, over real sockets: the life of a job, and how it goes wrong."""
 
 from __future__ import annotations
 
