@@ -21,7 +21,7 @@ from tests.fakes.audio_wire import PIECES, SOUND, TEXT, as_openai_audio, speech,
 from tests.fakes.openai_upstream import Call as Do
 from tests.fakes.openai_upstream import Cut, Hang, error, json_reply, silent, whole
 from tests.fakes.uploads import BytesUpload
-from tests.fakes.wire import Reply
+from tests.fakes.wire import Reply, Step
 from tests.integration.money import ROUTING, Till, till
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -117,12 +117,19 @@ async def test_the_most_that_speech_may_cost_is_held_meanwhile(counter: Till) ->
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_cut_speech_is_charged_its_characters_once(counter: Till, stream: bool) -> None:
-    counter.first.script(speech(PIECES[0], Cut()))
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(Cut(), Reason.STREAM_INTERRUPTED), (Hang(), Reason.UPSTREAM_TIMEOUT)],
+    ids=["cut", "stalled"],
+)
+async def test_a_cut_speech_is_charged_its_characters_once(
+    counter: Till, stream: bool, end: Step, reason: Reason
+) -> None:
+    counter.first.script(speech(PIECES[0], end))
     call = counter.call()
     with pytest.raises(GatewayError) as cut:
         await counter.run(call, replace(said(), stream=stream))
-    assert cut.value.reason is Reason.STREAM_INTERRUPTED
+    assert cut.value.reason is reason
     assert counter.second.requests == []
     assert await counter.spent() == COST_OF_WORDS
     assert await counter.kinds(call) == ["reserve", "settle"]

@@ -229,6 +229,14 @@ async def test_events_that_end_without_their_last_are_cut(bench: Bench) -> None:
     assert (failure.category, heard(found)) == (FailureCategory.CONNECTION, SOUND)
 
 
+async def test_an_error_among_the_events_comes_after_the_sound_before_it(bench: Bench) -> None:
+    delta = {"type": "speech.audio.delta", "audio": "SUQz"}
+    bench.upstream.script(events(delta, {"error": {"message": "Overloaded.", "type": "server_error", "code": 503}}))
+    found, failure = await bench.batches(IN_EVENTS)
+    assert failure is not None
+    assert (failure.category, heard(found)) == (FailureCategory.OVERLOADED, b"ID3")
+
+
 async def test_a_client_that_goes_ends_the_call(bench: Bench) -> None:
     bench.upstream.script(speech(PIECES[0], Call(lambda _: asyncio.sleep(60))))
     stream = bench.adapter.stream(bench.offer(), request())

@@ -1,4 +1,4 @@
-"""Transcription by the openai dialect, over real sockets: which form goes out, and what is read of the answers."""
+"""Transcription by the openai dialect, over real sockets: what is read of the answers, whole, streamed and broken."""
 
 from __future__ import annotations
 
@@ -8,213 +8,32 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 import pytest
 
-from server.domain.audio import Transcript, TranscriptionRequest, Word
-from server.domain.catalog import Offer, Provider, ProviderProfile
-from server.domain.errors import FailureCategory, GatewayError, ProviderFailure, Reason
-from server.domain.events import Completed, Produced, ProviderEvent, Started, TextDelta, UsageReported
-from server.domain.fold import Fold
-from server.domain.request import Endpoint
-from server.domain.usage import Usage
-from server.providers.openai import OpenAIAdapter
-from server.transport import Transport
+from server.domain.audio import Transcript, Word
+from server.domain.errors import FailureCategory
+from server.domain.events import Completed, Produced, TextDelta, UsageReported
 from tests.fakes.audio_wire import (
     DELTAS,
     LOGPROBS,
     TEXT,
-    as_openai_audio,
     events,
     mistral_events,
-    mistral_transcript,
-    sent_form,
     transcript_events,
     verbose,
     vllm_events,
 )
-from tests.fakes.openai_upstream import Call, Cut, Hang, Reset, Upstream, error, json_reply, rate_limited, sse, whole
+from tests.fakes.openai_upstream import Call, Cut, Hang, Reset, error, json_reply, rate_limited, sse, whole
 from tests.fakes.replies import chunked, sse_event
-from tests.fakes.uploads import BytesUpload
 from tests.fakes.wire import Reply
-from tests.unit.openai_cases import CountingIds, FixedClock
-
-OPENAI = ProviderProfile()
-MISTRAL = ProviderProfile(transcript_formats=False, form_arrays="plain")
-NINE_SECONDS = Usage(units={"input_audio_seconds": 9})
-TOKENS = Usage(input_tokens=85, output_tokens=11, input_audio_tokens=85)
-WAVE = b"RIFF\x24\x00\x00\x00WAVEfmt "
-
-
-class Bench:
-    def __init__(self, upstream: Upstream, transport: Transport) -> None:
-        self.upstream = upstream
-        self.adapter = OpenAIAdapter(transport, FixedClock(), CountingIds())
-
-    def offer(self, model: str = "whisper-1", profile: ProviderProfile = OPENAI) -> Offer:
-        provider = Provider("acme", "openai", self.upstream.base_url, api_key="sk-upstream", profile=profile)
-        return Offer(provider, model, frozenset({Endpoint.AUDIO}))
-
-    async def events(
-        self, asked: TranscriptionRequest, offer: Offer
-    ) -> tuple[list[ProviderEvent], ProviderFailure | None]:
-        """What was said, and the failure that ended it. It folds, as what a team has stored does."""
-        assert self.adapter.supports(offer, asked) is None
-        found: list[ProviderEvent] = []
-        fold = Fold()
-        try:
-            async with aclosing(self.adapter.stream(offer, asked)) as stream:
-                async for batch in stream:
-                    found += batch
-                    fold.add(batch)
-        except ProviderFailure as failure:
-            return found, failure
-        return found, None
-
-    async def heard(
-        self, model: str = "whisper-1", profile: ProviderProfile = OPENAI, **asked: Any
-    ) -> tuple[Transcript, Usage | None, str]:
-        """The transcript, its usage, and what was told of it meanwhile."""
-        found, failure = await self.events(request(**asked), self.offer(model, profile))
-        assert failure is None, failure
-        assert (isinstance(found[0], Started), found[-1]) == (True, Completed())
-        (result,) = (event.result for event in found if isinstance(event, Produced))
-        assert isinstance(result, Transcript)
-        usage = next((event.usage for event in found if isinstance(event, UsageReported)), None)
-        return result, usage, text_of(found)
-
-    async def failure(self, **asked: Any) -> ProviderFailure:
-        """Of an answer that told nothing."""
-        found, failure = await self.events(request(**asked), self.offer())
-        assert failure is not None
-        assert text_of(found) == ""
-        return failure
-
-
-def request(**asked: Any) -> TranscriptionRequest:
-    file = asked.pop("file", None) or BytesUpload(WAVE, filename="talk.wav", media_type="audio/wav")
-    times = frozenset(asked.pop("granularities", ()))
-    return TranscriptionRequest(endpoint=Endpoint.AUDIO, model="acme/w", file=file, granularities=times, **asked)
-
-
-def text_of(events: list[ProviderEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-def options(**given: Any) -> Mapping[str, Mapping[str, msgspec.Raw]]:
-    return {"acme": {name: msgspec.Raw(json.dumps(value).encode()) for name, value in given.items()}}
+from tests.integration import transcribing
+from tests.integration.transcribing import MISTRAL, NINE_SECONDS, TOKENS, Bench, request, text_of
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    async with Upstream(as_openai_audio) as upstream, Transport() as transport:
-        yield Bench(upstream, transport)
-
-
-FORMS: Mapping[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
-    "plain": ({}, [("response_format", "json")]),
-    "all": (
-        {"language": "de", "prompt": "Grüße, \"Ada\"\r\n", "temperature": 0.2, "logprobs": True},
-        [
-            ("language", "de"),
-            ("prompt", "Grüße, \"Ada\"\r\n"),
-            ("temperature", "0.2"),
-            ("response_format", "json"),
-            ("include[]", "logprobs"),
-        ],
-    ),
-    "segments": (
-        {"granularities": ["segment"]},
-        [("response_format", "verbose_json"), ("timestamp_granularities[]", "segment")],
-    ),
-    "both": (
-        {"granularities": ["word", "segment"], "temperature": 0.0},
-        [
-            ("temperature", "0.0"),
-            ("response_format", "verbose_json"),
-            ("timestamp_granularities[]", "segment"),
-            ("timestamp_granularities[]", "word"),
-        ],
-    ),
-    "stream": ({"stream": True}, [("response_format", "json"), ("stream", "true")]),
-    "chunking": (
-        {"passthrough": {"chunking_strategy": msgspec.Raw(b'{"type":"server_vad","threshold":0.5}')}},
-        [
-            ("response_format", "json"),
-            ("chunking_strategy[type]", "server_vad"),
-            ("chunking_strategy[threshold]", "0.5"),
-        ],
-    ),
-    "options": (
-        {"provider_options": options(chunking_strategy="auto", keywords=["Ada", "Babbage"])},
-        [("response_format", "json"), ("chunking_strategy", "auto"), ("keywords[]", "Ada"), ("keywords[]", "Babbage")],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMS)
-async def test_what_is_asked_for(bench: Bench, name: str) -> None:
-    asked, fields = FORMS[name]
-    transcript, _, _ = await bench.heard(**asked)
-    assert transcript.text == TEXT
-    (got,) = bench.upstream.requests
-    assert (got.method, got.path) == ("POST", "/v1/audio/transcriptions")
-    assert got.header("authorization") == "Bearer sk-upstream"
-    form = sent_form(got)
-    assert form.fields == [("model", "whisper-1"), *fields]
-    assert (form.file, form.filename, form.file_type) == (WAVE, "talk.wav", "audio/wav")
-
-
-async def test_into_english(bench: Bench) -> None:
-    transcript, usage, _ = await bench.heard(into_english=True, prompt="Names: Ada.", granularities=["segment"])
-    (got,) = bench.upstream.requests
-    assert got.path == "/v1/audio/translations"
-    expected = [("model", "whisper-1"), ("prompt", "Names: Ada."), ("response_format", "verbose_json")]
-    assert sent_form(got).fields == expected
-    assert (len(transcript.segments), usage) == (2, NINE_SECONDS)
-
-
-async def test_mistral_s_form_and_answer(bench: Bench) -> None:
-    segment = {"text": "Hello.", "start": 0.8, "end": 3.3, "type": "transcription_segment", "speaker_id": "speaker_1"}
-    bench.upstream.script(json_reply(mistral_transcript(segments=[segment])))
-    asked = {"granularities": ["segment"], "provider_options": options(diarize=True, context_bias=["Ada", "Bell"])}
-    transcript, usage, _ = await bench.heard("voxtral-mini-2602", MISTRAL, **asked)
-    assert sent_form(bench.upstream.requests[0]).fields == [
-        ("model", "voxtral-mini-2602"),
-        ("timestamp_granularities", "segment"),
-        ("diarize", "true"),
-        ("context_bias", "Ada"),
-        ("context_bias", "Bell"),
-    ]
-    assert usage == Usage(input_tokens=4, output_tokens=635, units={"input_audio_seconds": 203})
-    (told,) = transcript.segments
-    assert (told.start_s, told.end_s, told.text) == (0.8, 3.3, "Hello.")
-    assert bytes(told.details or b"") == b'{"speaker_id":"speaker_1"}'
-
-
-NAMES: Mapping[str, tuple[BytesUpload, str]] = {
-    "kept": (BytesUpload(WAVE, filename="talk.mp3", media_type="audio/wav"), "talk.mp3"),
-    "of-type": (BytesUpload(b"x", filename="talk", media_type="audio/mpeg"), "talk.mp3"),
-    "unnamed": (BytesUpload(b"x", media_type="audio/x-m4a"), "audio.m4a"),
-    "hidden": (BytesUpload(b"x", filename=".wav", media_type="audio/flac"), ".wav.flac"),
-    "dot": (BytesUpload(b"x", filename="talk.", media_type="audio/webm"), "talk.webm"),
-    "of-content": (BytesUpload(WAVE), "audio.wav"),
-    "of-content-mp4": (BytesUpload(b"\x00\x00\x00\x20ftypM4A ", media_type="application/octet-stream"), "audio.m4a"),
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-async def test_a_file_has_an_extension_that_says_what_it_is(bench: Bench, name: str) -> None:
-    file, expected = NAMES[name]
-    await bench.heard(file=file)
-    form = sent_form(bench.upstream.requests[0])
-    assert (form.filename, form.file) == (expected, file.data)
-
-
-async def test_a_file_that_nobody_knows_goes_as_it_is(bench: Bench) -> None:
-    failure = await bench.failure(file=BytesUpload(b"??", filename="notes"))
-    assert (failure.category, failure.status) == (FailureCategory.CALLER_ERROR, 400)
-    assert sent_form(bench.upstream.requests[0]).filename == "notes"
+    async with transcribing.bench() as bench:
+        yield bench
 
 
 async def test_segments_and_words_are_told_as_they_are(bench: Bench) -> None:
@@ -390,27 +209,9 @@ async def test_logprobs_are_told(bench: Bench) -> None:
     assert json.loads(bytes(transcript.logprobs)) == LOGPROBS
 
 
-UNSAID: Mapping[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"parameters": {"seed": "seed"}}, "seed"),
-    "english-stream": ({"into_english": True, "stream": True}, "stream"),
-    "english-language": ({"into_english": True, "parameters": {"language": "language"}}, "language"),
-    "english-words": (
-        {"into_english": True, "granularities": ["word"], "parameters": {"timestamp_granularities": "times"}},
-        "times",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UNSAID)
-def test_what_cannot_be_said_is_named(bench: Bench, name: str) -> None:
-    asked, expected = UNSAID[name]
-    assert bench.adapter.supports(bench.offer(), request(**asked)) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("file", "x"), ("file_url", "http://x"), ("response_format", "srt"), ("model", "m")]
-)
-def test_options_may_not_say_what_the_gateway_answers_for(bench: Bench, name: str, value: str) -> None:
-    with pytest.raises(GatewayError) as caught:
-        bench.adapter.supports(bench.offer(), request(provider_options=options(**{name: value})))
-    assert (caught.value.reason, caught.value.param) == (Reason.UNSUPPORTED_PARAMETER, f"provider_options.acme.{name}")
+async def test_an_error_in_the_stream_comes_after_the_text_before_it(bench: Bench) -> None:
+    delta = {"type": "transcript.text.delta", "delta": "The stale "}
+    bench.upstream.script(events(delta, {"error": {"message": "Overloaded.", "type": "server_error", "code": 503}}))
+    found, failure = await bench.events(request(stream=True), bench.offer())
+    assert failure is not None
+    assert (failure.category, text_of(found)) == (FailureCategory.OVERLOADED, "The stale ")
