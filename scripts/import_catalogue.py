@@ -34,8 +34,22 @@ OLDEST: Final = timedelta(days=730)
 FREE: Final = ":free"
 TEXT_ENDPOINTS: Final = ("chat", "responses", "messages")
 
-Ability = Literal["reasoning", "sampling", "tools", "schemas", "dimensions"]
-Kind = Literal["text", "embedding", "moderation"]
+Ability = Literal["reasoning", "sampling", "tools", "schemas", "dimensions", "language", "times", "instructions"]
+Kind = Literal["text", "embedding", "moderation", "image", "speech", "transcription"]
+ENDPOINTS: Final[Mapping[Kind, str]] = {
+    "embedding": "embeddings",
+    "moderation": "moderations",
+    "image": "images",
+    "speech": "audio",
+    "transcription": "audio",
+}
+MADE: Final[Mapping[Kind, str]] = {
+    "embedding": "embedding",
+    "image": "image",
+    "speech": "audio",
+    "transcription": "text",
+}
+"""What kinds answer with, where that goes without saying for none."""
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -201,7 +215,7 @@ class Import:
             status="deprecated" if facts.ends is not None else None,
             aliases=aliases,
             input_types=list(facts.takes),
-            output_types=["embedding"] if facts.kind == "embedding" else None,
+            output_types=[MADE[facts.kind]] if facts.kind in MADE else None,
             context_length=length_of(offer.id, offered),
             max_output_tokens=facts.output,
             offers=[self._offer(offer, offered, False)],
@@ -253,11 +267,8 @@ def length_of(id_: str, offered: Sequence[Offered]) -> int | None:
 
 
 def endpoints(offer: Offered) -> Sequence[str]:
-    match offer.facts.kind:
-        case "embedding":
-            return ("embeddings",)
-        case "moderation":
-            return ("moderations",)
+    if offer.facts.kind in ENDPOINTS:
+        return (ENDPOINTS[offer.facts.kind],)
     return offer.facts.surfaces if offer.by_maker else TEXT_ENDPOINTS
 
 

@@ -50,6 +50,9 @@ DIMENSIONS: Final[Mapping[str, tuple[str, Decimal]]] = {
 }
 """By the package's key: the dimension here, and how many of its units make a million."""
 
+BY_THE_HOUR: Final[Mapping[str, str]] = {"input_audio_hours": "input_audio_seconds"}
+"""What the package has by the hour and we by the second, where that can be said exactly; else it is passed over."""
+
 Prices = dict[str, str]
 Tier = dict[str, Any]
 
@@ -129,6 +132,9 @@ class Import:
         beyond: dict[int, Prices] = {}
         for key, value in prices.__dict__.items():
             if value is None:
+                continue
+            if key in BY_THE_HOUR and not (value * 1_000_000) % 3600:
+                base[BY_THE_HOUR[key]] = exact(BY_THE_HOUR[key], value * 1_000_000 / 3600)
                 continue
             if key not in DIMENSIONS:
                 self.unknown_keys[key] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Collection, Mapping
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -41,8 +42,15 @@ HOSTED = {
 }
 """By provider: its dialect, the variable that its key is usually in, and where it is."""
 AT_HOME = {"ollama": "http://127.0.0.1:11434/v1", "vllm": "http://127.0.0.1:8000/v1"}
-UNDATED = {"google/gemini-3.6-flash", "google/gemini-3.5-flash-lite"}
+UNDATED = {"google/gemini-3.6-flash", "google/gemini-3.5-flash-lite", "openai/gpt-transcribe"}
 """Of these only the month is known."""
+
+MEDIA: Mapping[Endpoint, Collection[tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    Endpoint.IMAGES: [(("text", "image"), ("image",))],
+    Endpoint.AUDIO: [(("text",), ("audio",)), (("audio",), ("text",))],
+    Endpoint.VIDEO: [(("text", "image"), ("video",))],
+}
+"""What such models take and make."""
 
 SHIPPED = load_catalog(None, {})
 MODELS = sorted(SHIPPED.models)
@@ -100,14 +108,17 @@ def test_a_model_can_be_shown_to_people(model_id: str) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", model.organisation_id)
     assert (model.release_date is None) == (model_id in UNDATED)
     assert bool(model.created) == (model.release_date is not None)
-    assert model.input_types[0] == "text"
     endpoints = set().union(*(offer.endpoints for offer in model.offers))
     if Endpoint.EMBEDDINGS in endpoints:
         assert (endpoints, model.output_types) == ({Endpoint.EMBEDDINGS}, ("embedding",))
     elif Endpoint.MODERATIONS in endpoints:
         assert endpoints == {Endpoint.MODERATIONS}
+    elif endpoints & MEDIA.keys():
+        [endpoint] = endpoints
+        assert (model.input_types, model.output_types) in MEDIA[endpoint]
     else:
         assert endpoints <= TEXT
+        assert model.input_types[0] == "text"
         assert model.output_types == ("text",)
         assert model.context_length is not None
         assert model.context_length >= (model.max_output_tokens or 0)
@@ -128,7 +139,9 @@ def test_an_offer_says_what_it_takes_and_what_it_costs(catalog: Catalog, model_i
         assert (offer.prices.rates, offer.price_source) == ({}, None)
         return
     assert not list(missing_dimensions(offer.prices.rates, offer.endpoints))
-    assert all(offer.prices.rates[name] > 0 for name in ("input_text_tokens",))
+    if not offer.endpoints & {Endpoint.AUDIO}:
+        assert offer.prices.rates["input_text_tokens"] > 0
+    assert any(offer.prices.rates.values())
     assert offer.price_source == ("file" if provider_id == "deepseek" else "default")  # dearer at its peak hours
 
 
@@ -174,6 +187,8 @@ def test_a_makers_own_name_is_understood(alias: str, model_id: str) -> None:
 
 def test_what_is_turned_off_soon_is_listed_as_deprecated() -> None:
     gone = {"openai/gpt-5", "openai/gpt-5-mini", "openai/gpt-5-nano", "openai/o3", "openai/gpt-4.1", "openai/gpt-4o"}
+    gone |= {"openai/tts-1", "openai/tts-1-hd", "openai/gpt-4o-mini-tts", "openai/whisper-1"}
+    gone |= {"openai/gpt-4o-transcribe", "openai/gpt-4o-mini-transcribe"}
     assert {model.id for model in SHIPPED.models.values() if model.status != "active"} == gone
 
 

@@ -28,6 +28,12 @@ _TEXT_DIMENSIONS: Final = ("input_text_tokens", "output_text_tokens")
 _DECIMAL: Final = re.compile(r"\d+(\.\d+)?")
 _BY_THE_PIECE: Final = frozenset({"input_image", "output_image", "video_seconds", "requests", "web_searches"})
 """Dear things: a million images at 4 cents cost $40,000. Their limit is $1,000 apiece."""
+_ONE_OF: Final[Mapping[Endpoint, tuple[str, ...]]] = {
+    Endpoint.IMAGES: ("output_image", "output_image_tokens", "output_text_tokens"),
+    Endpoint.AUDIO: ("input_audio_seconds", "input_characters", "output_audio_seconds", "input_text_tokens"),
+    Endpoint.VIDEO: ("video_seconds", "output_video_tokens"),
+}
+"""By endpoint, prices of which one is enough; a price of `requests` always is."""
 
 
 class PriceError(ValueError):
@@ -61,6 +67,9 @@ def missing_dimensions(rates: Iterable[str], endpoints: frozenset[Endpoint]) -> 
         yield from (dimension for dimension in _TEXT_DIMENSIONS if dimension not in rates)
     elif Endpoint.EMBEDDINGS in endpoints and _TEXT_DIMENSIONS[0] not in rates:
         yield _TEXT_DIMENSIONS[0]
+    for endpoint, dimensions in _ONE_OF.items():
+        if endpoint in endpoints and not {*dimensions, "requests"} & set(rates):
+            yield dimensions[0]
 
 
 class PriceReader:
