@@ -55,6 +55,7 @@ class Offers:
                 self._problems.append(located.problem(("provider",), text))
             seen.add(entry.provider)
             params = self._params(located)
+            videos = self._video_facts(located)
             prices, source = _Pricing(model.entry.id, located, self._priced_as[entry.provider], self._problems).prices()
             yield Offer(
                 provider,
@@ -68,8 +69,21 @@ class Offers:
                 entry.context_length or model.entry.context_length,
                 _embedding_facts(self._embeddings.get(entry.provider), entry.embeddings),
                 frozenset(model.entry.output_types) if "output_types" in model.entry.model_fields_set else None,
-                _video_facts(self._videos.get(entry.provider), entry.videos),
+                videos,
             )
+
+    def _video_facts(self, offer: Located[OfferEntry]) -> VideoFacts:
+        facts = _video_facts(self._videos.get(offer.entry.provider), offer.entry.videos)
+        for default, among, name in (
+            (facts.default_seconds, facts.seconds, "seconds"),
+            (facts.default_size, facts.sizes, "sizes"),
+        ):
+            if default is not None and among and default not in among:
+                text = (
+                    f"the default of its videos, {default}, must be one of their {name}: {', '.join(map(str, among))}"
+                )
+                self._problems.append(offer.problem((), text))
+        return facts
 
     def _params(self, offer: Located[OfferEntry]) -> frozenset[str] | None:
         """Canonical names; any spelling of any surface is understood."""
