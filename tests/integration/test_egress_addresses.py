@@ -104,6 +104,19 @@ async def test_an_address_that_the_configuration_let_through_is_not_called_eithe
     assert upstream.connections_accepted == 0
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "::ffff:127.0.0.1", "fd00::1"])
+async def test_a_name_that_leads_near_by_is_not_called_where_nothing_near_is_meant(
+    names: Names, transport: Transport, upstream: Upstream, address: str
+) -> None:
+    names.answers = [[address]]
+    with pytest.raises(ProviderFailure) as caught:
+        url = f"http://upstream.example:{upstream.port}/v1"
+        await transport.request("GET", url, headers={}, connect_timeout_s=1, allow_near=False)
+    assert caught.value.upstream == failure(Fault.FORBIDDEN).upstream
+    assert not caught.value.was_sent
+    assert upstream.connections_accepted == 0
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "::ffff:169.254.169.254"])
 async def test_a_name_that_changes_its_address_later_is_not_followed(
     names: Names, transport: Transport, upstream: Upstream, address: str

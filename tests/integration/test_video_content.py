@@ -365,5 +365,5 @@ async def test_there_is_only_the_video(transport: Transport, dialect: Dialect) -
         for asked in ((handle, "thumbnail"), (None, "video")):
             with pytest.raises(ProviderFailure) as caught:
                 await videos.content(offer, native_id, asked[0], asked[1], None)
-            assert caught.value.status == 404
+            assert (caught.value.status, caught.value.upstream.code) == (404, CONTENT_GONE)
         assert upstream.requests == []

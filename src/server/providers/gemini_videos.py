@@ -18,9 +18,8 @@ from server.providers.gemini_errors import failure_of_reply
 from server.providers.gemini_videos_decode import begun, report
 from server.providers.http_port import HttpTransport, ResponseHeaders, SizedBody
 from server.providers.inline_body import InlineBody
-from server.providers.openai_errors import protocol_failure
 from server.providers.provider_options import options_for
-from server.providers.video_calls import VideoCalls, lost_job
+from server.providers.video_calls import VideoCalls, content_gone, lost_job
 from server.providers.video_frames import Frame, field_of, frame_of, is_offered, named
 from server.providers.video_reference import base64_part, media_type_of
 
@@ -106,7 +105,7 @@ class GeminiVideos:
         self, offer: Offer, native_id: str, handle: str | None, variant: Variant, byte_range: str | None
     ) -> Content:
         if handle is None or variant != "video":
-            raise protocol_failure("The provider has no such content.", status=404)
+            raise content_gone(404)
         provider = offer.provider
         return await self._calls.content(
             handle, provider, _credentials(provider), self._failure_of(provider), variant, byte_range

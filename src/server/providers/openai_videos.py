@@ -11,10 +11,10 @@ from server.domain.ports import Clock
 from server.domain.video import Content, JobReport, Variant, VideoRequest
 from server.providers.exchange import ERROR_BODY_TIMEOUT_S, FailureOfReply
 from server.providers.http_port import HttpTransport, ResponseHeaders
-from server.providers.openai_errors import failure_of_reply, protocol_failure
+from server.providers.openai_errors import failure_of_reply
 from server.providers.openai_videos_decode import begun, report
 from server.providers.openai_videos_encode import PATH, is_generations, submission, unsupported
-from server.providers.video_calls import VideoCalls, lost_job
+from server.providers.video_calls import VideoCalls, content_gone, lost_job
 
 __all__ = ["OpenAIVideos"]
 
@@ -79,7 +79,7 @@ class OpenAIVideos:
         provider, url = offer.provider, handle
         if is_generations(offer):
             if url is None or variant != "video":
-                raise protocol_failure("The provider has no such content.", status=404)
+                raise content_gone(404)
         else:
             url = f"{_url(offer, native_id)}/content?variant={variant}"
         return await self._calls.content(

@@ -24,7 +24,7 @@ from server.providers.rate_limits import headroom_of
 from server.providers.request_ids import upstream_request_id
 from server.providers.retry_after import retry_after_s
 
-__all__ = ["Answer", "VideoCalls", "attempt_failure", "lost_job"]
+__all__ = ["Answer", "VideoCalls", "attempt_failure", "content_gone", "lost_job"]
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Of what a provider says about a job."""
@@ -145,7 +145,7 @@ class VideoCalls:
                     closing.pop_all()
                     return relay
                 elif response.status in (_GONE if is_own else _GONE_ELSEWHERE):
-                    raise _content_gone(response.status)
+                    raise content_gone(response.status)
                 elif is_own:
                     raise await self._failure(response, provider, failure_of)
                 else:
@@ -237,8 +237,8 @@ def _moved(url: str, location: str) -> str:
         raise protocol_failure("The provider told of content at an address that the gateway does not call.") from None
 
 
-def _content_gone(status: int) -> ProviderFailure:
-    said = UpstreamError(code=CONTENT_GONE, message="The provider no longer has this content.")
+def content_gone(status: int) -> ProviderFailure:
+    said = UpstreamError(code=CONTENT_GONE, message="The provider does not have this content, or no longer.")
     return ProviderFailure(FailureCategory.SERVER_ERROR, status=status, upstream=said)
 
 
