@@ -109,8 +109,8 @@ async def test_a_name_that_leads_near_by_is_not_called_where_nothing_near_is_mea
     names: Names, transport: Transport, upstream: Upstream, address: str
 ) -> None:
     names.answers = [[address]]
+    url = f"http://upstream.example:{upstream.port}/v1"
     with pytest.raises(ProviderFailure) as caught:
-        url = f"http://upstream.example:{upstream.port}/v1"
         await transport.request("GET", url, headers={}, connect_timeout_s=1, allow_near=False)
     assert caught.value.upstream == failure(Fault.FORBIDDEN).upstream
     assert not caught.value.was_sent
