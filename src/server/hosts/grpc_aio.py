@@ -37,6 +37,8 @@ MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
 """Calls that have come in and not been begun. Past grpc's own limit of 1000 it cancels some at random, in silence."""
 EMPTY_BODY: Final = b""
 """The HttpBody that adds nothing, for a stream whose last message has gone before it was known to be the last."""
+NEWS_OF_LEAVING_S: Final = 0.005
+"""A caller that leaves, or is late, first looks as if its stream had ended well; its call is cancelled just after."""
 SUFFIX_KEY: Final = "x-gw-suffix"
 CLIENT_KEY: Final = "x-gw-client"
 UNWIND_TIMEOUT_S: Final = 5.0
@@ -203,7 +205,7 @@ class _Messages:
     async def __anext__(self) -> bytes:
         message: Any = await self._context.read()
         if message is grpc.aio.EOF:
-            await asyncio.sleep(0)  # a caller that has gone looks like one that has ended, until it cancels this task
+            await asyncio.sleep(NEWS_OF_LEAVING_S)
             raise StopAsyncIteration
         return bytes(message)
 
