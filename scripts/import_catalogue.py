@@ -34,7 +34,9 @@ OLDEST: Final = timedelta(days=730)
 FREE: Final = ":free"
 TEXT_ENDPOINTS: Final = ("chat", "responses", "messages")
 
-Ability = Literal["reasoning", "sampling", "tools", "schemas", "dimensions", "language", "times", "instructions"]
+Ability = Literal[
+    "reasoning", "sampling", "tools", "schemas", "dimensions", "language", "times", "sureness", "instructions"
+]
 Kind = Literal["text", "embedding", "moderation", "image", "speech", "transcription"]
 ENDPOINTS: Final[Mapping[Kind, str]] = {
     "embedding": "embeddings",

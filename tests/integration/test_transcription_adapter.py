@@ -19,6 +19,7 @@ from tests.fakes.audio_wire import (
     TEXT,
     events,
     mistral_events,
+    mistral_transcript,
     transcript_events,
     verbose,
     vllm_events,
@@ -179,6 +180,12 @@ async def test_a_cut_comes_after_the_text_before_it(bench: Bench, end: Any) -> N
     found, failure = await bench.events(request(stream=True), bench.offer())
     assert failure is not None
     assert (failure.category, Completed() in found) == (FailureCategory.CONNECTION, False)
+
+
+async def test_mistral_s_words_are_its_segments(bench: Bench) -> None:
+    bench.upstream.script(json_reply(mistral_transcript(segments=[{"text": " Hello.", "start": 0.8, "end": 1.3}])))
+    transcript, _, _ = await bench.heard("voxtral-mini-2602", MISTRAL, granularities=["word"])
+    assert (transcript.words, transcript.segments) == ((Word(0.8, 1.3, "Hello."),), ())
 
 
 async def test_times_that_were_asked_for_must_be_there(bench: Bench) -> None:

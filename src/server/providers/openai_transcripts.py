@@ -89,7 +89,7 @@ class TranscriptDecoder:
         told = self._read(body)
         if not isinstance(told.text, str):
             raise self._unreadable(body)
-        transcript = _transcript(told, told.text)
+        transcript = self._with_words(_transcript(told, told.text))
         self._check_times(transcript)
         self._begin(told, out)
         if self._streamed:
@@ -132,6 +132,13 @@ class TranscriptDecoder:
         language = transcript.language or self._language
         segments = transcript.segments or tuple(self._segments)
         self._end(replace(transcript, language=language, segments=segments), last.usage or self._usage, out)
+
+    def _with_words(self, transcript: Transcript) -> Transcript:
+        """Where there is one format only it has one list of times: its segments are words where those were wanted."""
+        if self._provider.profile.transcript_formats or self._granularities != {"word"}:
+            return transcript
+        words = tuple(Word(one.start_s, one.end_s, one.text.strip()) for one in transcript.segments)
+        return replace(transcript, segments=(), words=words)
 
     def _check_times(self, transcript: Transcript) -> None:
         told = {"segment": transcript.segments, "word": transcript.words}
