@@ -19,7 +19,7 @@ from server.providers.video_calls import MAX_HOPS
 from server.transport import Transport
 from server.transport.faults import Fault
 from tests.fakes.health import HandClock
-from tests.fakes.replies import encoded, error, head, json_reply, whole
+from tests.fakes.replies import chunked, encoded, error, head, json_reply, whole
 from tests.fakes.video_upstream import BLOCK, Dialect, Media, Plan, VideoUpstream, media_bytes, moved
 from tests.fakes.wire import Call, Cut, Request, Send, WireServer
 from tests.integration.test_video_adapters import adapter_of, ended, offer_of, wanted
@@ -346,6 +346,15 @@ async def test_a_browser_is_told_of_no_script(transport: Transport, declared: st
         upstream.script([head(200, headers), Send(b"film")])
         content = await videos.content(offer, native_id, handle, "video", None)
         assert dict(content.headers) == {"content-type": told, "content-length": "4"}
+        assert await body_of(content) == b"film"
+
+
+async def test_chunks_say_how_long_it_is(transport: Transport) -> None:
+    async with VideoUpstream("openai") as upstream:
+        videos, offer, native_id, handle = await made(upstream, transport)
+        upstream.script(chunked([b"fi", b"lm"], content_type="video/mp4", headers={"content-length": "9"}))
+        content = await videos.content(offer, native_id, handle, "video", None)
+        assert dict(content.headers) == {"content-type": "video/mp4"}
         assert await body_of(content) == b"film"
 
 

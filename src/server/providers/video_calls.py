@@ -197,6 +197,8 @@ def _relayed(response: HttpResponse, variant: Variant, *, is_partial: bool) -> d
         value = response.headers.get(name)
         if value is not None and pattern.fullmatch(value):
             headers[name] = value
+    if response.headers.get("transfer-encoding") is not None:
+        headers.pop("content-length", None)  # the chunks say how long it is
     if response.status == 416:
         return {name: headers[name] for name in ("content-range",) if name in headers}
     if declared in _NO_VIDEO or (response.status == 206 and not (is_partial and "content-range" in headers)):
