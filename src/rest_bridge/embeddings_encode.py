@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
 
 from rest_bridge.embeddings_decode import EmbeddingsOrder
-from rest_bridge.http import JSON, RestResponse, json_response
+from rest_bridge.http import RestResponse
+from rest_bridge.pieces import json_in_pieces
 from rest_bridge.pricing_json import PricingJson, usage_pricing
 from server.domain.request import RawJson
 from server.domain.usage import Meta
@@ -44,40 +44,7 @@ class EmbeddingsJson(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_embeddings(embedded: Embedded, order: EmbeddingsOrder) -> RestResponse:
-    """One piece as it is, more of them one after another."""
-    pieces = _pieces(embedded, order)
-    first = next(pieces)
-    second = next(pieces, None)
-    if second is None:
-        return json_response(first)
-    return RestResponse(200, (("content-type", JSON),), _Body(first, second, pieces))
-
-
-class _Body:
-    """A `rest_bridge.http.ByteStream` that is written as it is read; others have their turn in between."""
-
-    def __init__(self, first: bytes, second: bytes, rest: Iterator[bytes]) -> None:
-        self._ready: list[bytes] = [first, second]
-        self._rest = rest
-
-    def __aiter__(self) -> _Body:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._ready:
-            raise StopAsyncIteration
-        await asyncio.sleep(0)
-        piece = self._ready.pop(0)
-        if (following := next(self._rest, None)) is not None:
-            self._ready.append(following)
-        return piece
-
-    @property
-    def ended(self) -> bool:
-        return not self._ready
-
-    async def aclose(self) -> None:
-        self._ready.clear()
+    return json_in_pieces(_pieces(embedded, order))
 
 
 def _pieces(embedded: Embedded, order: EmbeddingsOrder) -> Iterator[bytes]:

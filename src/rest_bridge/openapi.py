@@ -29,6 +29,7 @@ from rest_bridge.openapi_samples import sample
 from rest_bridge.openapi_surfaces import SURFACES, VARIABLES, WORDS, Surface, read_later
 from rest_bridge.openapi_types import Components, Schema, TypeSchemas, component_name
 from server.domain.identity import Scope
+from server.domain.image_limits import SIZE_PATTERN
 from server.domain.limits import (
     MAX_METADATA_PAIRS,
     MAX_NAME_CHARS,
@@ -68,6 +69,8 @@ _BOUNDS: Final[Mapping[str, Schema]] = {
     "metadata": {"maxProperties": MAX_METADATA_PAIRS},
     "model": {"minLength": 1},
     "name": {"maxLength": MAX_NAME_CHARS},
+    "ImagesRequest.size": {"pattern": f"^({SIZE_PATTERN})$"},
+    "ImagesRequestEdits.size": {"pattern": f"^({SIZE_PATTERN})$"},
 }
 """Of fields of a request, what the decoders check beyond types and `RANGES`."""
 
@@ -293,7 +296,7 @@ class _Description:
             said: Schema = {"description": text} if text else {}
             said |= read_later(component, field, types.of) or {}
             if component == top and not replies:
-                said |= _bounds(field, canonical)
+                said |= _bounds(field, canonical) | _BOUNDS.get(f"{component}.{field}", {})
             return said
 
         types = TypeSchemas(self._components, describe, replies=replies)

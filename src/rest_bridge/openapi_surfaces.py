@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from rest_bridge import chat_decode, chat_encode, messages_decode, models, moderations
+from rest_bridge import chat_decode, chat_encode, images_encode, messages_decode, models, moderations
 from rest_bridge.api_keys import AuditPageJson, KeyDeletionJson, KeysPageJson, OneKeyJson
 from rest_bridge.api_keys_decode import CreateKeyBody, RotateKeyBody, UpdateKeyBody
 from rest_bridge.chat_body import ChatBody
@@ -18,6 +18,7 @@ from rest_bridge.embeddings_encode import EmbeddingsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
 from rest_bridge.health import HealthJson
 from rest_bridge.http import JSON
+from rest_bridge.images_decode import EditsBody, ImagesBody
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
 from rest_bridge.messages_encode import MessageJson, MessagesUsage
@@ -39,6 +40,7 @@ Type: TypeAlias = Any
 MODEL: Final = "local/smollm2-135m:free"
 MODERATION_MODEL: Final = "local/toxic-comments:free"
 EMBEDDING_MODEL: Final = "local/smollm2-135m-embed:free"
+IMAGE_MODEL: Final = "local/test-card-image:free"
 """The models of the examples: they answer wherever the gateway runs, and without credit."""
 
 _MARKED: Final = "\n\nA comment (`: ping`) comes after 15 seconds of silence."
@@ -71,6 +73,28 @@ def _chunk(delta: str, reason: str = "null") -> str:
         f'data: {{"id":"chatcmpl-{ARRIVAL.suffix}","object":"chat.completion.chunk","created":{ARRIVAL.created_at},'
         f'"model":"{MODEL}","system_fingerprint":null,'
         f'"choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{reason}}}]}}\n\n'
+    )
+
+
+_DOT: Final = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGM4AQAAygDJmcpdfgAAAABJRU5ErkJggg=="
+)
+_EDIT: Final = {"model": IMAGE_MODEL, "prompt": "The same at night.", "size": "256x256"}
+_PICTURES: Final = (
+    'Where the request says `"stream": true`: `event: <type>` and `data: {{event}}` for each unfinished picture '
+    "(`{0}.partial_image`) that the provider shows, then for each finished one (`{0}.completed`), then `data: [DONE]`. "
+    'A later failure is `event: error` with `{{"type": "error", "error": {{…}}}}`, and nothing follows.' + _MARKED
+)
+
+
+def _picture(kind: str) -> str:
+    return (
+        f'event: {kind}.completed\ndata: {{"type":"{kind}.completed","b64_json":"iVBORw0KGgo=","image_index":0,'
+        f'"created_at":{ARRIVAL.created_at},"background":"auto","output_format":"png","quality":"auto",'
+        '"size":"1024x1024","usage":{"input_tokens":0,"output_tokens":0,"total_tokens":0,'
+        '"input_tokens_details":{"text_tokens":0,"image_tokens":0},'
+        '"output_tokens_details":{"text_tokens":0,"image_tokens":0},'
+        '"pricing":{"currency":"USD","total_nanos":0,"total_usd":"0","lines":[]}}}\n\ndata: [DONE]\n\n'
     )
 
 
@@ -147,6 +171,29 @@ SURFACES: Final[Mapping[str, Surface]] = {
             "base64": {"model": EMBEDDING_MODEL, "input": ["A cat.", "A dog."], "encoding_format": "base64"},
         },
         reply=EmbeddingsJson,
+    ),
+    "ImagesRestService.CreateImages": Surface(
+        body=ImagesBody,
+        examples={
+            "whole": {"model": IMAGE_MODEL, "prompt": "A lighthouse at dusk."},
+            "streamed": {"model": IMAGE_MODEL, "prompt": "A lighthouse at dusk.", "stream": True},
+        },
+        reply=images_encode.ImagesJson,
+        events=images_encode.EVENTS,
+        stream=_PICTURES.format("image_generation"),
+        stream_example=_picture("image_generation"),
+    ),
+    "ImagesRestService.EditImages": Surface(
+        body=EditsBody,
+        required=("image",),
+        examples={
+            "whole": {**_EDIT, "image": _DOT},
+            "streamed": {**_EDIT, "image": [_DOT, _DOT], "stream": True},
+        },
+        reply=images_encode.ImagesJson,
+        events=images_encode.EVENTS,
+        stream=_PICTURES.format("image_edit"),
+        stream_example=_picture("image_edit"),
     ),
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
@@ -263,7 +310,14 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
 
 _PROVIDERS_OWN: Final = "Passed on as it is to a provider that has it."
 
-_ALWAYS_TELL: Final = ("EmbeddingsRequest", "ModerationRequest", "ResponsesRequest", "MessagesRequest")
+_ALWAYS_TELL: Final = (
+    "EmbeddingsRequest",
+    "ImagesRequest",
+    "ImagesRequestEdits",
+    "ModerationRequest",
+    "ResponsesRequest",
+    "MessagesRequest",
+)
 
 WORDS: Final[Mapping[str, str]] = {
     "tool_choice": "Whether and which tools are called.",
@@ -329,6 +383,10 @@ WORDS: Final[Mapping[str, str]] = {
     "EmbeddingsRequest.input": "A text, several, one text's tokens, or several texts' tokens.",
     "ModerationRequest.input": "A text, several, or the parts of one input.",
     **{f"{body}.usage": "Taken, and changes nothing: replies always tell it." for body in _ALWAYS_TELL},
+    "ImagesRequest.response_format": "`url` is answered with a data URL: nothing is hosted.",
+    "ImagesRequestEdits.response_format": "`url` is answered with a data URL: nothing is hosted.",
+    "ImagesRequestEdits.image": "What is to be changed: PNG, JPEG or WebP, 64 megapixels each; as JSON, data URLs.",
+    "ImagesRequestEdits.mask": "A PNG whose transparent parts say where the first picture is to change.",
     "include": "What to be told beside: `message.output_text.logprobs`, `reasoning.encrypted_content`.",
     "system": "The system prompt.",
     "ok": "Always true.",

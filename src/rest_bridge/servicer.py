@@ -160,6 +160,16 @@ class EmbeddingsRestServicer(_Face):
         return self._serve(context, "POST", "/v1/embeddings", request)
 
 
+class ImagesRestServicer(_Face):
+    """`aistats.gateway.v1.ImagesRestService`."""
+
+    def CreateImages(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/images/generations", request)
+
+    def EditImages(self, requests: AsyncIterator[HttpBody], context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/images/edits", requests)
+
+
 class CreditsRestServicer(_Face):
     """`aistats.gateway.v1.CreditsRestService`."""
 

@@ -24,6 +24,7 @@ from aistats.gateway.v1 import (
     embeddings_pb2_grpc,
     generations_pb2_grpc,
     health_pb2_grpc,
+    images_pb2_grpc,
     messages_pb2_grpc,
     models_pb2_grpc,
     moderation_pb2_grpc,
@@ -40,6 +41,7 @@ from rest_bridge.errors import rest_error
 from rest_bridge.generations import GenerationsRest
 from rest_bridge.health import HealthRest
 from rest_bridge.idempotency import IdempotentRunner
+from rest_bridge.images import ImagesRest
 from rest_bridge.messages import MessagesRest
 from rest_bridge.models import ModelsRest
 from rest_bridge.moderations import ModerationsRest
@@ -53,6 +55,7 @@ from rest_bridge.servicer import (
     EmbeddingsRestServicer,
     GenerationsRestServicer,
     HealthRestServicer,
+    ImagesRestServicer,
     MessagesRestServicer,
     ModelsRestServicer,
     ModerationRestServicer,
@@ -75,6 +78,7 @@ from server.pipeline.api_keys import ApiKeys
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.count_tokens import TokenEstimate
 from server.pipeline.drain import Drains
+from server.pipeline.draw import Draw
 from server.pipeline.embed import Embed
 from server.pipeline.generate import Generator
 from server.pipeline.generations import Generations
@@ -101,6 +105,7 @@ from server.rpc.credits import CreditsServicer
 from server.rpc.embeddings import EmbeddingsServicer
 from server.rpc.generations import GenerationsServicer
 from server.rpc.health import HealthServicer
+from server.rpc.images import ImagesServicer
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Guard
 from server.rpc.messages import MessagesServicer
 from server.rpc.models import ModelsServicer
@@ -244,6 +249,7 @@ async def worker(
         guarded = Guarded(generate, moderate, clock, ids)
         respond = Respond(guarded, store, clock)
         embed = Embed(generate)
+        draw = Draw(generate)
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
         stack.push_async_callback(last_used.flush)
@@ -259,6 +265,7 @@ async def worker(
             ResponsesRest(respond),
             MessagesRest(guarded, count_tokens),
             EmbeddingsRest(embed),
+            ImagesRest(draw),
             ModerationsRest(moderate),
             CreditsRest(credits, clock),
             PricingRest(catalog),
@@ -284,6 +291,8 @@ async def worker(
             (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsServiceServicer_to_server, EmbeddingsServicer(embed)),
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
+            (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw)),
+            (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server, ApiKeysServicer(api_keys)),

@@ -49,6 +49,23 @@ models:
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
   - id: acme/moderate:free
     offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
+  - id: acme/draw:free
+    input_types: [text, image]
+    output_types: [image]
+    offers: [{{provider: acme, provider_model: draw, endpoints: [images]}}]
+  - id: acme/draw-1
+    input_types: [text, image]
+    output_types: [image]
+    offers:
+      - {{provider: acme, provider_model: draw, endpoints: [images], price: {{output_image: "40000"}}}}
+  - id: acme/draw-2
+    input_types: [text, image]
+    output_types: [image]
+    offers:
+      - provider: acme
+        provider_model: draw
+        endpoints: [images]
+        price: {{input_text_tokens: "5", input_image_tokens: "10", output_image_tokens: "40"}}
   - id: acme/embed-1
     offers:
       - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}

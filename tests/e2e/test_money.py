@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import random
@@ -28,6 +29,7 @@ from aistats.gateway.v1 import (
     chat_pb2_grpc,
     content_pb2,
     embeddings_pb2,
+    images_pb2,
     messages_pb2,
     moderation_pb2,
     responses_pb2,
@@ -38,6 +40,7 @@ from tests.e2e.gateway import Gateway
 from tests.e2e.purse import INPUT_NANOS, OUTPUT_NANOS, PAID, Purse
 from tests.e2e.test_grpc_clients import chat_request, error_info
 from tests.e2e.upstreams import UpstreamThread
+from tests.fakes.bodies import PIXEL
 from tests.fakes.chat_wire import chat_chunks, finish_chunk, role_chunk, text_chunk, usage
 from tests.fakes.openai_upstream import Call as Do
 from tests.fakes.openai_upstream import Pause, chat_unary, error
@@ -353,6 +356,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {"model": PAID, "max_tokens": 100, "messages": MESSAGES},
     "/v1/embeddings": {"model": "acme/embed-1", "input": "x"},
     "/v1/moderations": {"model": "acme/judge-1", "input": "x"},
+    "/v1/images/generations": {"model": "acme/draw-1", "prompt": "x"},
+    "/v1/images/edits": {"model": "acme/draw-1", "prompt": "x", "image": PIXEL},
 }
 """A body for every route that costs something; a new route without one fails the test below."""
 COSTS_NOTHING = {
@@ -361,7 +366,13 @@ COSTS_NOTHING = {
     "/v1/api-keys",
     "/v1/api-keys/{key_id}/rotate",
 }
-STREAMED = {"/v1/chat/completions", "/v1/responses", "/v1/messages"}
+STREAMED = {
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/images/generations",
+    "/v1/images/edits",
+}
 REQUESTS: dict[str, Any] = {
     "CreateChatCompletionRequest": chat_request(PAID),
     "CreateResponseRequest": responses_pb2.CreateResponseRequest(model=PAID, input=chat_request(PAID).messages),
@@ -369,6 +380,12 @@ REQUESTS: dict[str, Any] = {
         model=PAID, max_tokens=100, messages=chat_request(PAID).messages
     ),
     "CreateEmbeddingsRequest": embeddings_pb2.CreateEmbeddingsRequest(model="acme/embed-1", texts=["x"]),
+    "CreateImagesRequest": images_pb2.CreateImagesRequest(model="acme/draw-1", prompt="x"),
+    "EditImagesRequest": (
+        images_pb2.EditImagesRequest(settings=images_pb2.CreateImagesRequest(model="acme/draw-1", prompt="x")),
+        images_pb2.EditImagesRequest(file=images_pb2.ImageFile()),
+        images_pb2.EditImagesRequest(chunk=base64.b64decode(PIXEL.partition(",")[2])),
+    ),
     "CreateModerationRequest": moderation_pb2.CreateModerationRequest(
         model="acme/judge-1",
         inputs=[moderation_pb2.ModerationInput(parts=[content_pb2.ContentPart(text={"text": "x"})])],
@@ -400,10 +417,12 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
             request = REQUESTS.get(method.input_type.rpartition(".")[2])
             if not path and request is not None:
                 calls += 1
-                kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+                kind = channel.stream_stream if method.server_streaming else channel.stream_unary
                 call: Any = kind(name, request_serializer=bytes)
+                messages = request if isinstance(request, tuple) else (request,)
+                sent = [message.SerializeToString() for message in messages]
                 with pytest.raises(grpc.RpcError) as failed:
-                    for _ in call(request.SerializeToString(), metadata=tuple(purse.headers.items())):
+                    for _ in call(iter(sent), metadata=tuple(purse.headers.items())):
                         pass
                 assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
     assert (posts, calls) == (len(BODIES), len(REQUESTS) + len(STREAMED))

@@ -14,6 +14,7 @@ PAID: Final = "acme/test-1"
 FREE: Final = "acme/test-1:free"
 EMBEDDER: Final = "acme/embeddings-only:free"
 MODERATOR: Final = "acme/moderate:free"
+PAINTER: Final = "acme/draw:free"
 PIXEL: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+M8AAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
@@ -133,6 +134,18 @@ EMBEDDED: Final[Sequence[Json]] = (
     {"model": EMBEDDER, "input": ["hi", "there"], "encoding_format": "base64", "dimensions": 2, "user": "u-1"},
     {"model": EMBEDDER, "input": [[1, 2], [3]], "provider": {"only": ["acme"]}, "meta": True},
 )
+DRAWN: Final[Sequence[Json]] = (
+    {"model": PAINTER, "prompt": "A cat."},
+    {
+        "model": PAINTER, "prompt": "A cat.", "n": 2, "size": "1024x1024", "quality": "low", "background": "opaque",
+        "output_format": "png", "output_compression": 90, "moderation": "low", "response_format": "url",
+        "user": "u-1", "provider": {"only": ["acme"]}, "meta": True,
+    },
+)  # fmt: skip
+EDITED: Final[Sequence[Json]] = (
+    {"model": PAINTER, "prompt": "At night.", "image": PIXEL},
+    {"model": PAINTER, "prompt": "At night.", "image": [PIXEL, PIXEL], "mask": PIXEL, "input_fidelity": "low", "n": 1},
+)
 BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/chat/completions": CHAT,
     "POST /v1/responses": RESPONSES,
@@ -140,6 +153,8 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/messages/count_tokens": COUNTED,
     "POST /v1/pricing/calculate": PRICED,
     "POST /v1/embeddings": EMBEDDED,
+    "POST /v1/images/generations": DRAWN,
+    "POST /v1/images/edits": EDITED,
     "POST /v1/moderations": MODERATED,
     "POST /v1/moderation": MODERATED,
     **{f"POST /v1/{name}": KEY for name in ("api-keys", "keys")},

@@ -12,12 +12,25 @@ from server.domain.limits import check_choice, check_count, check_length, invali
 from server.domain.picture_header import UnknownPicture, picture_size
 from server.domain.upload import Upload
 
-__all__ = ["CHOICES", "IMAGE", "MASK", "MAX_PARTIALS", "check_files", "check_picture", "check_prompt", "check_settings"]
+__all__ = [
+    "CHOICES",
+    "IMAGE",
+    "MASK",
+    "MAX_INPUT_BYTES",
+    "MAX_PARTIALS",
+    "MAX_USER_CHARS",
+    "SIZE_PATTERN",
+    "check_files",
+    "check_picture",
+    "check_prompt",
+    "check_settings",
+]
 
 IMAGE: Final = "image"
 MASK: Final = "mask"
 MAX_PARTIALS: Final = 3
 MAX_SIDE: Final = 8192
+"""Of a picture that is asked for."""
 MAX_USER_CHARS: Final = 512
 MAX_INPUT_PIXELS: Final = 64_000_000
 """Of one picture that is sent in: who decodes it needs some four bytes for each."""
@@ -34,6 +47,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """By field, what it may say; providers take fewer."""
 
+SIZE_PATTERN: Final = "auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3}"
 _SIZE: Final = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 

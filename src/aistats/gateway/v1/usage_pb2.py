@@ -24,33 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61istats/gateway/v1/usage.proto\x12\x12\x61istats.gateway.v1\"\xfd\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x06 \x01(\r\x12\x1a\n\x12input_audio_tokens\x18\x07 \x01(\r\x12\x1b\n\x13output_audio_tokens\x18\x08 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\t \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\n \x01(\r\x12/\n\x06source\x18\x0b \x01(\x0e\x32\x1f.aistats.gateway.v1.UsageSource\x12,\n\x07pricing\x18\x0c \x01(\x0b\x32\x1b.aistats.gateway.v1.Pricing\"`\n\x07Pricing\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0btotal_nanos\x18\x02 \x01(\x03\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.aistats.gateway.v1.PricingLine\"s\n\x0bPricingLine\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x04\x12\x11\n\tunit_size\x18\x03 \x01(\x04\x12\x18\n\x10unit_price_nanos\x18\x04 \x01(\x03\x12\x12\n\nline_nanos\x18\x05 \x01(\x03\"\xed\x02\n\x04Meta\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eprovider_model\x18\x02 \x01(\t\x12\x1f\n\x12native_response_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12\x15\n\rgeneration_ms\x18\x05 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x06 \x01(\x01\x12\x12\n\ngateway_ms\x18\x07 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12/\n\x07routing\x18\t \x03(\x0b\x32\x1e.aistats.gateway.v1.RoutingRow\x12/\n\x05trace\x18\n \x01(\x0b\x32 .aistats.gateway.v1.RoutingTrace\x12\x38\n\nmoderation\x18\x0b \x01(\x0b\x32$.aistats.gateway.v1.ModerationReportB\x15\n\x13_native_response_id\"\x8e\x01\n\x10ModerationReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x34\n\x05input\x18\x02 \x01(\x0b\x32%.aistats.gateway.v1.ModerationFinding\x12\x35\n\x06output\x18\x03 \x01(\x0b\x32%.aistats.gateway.v1.ModerationFinding\"z\n\x11ModerationFinding\x12\x14\n\x07\x66lagged\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x11\n\tunchecked\x18\x03 \x03(\t\x12\x12\n\x05\x65rror\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_flaggedB\x08\n\x06_error\"\x9c\x01\n\x0cRoutingTrace\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x10\n\x08\x61\x66\x66inity\x18\x02 \x01(\t\x12\x37\n\ncandidates\x18\x03 \x03(\x0b\x32#.aistats.gateway.v1.TracedCandidate\x12\x33\n\x08\x61ttempts\x18\x04 \x03(\x0b\x32!.aistats.gateway.v1.TracedAttempt\"\xaa\x02\n\x0fTracedCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x06\x63hance\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06health\x18\x08 \x01(\x01\x12\x17\n\nlatency_ms\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0ethroughput_tps\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tin_flight\x18\x0b \x01(\r\x12\x13\n\x0bprice_nanos\x18\x0c \x01(\x03\x42\t\n\x07_chanceB\r\n\x0b_latency_msB\x11\n\x0f_throughput_tps\"\xc1\x01\n\rTracedAttempt\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\r\x12\x12\n\x05\x65rror\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x62\x65gan_ms\x18\x06 \x01(\x01\x12\x17\n\nlatency_ms\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07took_ms\x18\x08 \x01(\x01\x42\x08\n\x06_errorB\r\n\x0b_latency_ms\"O\n\nRoutingRow\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t*`\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x18\n\x14USAGE_SOURCE_COUNTED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61istats/gateway/v1/usage.proto\x12\x12\x61istats.gateway.v1\"\x99\x04\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x06 \x01(\r\x12\x1a\n\x12input_audio_tokens\x18\x07 \x01(\r\x12\x1b\n\x13output_audio_tokens\x18\x08 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\t \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\n \x01(\r\x12/\n\x06source\x18\x0b \x01(\x0e\x32\x1f.aistats.gateway.v1.UsageSource\x12,\n\x07pricing\x18\x0c \x01(\x0b\x32\x1b.aistats.gateway.v1.Pricing\x12\x1a\n\x12input_image_tokens\x18\r \x01(\r\x12\x1b\n\x13output_image_tokens\x18\x0e \x01(\r\x12\x33\n\x05units\x18\x0f \x03(\x0b\x32$.aistats.gateway.v1.Usage.UnitsEntry\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"`\n\x07Pricing\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0btotal_nanos\x18\x02 \x01(\x03\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.aistats.gateway.v1.PricingLine\"s\n\x0bPricingLine\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x04\x12\x11\n\tunit_size\x18\x03 \x01(\x04\x12\x18\n\x10unit_price_nanos\x18\x04 \x01(\x03\x12\x12\n\nline_nanos\x18\x05 \x01(\x03\"\xed\x02\n\x04Meta\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eprovider_model\x18\x02 \x01(\t\x12\x1f\n\x12native_response_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12\x15\n\rgeneration_ms\x18\x05 \x01(\x01\x12\x16\n\x0ethroughput_tps\x18\x06 \x01(\x01\x12\x12\n\ngateway_ms\x18\x07 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12/\n\x07routing\x18\t \x03(\x0b\x32\x1e.aistats.gateway.v1.RoutingRow\x12/\n\x05trace\x18\n \x01(\x0b\x32 .aistats.gateway.v1.RoutingTrace\x12\x38\n\nmoderation\x18\x0b \x01(\x0b\x32$.aistats.gateway.v1.ModerationReportB\x15\n\x13_native_response_id\"\x8e\x01\n\x10ModerationReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x34\n\x05input\x18\x02 \x01(\x0b\x32%.aistats.gateway.v1.ModerationFinding\x12\x35\n\x06output\x18\x03 \x01(\x0b\x32%.aistats.gateway.v1.ModerationFinding\"z\n\x11ModerationFinding\x12\x14\n\x07\x66lagged\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x11\n\tunchecked\x18\x03 \x03(\t\x12\x12\n\x05\x65rror\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_flaggedB\x08\n\x06_error\"\x9c\x01\n\x0cRoutingTrace\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x10\n\x08\x61\x66\x66inity\x18\x02 \x01(\t\x12\x37\n\ncandidates\x18\x03 \x03(\x0b\x32#.aistats.gateway.v1.TracedCandidate\x12\x33\n\x08\x61ttempts\x18\x04 \x03(\x0b\x32!.aistats.gateway.v1.TracedAttempt\"\xaa\x02\n\x0fTracedCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x06\x63hance\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06health\x18\x08 \x01(\x01\x12\x17\n\nlatency_ms\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0ethroughput_tps\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tin_flight\x18\x0b \x01(\r\x12\x13\n\x0bprice_nanos\x18\x0c \x01(\x03\x42\t\n\x07_chanceB\r\n\x0b_latency_msB\x11\n\x0f_throughput_tps\"\xc1\x01\n\rTracedAttempt\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\r\x12\x12\n\x05\x65rror\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x62\x65gan_ms\x18\x06 \x01(\x01\x12\x17\n\nlatency_ms\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07took_ms\x18\x08 \x01(\x01\x42\x08\n\x06_errorB\r\n\x0b_latency_ms\"O\n\nRoutingRow\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t*`\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x18\n\x14USAGE_SOURCE_COUNTED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aistats.gateway.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGESOURCE']._serialized_start=2027
-  _globals['_USAGESOURCE']._serialized_end=2123
+  _globals['_USAGE_UNITSENTRY']._loaded_options = None
+  _globals['_USAGE_UNITSENTRY']._serialized_options = b'8\001'
+  _globals['_USAGESOURCE']._serialized_start=2183
+  _globals['_USAGESOURCE']._serialized_end=2279
   _globals['_USAGE']._serialized_start=55
-  _globals['_USAGE']._serialized_end=436
-  _globals['_PRICING']._serialized_start=438
-  _globals['_PRICING']._serialized_end=534
-  _globals['_PRICINGLINE']._serialized_start=536
-  _globals['_PRICINGLINE']._serialized_end=651
-  _globals['_META']._serialized_start=654
-  _globals['_META']._serialized_end=1019
-  _globals['_MODERATIONREPORT']._serialized_start=1022
-  _globals['_MODERATIONREPORT']._serialized_end=1164
-  _globals['_MODERATIONFINDING']._serialized_start=1166
-  _globals['_MODERATIONFINDING']._serialized_end=1288
-  _globals['_ROUTINGTRACE']._serialized_start=1291
-  _globals['_ROUTINGTRACE']._serialized_end=1447
-  _globals['_TRACEDCANDIDATE']._serialized_start=1450
-  _globals['_TRACEDCANDIDATE']._serialized_end=1748
-  _globals['_TRACEDATTEMPT']._serialized_start=1751
-  _globals['_TRACEDATTEMPT']._serialized_end=1944
-  _globals['_ROUTINGROW']._serialized_start=1946
-  _globals['_ROUTINGROW']._serialized_end=2025
+  _globals['_USAGE']._serialized_end=592
+  _globals['_USAGE_UNITSENTRY']._serialized_start=548
+  _globals['_USAGE_UNITSENTRY']._serialized_end=592
+  _globals['_PRICING']._serialized_start=594
+  _globals['_PRICING']._serialized_end=690
+  _globals['_PRICINGLINE']._serialized_start=692
+  _globals['_PRICINGLINE']._serialized_end=807
+  _globals['_META']._serialized_start=810
+  _globals['_META']._serialized_end=1175
+  _globals['_MODERATIONREPORT']._serialized_start=1178
+  _globals['_MODERATIONREPORT']._serialized_end=1320
+  _globals['_MODERATIONFINDING']._serialized_start=1322
+  _globals['_MODERATIONFINDING']._serialized_end=1444
+  _globals['_ROUTINGTRACE']._serialized_start=1447
+  _globals['_ROUTINGTRACE']._serialized_end=1603
+  _globals['_TRACEDCANDIDATE']._serialized_start=1606
+  _globals['_TRACEDCANDIDATE']._serialized_end=1904
+  _globals['_TRACEDATTEMPT']._serialized_start=1907
+  _globals['_TRACEDATTEMPT']._serialized_end=2100
+  _globals['_ROUTINGROW']._serialized_start=2102
+  _globals['_ROUTINGROW']._serialized_end=2181
 # @@protoc_insertion_point(module_scope)
