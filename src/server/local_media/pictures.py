@@ -24,6 +24,7 @@ MAX_MADE_PIXELS: Final = 16_000_000
 """Of all that one request makes."""
 MAX_SIDE: Final = 2048
 DEFAULT_SIZE: Final = (1024, 1024)
+Image.MAX_IMAGE_PIXELS = MAX_INPUT_PIXELS
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _INSET: Final = 0.18
 """Of the width, for each further picture."""
@@ -33,15 +34,15 @@ def opened(path: str, param: str) -> Image.Image:
     """The picture in a file, upright. Raises Refused for what is none, is broken, or has too many pixels."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as found:
-                if found.width * found.height > MAX_INPUT_PIXELS:
-                    raise bad_request(
-                        "image_too_large", f"A picture may have {MAX_INPUT_PIXELS:,} pixels at the most.", param
-                    )
                 found.load()
                 return ImageOps.exif_transpose(found)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise bad_request(
+            "image_too_large", f"A picture may have {MAX_INPUT_PIXELS:,} pixels at the most.", param
+        ) from None
+    except (OSError, ValueError, SyntaxError, EOFError):
         raise bad_request(
             "invalid_image", "The file is no PNG, JPEG or WebP picture, or a broken one.", param
         ) from None
