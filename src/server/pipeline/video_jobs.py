@@ -25,9 +25,9 @@ __all__ = ["VideoRunner"]
 INTERVAL_S: Final = 1.0
 """How often it is looked whether a job is due: one query, where none is."""
 LEAST_WAIT_S: Final = 0.05
-MAX_AT_ONCE: Final = 512
-MAX_OF_PROVIDER: Final = 64
-BATCH: Final = 64
+MAX_AT_ONCE: Final = 1024
+MAX_OF_PROVIDER: Final = 32
+BATCH: Final = 32
 LOOK_S: Final = 15.0
 """How long a provider may take to say how a job is; less where leases are shorter than two of these."""
 
@@ -58,6 +58,11 @@ class VideoRunner:
         self._batch = batch
         self._under_way: dict[asyncio.Task[None], VideoJob] = {}
         self._missed: set[str] = set()
+
+    @property
+    def under_way(self) -> int:
+        """How many jobs are being looked at."""
+        return len(self._under_way)
 
     async def run(self) -> None:
         """Look after jobs for ever; an outage of the database is waited for."""
