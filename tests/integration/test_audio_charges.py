@@ -19,7 +19,7 @@ from server.pipeline.units import LEAST_BYTES_PER_SECOND, USUAL_BYTES_PER_SECOND
 from server.storage.database import Database
 from tests.fakes.audio_wire import PIECES, SOUND, TEXT, as_openai_audio, speech, speech_events, transcript_events
 from tests.fakes.openai_upstream import Call as Do
-from tests.fakes.openai_upstream import Cut, Hang, error, json_reply, silent, whole
+from tests.fakes.openai_upstream import Cut, Hang, Pause, error, json_reply, silent, whole
 from tests.fakes.uploads import BytesUpload
 from tests.fakes.wire import Reply, Step
 from tests.integration.money import ROUTING, Till, till
@@ -236,6 +236,13 @@ async def test_a_cut_transcript_is_charged_once(counter: Till) -> None:
     assert counter.second.requests == []
     assert await counter.spent() == (FILE.size // USUAL_BYTES_PER_SECOND + 1) * 100_000
     assert await counter.kinds(call) == ["reserve", "settle"]
+
+
+async def test_a_streamed_transcript_may_begin_as_late_as_a_whole_one(counter: Till) -> None:
+    """The file has to be sent and listened to first, and some providers stream nothing."""
+    counter.first.script([Pause(2 * ROUTING.first_byte_timeout_s), *transcript_events()])
+    events = await counter.run(counter.call(), heard(stream=True))
+    assert (isinstance(events[-1], Settled), counter.second.requests) == (True, [])
 
 
 async def test_a_transcript_that_does_not_come_costs_nothing(counter: Till) -> None:

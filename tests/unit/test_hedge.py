@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from server.domain.audio import TranscriptionRequest
 from server.domain.catalog import Routing
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import Completed, ProviderEvent
 from server.domain.images import ImageRequest
-from server.domain.request import Endpoint, GenerationRequest, RoutingPreferences
+from server.domain.request import Endpoint, GenerationRequest, Request, RoutingPreferences
 from server.domain.routing import Route
 from server.pipeline.health.breaker import PROBES
 from server.pipeline.hedge import Finish, may_hedge, race
 from tests.fakes.health import KEY, HandClock, fail, offers, steady
+from tests.fakes.uploads import BytesUpload
 
 SHOWN = (Completed(),)
 FAILED = ProviderFailure(FailureCategory.SERVER_ERROR)
@@ -162,6 +164,13 @@ def test_when_two_may_be_called(
     assert not may_hedge(Route(tuple(offers(count)), resorts_from=1), request, routing), "the rest is a last resort"
 
 
-def test_no_picture_is_made_twice() -> None:
-    request = ImageRequest(endpoint=Endpoint.IMAGES, model="a/b", prompt="A dot.", stream=True)
-    assert not may_hedge(Route(tuple(offers(2))), request, Routing(hedge_after_s=1.0))
+@pytest.mark.parametrize(
+    "late",
+    [
+        ImageRequest(endpoint=Endpoint.IMAGES, model="a/b", prompt="A dot.", stream=True),
+        TranscriptionRequest(endpoint=Endpoint.AUDIO, model="a/b", file=BytesUpload(b""), stream=True),
+    ],
+    ids=["picture", "transcript"],
+)
+def test_what_shows_itself_late_is_not_made_twice(late: Request) -> None:
+    assert not may_hedge(Route(tuple(offers(2))), late, Routing(hedge_after_s=1.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.embedding import EmbeddingRequest
@@ -20,3 +20,6 @@ Work: TypeAlias = (
     | TranscriptionRequest
     | VideoRequest
 )
+
+LATE: Final = (ImageRequest, TranscriptionRequest)
+"""What shows itself late even where it is streamed: a picture is made first, and a file sent and listened to."""

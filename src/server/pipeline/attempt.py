@@ -30,12 +30,11 @@ from server.domain.events import (
     UsageReported,
     is_visible,
 )
-from server.domain.images import ImageRequest
 from server.domain.ports import Clock, ProviderAdapter
 from server.domain.routing import Candidate, Route
 from server.domain.tokens import TokenCounter
 from server.domain.usage import Usage
-from server.domain.work import Work
+from server.domain.work import LATE, Work
 from server.pipeline.failures import exhausted, interrupted, unavailable
 from server.pipeline.fit import longer_than
 from server.pipeline.health.offers import Health, Watch
@@ -312,7 +311,7 @@ class Attempts:
         if attempt.first_s is not None:
             since_s, usual_s = asked_s, self._routing.idle_timeout_s
             due_s = min(since_s + usual_s, attempt.spoke_s + MAX_WORDLESS_S, limits.end_by_s)
-        elif request.stream and not isinstance(request, ImageRequest):  # pictures show themselves late
+        elif request.stream and not isinstance(request, LATE):
             since_s, usual_s = attempt.dispatched_s, self._routing.first_byte_timeout_s
             due_s = min(since_s + usual_s, limits.answer_by_s)
         else:  # a whole answer's first byte comes when all of it has been generated

@@ -13,9 +13,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from server.domain.catalog import Routing
 from server.domain.errors import ProviderFailure
 from server.domain.events import ProviderEvent
-from server.domain.images import ImageRequest
 from server.domain.request import Request
 from server.domain.routing import Route
+from server.domain.work import LATE
 
 
 class Runner(Protocol):
@@ -39,12 +39,12 @@ class Finish(NamedTuple, Generic[RunnerT]):
 def may_hedge(route: Route, request: Request, routing: Routing) -> bool:
     """Whether two providers may be called for `request` at the same time.
 
-    Never where the client wants no fallback, nor for a whole answer, whose first byte tells nothing, or for pictures,
-    which all take long to show anything and cost as much.
+    Never where the client wants no fallback, nor for a whole answer, whose first byte tells nothing, or for pictures
+    and transcripts, which all take long to show anything and cost as much.
     """
     if routing.hedge_after_s is None or not (request.stream and request.routing.allow_fallbacks):
         return False
-    if isinstance(request, ImageRequest):
+    if isinstance(request, LATE):
         return False
     usual = route.candidates[: route.resorts_from]
     return routing.max_attempts > 1 and len({candidate.offer.provider.id for candidate in usual}) > 1
