@@ -28,7 +28,7 @@ __all__ = ["GrpcAioHost", "ListenError"]
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
 """A body of 64 MiB and the message around it."""
 MAX_METADATA_BYTES: Final = 64 * 1024
-MAX_UNREAD_BYTES: Final = 1024 * 1024
+MAX_UNREAD_BYTES: Final = 256 * 1024
 """What the sender of a stream may be ahead of its reader."""
 MAX_STREAMS_PER_CONNECTION: Final = 4096
 SPARE_CALLS: Final = 512
