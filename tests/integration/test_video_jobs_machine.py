@@ -310,7 +310,7 @@ class JobsMachine(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=15,
+    max_examples=12,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

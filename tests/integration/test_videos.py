@@ -10,18 +10,17 @@ import pytest
 
 from server.domain.errors import GatewayError, Reason
 from server.domain.video import VideoBilling, VideoStatus
-from server.storage.database import Database
 from server.storage.tables import generations
 from tests.fakes.replies import error, rate_limited
 from tests.fakes.video_upstream import Media, Plan, media_bytes
-from tests.integration.databases import ManualClock
+from tests.integration.databases import ManualClock, migrated
 from tests.integration.ledger_world import rows
 from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
 
 
 @pytest.fixture
-async def studio(database: Database, clock: ManualClock) -> AsyncIterator[Studio]:
-    async with studio_with(database, clock, 2) as opened:
+async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
+    async with migrated(sqlite_url) as database, studio_with(database, clock, 2) as opened:
         yield opened
 
 

@@ -82,14 +82,18 @@ class Studio:
         self.workers: list[Worker] = []
         self.current = self.catalog()
 
-    def catalog(self, prices: PriceList = PRICES, *, names: Sequence[str] = ("first", "second", "third")) -> Catalog:
+    def catalog(
+        self, prices: PriceList = PRICES, *, names: Sequence[str] = ("first", "second", "third"), **facts: Any
+    ) -> Catalog:
         """Providers in this order, as far as there are upstreams for them."""
         where = dict(zip(("first", "second", "third"), self.upstreams, strict=False))
         providers = {
             name: Provider(name, "openai", where[name].base_url, where[name].key) for name in names if name in where
         }
         offers = tuple(
-            Offer(provider, "film-1", frozenset({Endpoint.VIDEO}), prices=prices, videos=VideoFacts(cancel=True))
+            Offer(
+                provider, "film-1", frozenset({Endpoint.VIDEO}), prices=prices, videos=VideoFacts(cancel=True, **facts)
+            )
             for provider in providers.values()
         )
         free = tuple(replace(offer, prices=PriceList()) for offer in offers)

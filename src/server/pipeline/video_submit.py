@@ -119,7 +119,19 @@ class Submissions:
         return Refused(job, exhausted(tuple(failures)))
 
     async def _submit(self, job: VideoJob, offer: Offer, request: VideoRequest, limit_s: float) -> JobReport:
-        """Raises ProviderFailure."""
+        """Raises ProviderFailure. Whoever knows the key of a job is asked again where his answer was lost."""
+        try:
+            return await self._submit_once(job, offer, request, limit_s)
+        except ProviderFailure as failure:
+            if not (offer.videos.idempotent and may_have_begun(failure)):
+                raise
+            lost = failure
+        try:
+            return await self._submit_once(job, offer, request, limit_s)
+        except ProviderFailure as failure:
+            raise lost from failure  # whatever is said now, there may be a job
+
+    async def _submit_once(self, job: VideoJob, offer: Offer, request: VideoRequest, limit_s: float) -> JobReport:
         try:
             async with asyncio.timeout(limit_s):
                 report = await self._adapters[offer.provider.dialect].submit(offer, request, f"video_{job.suffix}")

@@ -276,22 +276,29 @@ class Videos:
         await self._store.open(job, hold)
         async with self._kept(job):
             outcome = await self._submit(job, request, route, catalog.routing)
-        match outcome:
-            case Taken(job, report):
-                ended = await self._insist(lambda: self._looks.take(job, report))
-                if ended is None:
-                    await self._looks.cancel(replace(job, native_id=report.native_id))
-            case Lost(job):
-                await self._insist(
-                    lambda: self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
-                )
-            case Refused(job, error):
-                if await self._store.withdraw(job.suffix):
-                    await self._settle(call, request, job, error)
-                    raise error
-            case Superseded():
-                pass
+            match outcome:
+                case Taken():
+                    await self._taken(outcome)
+                case Lost(job):
+                    await self._insist(
+                        lambda: self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
+                    )
+                case Refused(job, error):
+                    if await self._store.withdraw(job.suffix):
+                        await self._settle(call, request, job, error)
+                        raise error
+                case Superseded():
+                    pass
         return await self.get(call.principal, job.suffix)
+
+    async def _taken(self, taken: Taken) -> None:
+        """Keep what the provider says; where that is not to be, it need not go on either."""
+        is_kept = False
+        try:
+            is_kept = await self._insist(lambda: self._looks.take(taken.job, taken.report)) is not None
+        finally:
+            if not is_kept:
+                await self._looks.cancel(replace(taken.job, native_id=taken.report.native_id))
 
     def _opened(self, call: Call, request: VideoRequest, facts: JobFacts, route: Route) -> VideoJob:
         """The job as it is kept before anybody has heard of it."""
