@@ -143,8 +143,8 @@ def make_plan(
         environ = {**environ, "AISTATS_LOCAL_MODERATION_URL": f"http://127.0.0.1:{moderation_port}/v1"}
     if media_port is not None:
         directory = str(settings.data_dir / LOCAL_MEDIA_DIRECTORY)
-        argv = (*python, "server.local_media", "--directory", directory, "--port", str(media_port))
-        models.append(Command("local-media", argv, environ))
+        argv = (*python, "server.local_media", "--directory", directory, "--log-format", settings.log_format)
+        models.append(Command("local-media", (*argv, "--port", str(media_port)), environ))
         probes.append(lambda: accepts(media_port))  # it takes requests in before it has loaded
         environ = {**environ, "AISTATS_LOCAL_MEDIA_URL": f"http://127.0.0.1:{media_port}/v1"}
     workers = tuple(

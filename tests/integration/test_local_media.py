@@ -7,8 +7,10 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from openai import BadRequestError, OpenAI
 from PIL import Image
@@ -277,6 +279,36 @@ def test_a_broken_form_is_refused(server: MediaServer, case: str) -> None:
     status, _, told = server.ask("POST", "/v1/audio/transcriptions", body, headers)
     assert status == 400
     assert f'"code": "{code}"'.encode() in told
+
+
+def test_work_ends_when_nobody_waits_for_it_any_more(server: MediaServer, client: OpenAI) -> None:
+    assert server.process is not None
+    parent = psutil.Process(server.process.pid)
+    with client.audio.speech.with_streaming_response.create(
+        model=SPEECH_MODEL, voice="alloy", input="All work and no play. " * 180, response_format="wav", speed=0.25
+    ) as reply:
+        pieces = reply.iter_bytes(1000)
+        next(pieces)
+        working = parent.children()
+    assert working
+    gone, alive = psutil.wait_procs(working, timeout=20)
+    assert gone
+    assert not alive
+
+
+def test_what_reads_files_of_strangers_has_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    with media_server(tmp_path) as server, server.sdk() as client:
+        assert server.process is not None
+        with client.audio.speech.with_streaming_response.create(
+            model=SPEECH_MODEL, voice="alloy", input="All work and no play. " * 180, response_format="wav", speed=0.25
+        ) as reply:
+            pieces = reply.iter_bytes(1000)
+            next(pieces)
+            parent = psutil.Process(server.process.pid)
+            assert "OPENAI_API_KEY" in parent.environ()
+            [working] = parent.children()
+            assert "OPENAI_API_KEY" not in working.environ()
 
 
 def test_voices_are_different(client: OpenAI) -> None:

@@ -21,12 +21,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m server.local_media", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="where to listen on 127.0.0.1")
     parser.add_argument("--directory", type=Path, required=True, help="where videos are kept")
+    parser.add_argument("--log-format", choices=("console", "json"), default="console")
     asked = parser.parse_args()
     os.nice(_NICENESS)
     with socket.create_server(("127.0.0.1", asked.port), backlog=_BACKLOG) as listening:
+        from server.logs import configure_logging
         from server.processes import exit_when_parent_dies
 
         exit_when_parent_dies()
+        configure_logging("json" if asked.log_format == "json" else "console")
         asyncio.run(_until_stopped(listening, asked.directory))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -56,7 +56,7 @@ async def opening(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, Non
 async def streamed(request: web.Request, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
     """Server-sent events, each under the name of its `type`. What goes wrong on the way is one called `error`."""
 
-    async def lines() -> AsyncIterator[bytes]:
+    async def lines() -> AsyncGenerator[bytes, None]:
         async with aclosing(events):
             try:
                 async for event in events:
@@ -67,13 +67,14 @@ async def streamed(request: web.Request, events: AsyncGenerator[dict[str, Any], 
     return await written(request, "text/event-stream", lines())
 
 
-async def written(request: web.Request, media_type: str, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+async def written(request: web.Request, media_type: str, pieces: AsyncGenerator[bytes, None]) -> web.StreamResponse:
     """A body as it is made. Raises TimeoutError where its reader stalls."""
     response = web.StreamResponse(headers={"content-type": media_type, "cache-control": "no-store"})
     await response.prepare(request)
-    async for piece in pieces:
-        async with asyncio.timeout(STALL_S):
-            await response.write(piece)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            async with asyncio.timeout(STALL_S):
+                await response.write(piece)
     await response.write_eof()
     return response
 

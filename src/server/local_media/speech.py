@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -59,9 +60,10 @@ class Speech:
             raise bad_request("invalid_voice", f"A voice is one of {known}; or one of eSpeak NG's own.", "voice")
         task = {"text": asked.input, "voice": voice, "format": asked.response_format, "speed": asked.speed}
         messages = await opening(self._workers.run("speech", task))
-        if asked.stream_format == "sse":
-            return await streamed(request, _events(messages))
-        return await written(request, MEDIA_TYPES[asked.response_format], (one.data async for one in messages))
+        async with aclosing(messages):
+            if asked.stream_format == "sse":
+                return await streamed(request, _events(messages))
+            return await written(request, MEDIA_TYPES[asked.response_format], (one.data async for one in messages))
 
 
 async def _events(messages: AsyncGenerator[Message, None]) -> AsyncGenerator[dict[str, Any], None]:

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import threading
+import traceback
 from typing import Any, Final
 
 import msgspec
@@ -62,6 +63,11 @@ def main() -> None:
         do(sys.argv[1], task)
     except Refused as refused:
         tell("refused", code=refused.code, message=str(refused), param=refused.param)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        tell("failed", what=f"{type(error).__name__} in {place.name}, line {place.lineno}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final, Literal
 
 import msgspec
+import structlog
 
 from server.local_media.messages import Message, received
 from server.local_media.refusal import Refused, bad_request
@@ -24,7 +25,11 @@ AT_ONCE: Final = 4
 MAX_WAITING: Final = 64
 _SILENCE_S: Final[dict[Kind, float]] = {"image": 60.0, "speech": 60.0, "transcription": 120.0, "video": 60.0}
 """Between two messages; how long a process may work in all is limited in `work.py`."""
+_ENVIRON: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+"""What a process of work gets of the environment: it reads files of strangers, and there are keys in the rest."""
 _BUFFER: Final = 256 * 1024
+
+log = structlog.get_logger()
 
 
 class WorkFailed(Exception):
@@ -66,8 +71,9 @@ async def work(kind: Kind, task: dict[str, Any]) -> AsyncGenerator[Message, None
         *(sys.executable, "-m", "server.local_media.work", kind),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # what goes wrong is told in a message; libraries print what they like
         limit=_BUFFER,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={name: os.environ[name] for name in _ENVIRON if name in os.environ},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -81,11 +87,17 @@ async def work(kind: Kind, task: dict[str, Any]) -> AsyncGenerator[Message, None
                 break
             if message.kind == "refused":
                 raise bad_request(**message.facts)
+            if message.kind == "failed":
+                raise WorkFailed(message.facts["what"])
             yield message
         if await process.wait() != 0:
-            raise WorkFailed(f"{kind}: exit code {process.returncode}")
+            raise WorkFailed(f"exit code {process.returncode}")
+    except WorkFailed as failure:
+        log.warning("embedded media: work failed", kind=kind, what=str(failure))
+        raise
     except (TimeoutError, ValueError) as error:
-        raise WorkFailed(f"{kind}: {type(error).__name__}") from None
+        log.warning("embedded media: work failed", kind=kind, what=type(error).__name__)
+        raise WorkFailed(type(error).__name__) from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
