@@ -28,6 +28,8 @@ MAX_SIDE: Final = 1920
 MAX_PIXELS: Final = 1920 * 1088
 MAX_REFERENCE_BYTES: Final = 20 * 1024 * 1024
 MAX_KEY_CHARS: Final = 256
+POLL_AFTER_MS: Final = 1000
+"""When there may be news of a job; most films are done in a few seconds."""
 _VARIANTS: Final = {
     "video": ("video.mp4", "video/mp4"),
     "thumbnail": ("thumbnail.webp", "image/webp"),
@@ -116,7 +118,7 @@ class Videos:
                     key=key,
                     reference=reference,
                 )
-        return web.json_response(_told(job))
+        return _answer(job)
 
     async def list(self, request: web.Request) -> web.Response:
         page = converted(dict(request.query), Page, strict=False)
@@ -126,7 +128,7 @@ class Videos:
         return web.json_response({"object": "list", "data": data, "has_more": has_more, **ends})
 
     async def retrieve(self, request: web.Request) -> web.Response:
-        return web.json_response(_told(self._job(request)))
+        return _answer(self._job(request))
 
     async def delete(self, request: web.Request) -> web.Response:
         job = self._job(request)
@@ -138,13 +140,13 @@ class Videos:
         if job.status in ENDED and job.status != "cancelled":
             raise Refused(HTTPStatus.CONFLICT, "video_ended", f"The video is {job.status} already.", "video_id")
         self._jobs.cancel(job)
-        return web.json_response(_told(job))
+        return _answer(job)
 
     async def remix(self, request: web.Request) -> web.Response:
         asked, key = await json_body(request, RemixAsked), _key(request)
         source = self._job(request)
         job = None if key is None else self._jobs.under(key)
-        return web.json_response(_told(job or self._jobs.remix(source, asked.prompt, key)))
+        return _answer(job or self._jobs.remix(source, asked.prompt, key))
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         """The file, or the part of it that a `range` header names."""
@@ -159,6 +161,11 @@ class Videos:
 
     def _job(self, request: web.Request) -> Job:
         return self._jobs.get(request.match_info["id"])
+
+
+def _answer(job: Job) -> web.Response:
+    headers = {} if job.status in ENDED else {"openai-poll-after-ms": str(POLL_AFTER_MS)}
+    return web.json_response(_told(job), headers=headers)
 
 
 def _told(job: Job) -> dict[str, Any]:
