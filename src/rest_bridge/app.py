@@ -27,10 +27,11 @@ from rest_bridge.http import (
     Route,
 )
 from rest_bridge.idempotency import HEADER, IdempotentRunner
-from rest_bridge.json import ABSENT
+from rest_bridge.json import ABSENT, check_not_coded, is_json
 from rest_bridge.uploads import FORM, Form, read_form
 from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.identity import Arrival, Call, Progress, Scope
+from server.domain.limits import MAX_SHOWN_CHARS
 from server.domain.ports import Reception, Refusals
 from server.spool import Spool
 
@@ -170,14 +171,15 @@ class _Followed:
 
 async def _is_form(request: RestRequest) -> bool:
     """Whether the body is a form, and not JSON. Raises GatewayError where it is declared as neither."""
-    declared = (await _content_type(request)).partition(";")[0].strip().lower()
-    if declared == FORM:
-        return True
-    if declared in ("", JSON):
-        return False
-    raise GatewayError(
-        Reason.INVALID_VALUE, f"This route takes {FORM} or {JSON}, and no other content type.", param="content-type"
-    )
+    media_type = (await _content_type(request)).partition(";")[0].strip().lower()
+    check_not_coded(request.headers)
+    if media_type != FORM and not is_json(media_type):
+        raise GatewayError(
+            Reason.MALFORMED_REQUEST,
+            f'The content-type must be {FORM} or {JSON}, not "{media_type[:MAX_SHOWN_CHARS]}".',
+            param="content-type",
+        )
+    return media_type == FORM
 
 
 async def _content_type(request: RestRequest) -> str:

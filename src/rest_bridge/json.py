@@ -56,12 +56,22 @@ def is_set(raw: msgspec.Raw) -> bool:
 def check_json_headers(headers: Mapping[str, str]) -> None:
     """Raise unless the headers (lower-case names) let the body be plain JSON."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+    if not is_json(media_type):
         raise GatewayError(
             Reason.MALFORMED_REQUEST,
             f'The content-type must be application/json, not "{media_type[:MAX_SHOWN_CHARS]}".',
             param="content-type",
         )
+    check_not_coded(headers)
+
+
+def is_json(media_type: str) -> bool:
+    """Whether a body of this media type is read as JSON; one that declares none is."""
+    return not media_type or media_type == "application/json" or media_type.endswith("+json")
+
+
+def check_not_coded(headers: Mapping[str, str]) -> None:
+    """Raise unless the body is sent as it is."""
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise GatewayError(
             Reason.MALFORMED_REQUEST, "Send the body without a content-encoding.", param="content-encoding"

@@ -172,6 +172,11 @@ async def test_what_is_neither_form_nor_json_is_refused(desk: Desk, declared: st
     assert (reply.status, reply.json["param"]) == (400, "content-type")
 
 
+async def test_a_coded_form_is_not_decoded(desk: Desk) -> None:
+    reply = await read(await desk.app()(request(form(), **{"content-encoding": "gzip"})))
+    assert (reply.status, reply.json["param"]) == (400, "content-encoding")
+
+
 async def test_other_routes_do_not_read_forms(desk: Desk) -> None:
     reply = await read(await desk.app()(request(form(), path=f"{PATH}/json")))
     assert reply.status == 404
