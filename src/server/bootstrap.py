@@ -115,6 +115,7 @@ from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.settings import Settings
+from server.spool import Spool
 from server.storage.api_keys import SqlApiKeys
 from server.storage.audit import purge_audit
 from server.storage.credits import SqlCredits
@@ -278,7 +279,7 @@ async def worker(
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         routes = [route for face in faces for route in face.routes()]
-        bridge = RestApp(reception, routes, refusals, runner)
+        bridge = RestApp(reception, routes, refusals, runner, Spool(settings.data_dir))
         documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(guarded)),
