@@ -357,11 +357,17 @@ class Videos:
                 await asyncio.sleep(SAVE_PAUSE_S)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have it done, even if the caller leaves."""
+        """Have it done, even if the caller leaves. Raises GatewayError (`shutting_down`) where this worker leaves."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                raise GatewayError(Reason.SHUTTING_DOWN, "This gateway is being stopped.") from None
+            raise
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -1,0 +1,138 @@
+"""Videos while something else goes wrong: a client that leaves, a database that is away, content that breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.domain.errors import GatewayError, Reason
+from server.domain.video import VideoStatus
+from server.storage import migrate
+from server.storage.database import Database
+from tests.fakes.video_upstream import BLOCK, Media, Plan
+from tests.fakes.wire import Hang
+from tests.integration.databases import ManualClock
+from tests.integration.ledger_world import stalled
+from tests.integration.video_rows import LEASE_S
+from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
+
+
+class Gate:
+    """A step of a reply that waits."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def play(self, wire: object) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+@pytest.fixture
+async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
+    await migrate.upgrade(sqlite_url)
+    database = Database.open(sqlite_url, slot_wait_s=0.2, statement_timeout_s=0.2, quiet=True)
+    try:
+        async with studio_with(database, clock, 2) as opened:
+            yield opened
+    finally:
+        await database.close()
+
+
+def gated(studio: Studio) -> Gate:
+    """The first provider takes the next job, and says so later."""
+    [upstream, _], gate = studio.upstreams, Gate()
+    usual = upstream.answer
+    upstream.default = lambda request: [gate, *usual(request)]
+    return gate
+
+
+async def test_it_goes_on_without_the_client_that_asked_for_it(studio: Studio) -> None:
+    worker, gate, call = studio.worker("one"), gated(studio), studio.call()
+    creating = asyncio.create_task(worker.videos.create(call, film()))
+    await gate.reached.wait()
+    creating.cancel()
+    await asyncio.wait([creating])
+    studio.upstreams[0].default = studio.upstreams[0].answer
+    gate.opened.set()
+    await worker.videos.close(10)
+    video = await worker.videos.get(studio.principal(), f"video_{call.suffix}")
+    assert (await studio.wait(worker, video)).billing.state == "settled"
+    assert studio.upstreams[0].submits.total() == 1
+
+
+async def test_a_database_that_is_away_costs_no_job(studio: Studio) -> None:
+    """It goes when a provider has just taken the job."""
+    worker, gate = studio.worker("one"), gated(studio)
+    creating = asyncio.create_task(worker.videos.create(studio.call(), film()))
+    await gate.reached.wait()
+    async with stalled(studio.database):
+        studio.upstreams[0].default = studio.upstreams[0].answer
+        gate.opened.set()
+        done, _ = await asyncio.wait([creating], timeout=1)
+        assert not done
+    async with asyncio.timeout(20):
+        video = await creating
+    assert video.status is VideoStatus.QUEUED
+    studio.clock.advance(10)
+    async with stalled(studio.database):
+        with pytest.raises(GatewayError):
+            await worker.look()
+    studio.clock.advance(LEASE_S)
+    assert (await studio.wait(worker, video)).billing.state == "settled"
+    assert await studio.wallet() == (CREDIT - PRICE, 0)
+    assert studio.upstreams[0].submits.total() == 1
+
+
+async def test_who_was_thought_dead_lets_go_of_what_another_has_ended(studio: Studio) -> None:
+    worker, other, gate, call = studio.worker("slow"), studio.worker("other"), gated(studio), studio.call()
+    creating = asyncio.create_task(worker.videos.create(call, film()))
+    await gate.reached.wait()
+    studio.clock.advance(LEASE_S)
+    await other.look()
+    ended = await other.videos.get(studio.principal(), f"video_{call.suffix}")
+    assert (ended.status, ended.billing.state) == (VideoStatus.FAILED, "void")
+    studio.upstreams[0].default = studio.upstreams[0].answer
+    gate.opened.set()
+    assert await creating == ended
+    assert paths(studio.upstreams[0])[-1] == ("POST", "/videos/native_1/cancel")
+    assert await studio.wallet() == (CREDIT, 0)
+
+
+async def test_a_worker_that_must_stop_leaves_what_hangs_to_the_others(studio: Studio) -> None:
+    worker, call = studio.worker("one"), studio.call()
+    studio.upstreams[0].default = lambda request: [Hang()]
+    creating = asyncio.create_task(worker.videos.create(call, film()))
+    async with asyncio.timeout(20):
+        while not studio.upstreams[0].requests:  # noqa: ASYNC110 - the stand-in tells no more
+            await asyncio.sleep(0.01)
+    await worker.videos.close(0)
+    with pytest.raises(GatewayError) as caught:
+        await creating
+    assert caught.value.reason is Reason.SHUTTING_DOWN
+    studio.clock.advance(LEASE_S)
+    other = studio.worker("other")
+    await other.look()
+    video = await other.videos.get(studio.principal(), f"video_{call.suffix}")
+    assert (video.status, video.billing.state) == (VideoStatus.FAILED, "void")
+    assert await studio.wallet() == (CREDIT, 0)
+
+
+async def test_content_that_breaks_off_or_is_gone_is_told_in_our_words(studio: Studio) -> None:
+    worker, who, [upstream, _] = studio.worker("one"), studio.principal(), studio.upstreams
+    upstream.plan = Plan(polls=0, media=Media(size=4 * len(BLOCK), cut_at=2 * len(BLOCK)))
+    video = await studio.wait(worker, await worker.videos.create(studio.call(), film()))
+    async with await worker.videos.content(who, video.id) as content:
+        with pytest.raises(GatewayError) as caught:
+            assert [chunk async for chunk in content.chunks()]
+    assert caught.value.reason is Reason.STREAM_INTERRUPTED
+    upstream.jobs.clear()
+    with pytest.raises(GatewayError) as caught:
+        await worker.videos.content(who, video.id)
+    assert caught.value.reason is Reason.RESOURCE_NOT_FOUND
+    failed = await worker.videos.cancel(who, (await worker.videos.create(studio.call(), film())).id)
+    with pytest.raises(GatewayError) as caught:
+        await worker.videos.content(who, failed.id)
+    assert caught.value.reason is Reason.RESOURCE_NOT_FOUND
