@@ -64,6 +64,12 @@ class TranscriptionBody(TranslationBody, frozen=True, forbid_unknown_fields=True
     chunking_strategy: Literal["auto"] | VoiceActivityBody | None = None
 
 
+class EitherBody(TranscriptionBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields of a form at `/v1/audio`, for its description: `task_of` takes the one that the others do not have."""
+
+    task: Task | None = None
+
+
 class SpeechOrder(msgspec.Struct, frozen=True):
     """What is to be read aloud, and whether it is told in events, with `wants_meta` who did it."""
 

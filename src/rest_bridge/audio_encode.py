@@ -13,6 +13,7 @@ from rest_bridge.audio_subtitles import srt, vtt
 from rest_bridge.errors import error_body
 from rest_bridge.http import RestResponse, json_response
 from rest_bridge.pricing_json import PricingJson, usage_pricing
+from rest_bridge.sse import DONE
 from server.domain.audio import Segment, Transcript, Word
 from server.domain.errors import GatewayError
 from server.domain.events import AudioDelta, Settled, TextDelta
@@ -226,7 +227,7 @@ class SpeechEvents:
         return _data(SpeechDoneEvent(told, _meta(event, wants_meta=self._order.wants_meta)))
 
     def end(self) -> bytes:
-        return b""
+        return DONE
 
     def fail(self, error: GatewayError) -> bytes:
         return _failed(error, self._arrival)
@@ -255,7 +256,7 @@ class TranscriptEvents:
                 return _data(TranscriptDoneEvent(**msgspec.structs.asdict(whole)))
 
     def end(self) -> bytes:
-        return b""
+        return DONE
 
     def fail(self, error: GatewayError) -> bytes:
         return _failed(error, self._arrival)

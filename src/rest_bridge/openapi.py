@@ -26,8 +26,10 @@ from rest_bridge.openapi_errors import (
 )
 from rest_bridge.openapi_protos import Binding, Protos, protos, sentence
 from rest_bridge.openapi_samples import sample
-from rest_bridge.openapi_surfaces import SURFACES, VARIABLES, WORDS, Surface, read_later
+from rest_bridge.openapi_surface import Surface
+from rest_bridge.openapi_surfaces import SURFACES, VARIABLES, WORDS, read_later
 from rest_bridge.openapi_types import Components, Schema, TypeSchemas, component_name
+from rest_bridge.uploads import FORM
 from server.domain.identity import Scope
 from server.domain.image_limits import SIZE_PATTERN
 from server.domain.limits import (
@@ -40,6 +42,9 @@ from server.domain.limits import (
 )
 from server.domain.parameters import CANONICAL
 from server.rpc.registry import SCOPES
+
+PLAIN: Final = "text/plain"
+_BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 
 WITHOUT_KEY: Final = "DescriptionRestService"
 """Its routes are answered by `rest_bridge.documents`, by which this description is as well."""
@@ -219,7 +224,7 @@ class _Description:
             operation["security"] = []
         elif route is not None and route.key_header is not None:
             operation["security"] = [{"bearer": []}, {route.key_header: []}]
-        if surface is not None and surface.body is not None:
+        if surface is not None and (surface.body is not None or surface.form is not None):
             operation["requestBody"] = self._body(binding, surface)
         operation["responses"] = self._responses(binding, route, surface, scopes)
         if self._protos.typed(binding) is not None or not binding.is_face:
@@ -277,12 +282,29 @@ class _Description:
     def _body(self, binding: Binding, surface: Surface) -> Schema:
         typed = self._protos.typed(binding)
         words = {} if typed is None else self._protos.words(typed[0])
-        top = component_name(surface.body)
-        schema = self._types(top, words, replies=False).of(surface.body)
-        required = self._components.schemas[top].setdefault("required", [])
-        required += [field for field in surface.required if field not in required]
-        examples = {name: {"value": value} for name, value in surface.examples.items()}
-        return {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}
+        content: Schema = {}
+        if surface.body is not None:
+            top = component_name(surface.body)
+            schema = self._types(top, words, replies=False).of(surface.body)
+            required = self._components.schemas[top].setdefault("required", [])
+            required += [field for field in surface.required if field not in required]
+            content[JSON] = {"schema": schema, "examples": _examples(surface.examples)}
+        if surface.form is not None:
+            schema = self._form(surface, words)
+            content[FORM] = {"schema": schema, "examples": _examples(surface.form_examples)}
+        return {"required": True, "content": content}
+
+    def _form(self, surface: Surface, words: Mapping[str, str]) -> Schema:
+        """A form has files beside its fields, and its lists come entry by entry, as `name[]`."""
+        top = component_name(surface.form)
+        schema = self._types(top, words, replies=False).of(surface.form)
+        described = self._components.schemas[top]
+        if surface.files[0] not in described["properties"]:
+            named = {name: {"description": WORDS[f"{top}.{name}"], **_BYTES} for name in surface.files}
+            fields = {f"{name}[]" if _is_list(one) else name: one for name, one in described["properties"].items()}
+            described["properties"] = {**named, **fields}
+            described["required"] = [*surface.files, *described.get("required", ())]
+        return schema
 
     def _types(self, top: str, words: Mapping[str, str], *, replies: bool) -> TypeSchemas:
         """`words` are those of the typed message's fields; of one that has another name here, under that one too."""
@@ -337,13 +359,21 @@ class _Description:
     def _content(self, binding: Binding, surface: Surface | None) -> Schema:
         if surface is None:
             schema = self._protos.schema(binding.output, self._components)
-        else:
+        elif surface.reply is not None:
             typed = self._protos.typed(binding)
             words = {} if typed is None else self._protos.words(typed[1])
             reply = surface.reply[0] if isinstance(surface.reply, tuple) else surface.reply
             schema = self._types(component_name(reply), words, replies=True).of(surface.reply)
+        else:
+            schema = {}
         media = JSON if surface is None else surface.media
-        content: Schema = {media: {"schema": schema, "example": sample(schema, self._components.schemas)}}
+        content: Schema = {}
+        if schema:
+            content[media] = {"schema": schema, "example": sample(schema, self._components.schemas)}
+        if surface is not None:
+            content |= {kind: {"schema": dict(_BYTES), "example": ""} for kind in surface.sounds}
+            if surface.text_example:
+                content[PLAIN] = {"schema": {"type": "string"}, "example": surface.text_example}
         if surface is not None and surface.events is not None:
             events = self._types("", {}, replies=True).of(surface.events)
             content[EVENT_STREAM] = {
@@ -351,6 +381,15 @@ class _Description:
                 "example": surface.stream_example,
             }
         return content
+
+
+def _examples(examples: Mapping[str, Mapping[str, Any]]) -> Schema:
+    return {name: {"value": value} for name, value in examples.items()}
+
+
+def _is_list(schema: Schema) -> bool:
+    kind = schema.get("type")
+    return kind == "array" or (isinstance(kind, list) and "array" in kind)
 
 
 def _bounds(field: str, canonical: str) -> Schema:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import msgspec
-
-from rest_bridge import chat_decode, chat_encode, images_encode, messages_decode, models, moderations
+from rest_bridge import (
+    audio_decode,
+    audio_encode,
+    chat_decode,
+    chat_encode,
+    images_encode,
+    messages_decode,
+    models,
+    moderations,
+)
 from rest_bridge.api_keys import AuditPageJson, KeyDeletionJson, KeysPageJson, OneKeyJson
 from rest_bridge.api_keys_decode import CreateKeyBody, RotateKeyBody, UpdateKeyBody
 from rest_bridge.chat_body import ChatBody
@@ -17,12 +24,13 @@ from rest_bridge.embeddings_decode import EmbeddingsBody
 from rest_bridge.embeddings_encode import EmbeddingsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
 from rest_bridge.health import HealthJson
-from rest_bridge.http import JSON
 from rest_bridge.images_decode import EditsBody, ImagesBody
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
 from rest_bridge.messages_encode import MessageJson, MessagesUsage
+from rest_bridge.openapi_audio import AUDIO, AUDIO_WORDS
 from rest_bridge.openapi_errors import ARRIVAL
+from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
 from rest_bridge.pricing import CalculationJson, PricingPageJson
 from rest_bridge.pricing_decode import PricingBody
@@ -34,9 +42,6 @@ from server.domain import embedding_limits
 from server.domain.limits import MAX_SESSION_ID_CHARS, MAX_TOOLS
 from server.domain.moderation import MAX_INPUTS, MAX_PARTS
 
-Type: TypeAlias = Any
-"""A type that msgspec knows, or a tuple of several."""
-
 MODEL: Final = "local/smollm2-135m:free"
 MODERATION_MODEL: Final = "local/toxic-comments:free"
 EMBEDDING_MODEL: Final = "local/smollm2-135m-embed:free"
@@ -44,25 +49,6 @@ IMAGE_MODEL: Final = "local/test-card-image:free"
 """The models of the examples: they answer wherever the gateway runs, and without credit."""
 
 _MARKED: Final = "\n\nA comment (`: ping`) comes after 15 seconds of silence."
-
-
-class Surface(msgspec.Struct, frozen=True, kw_only=True):
-    """`body` is read, with `examples` of it; `required` are fields of it that have a default and may not be absent.
-
-    `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
-    and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page.
-    """
-
-    reply: Type
-    body: Type = None
-    required: tuple[str, ...] = ()
-    examples: Mapping[str, Mapping[str, Any]] = {}
-    events: Type = None
-    stream: str = ""
-    stream_example: str = ""
-    kept: bool = False
-    media: str = JSON
-    status: int = 200
 
 
 _ASKED: Final = [{"role": "user", "content": "Say hello."}]
@@ -195,6 +181,7 @@ SURFACES: Final[Mapping[str, Surface]] = {
         stream=_PICTURES.format("image_edit"),
         stream_example=_picture("image_edit"),
     ),
+    **AUDIO,
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.ListGenerations": Surface(reply=(GenerationsJson, GenerationJson)),
@@ -296,6 +283,12 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
             return {
                 "anyOf": [{"type": "string", "minLength": 1}, texts, tokens, {"type": "array", "items": tokens, **most}]
             }
+        case "AudioRequestSpeech", "voice":
+            return {"anyOf": [{"type": "string", "minLength": 1}, of(audio_decode.VoiceBody)]}
+        case "AudioVerboseTranscription", "segments":
+            return {"type": "array", "items": of(audio_encode.SegmentJson)}
+        case "AudioTranscription" | "AudioTranscriptDeltaEvent" | "AudioTranscriptDoneEvent", "logprobs":
+            return {"type": "array", "items": {"type": "object"}}
         case "Embedding", "embedding":
             return {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string", "format": "byte"}]}
         case "ModerationRequest", "input":
@@ -320,6 +313,7 @@ _ALWAYS_TELL: Final = (
 )
 
 WORDS: Final[Mapping[str, str]] = {
+    **AUDIO_WORDS,
     "tool_choice": "Whether and which tools are called.",
     "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
     "reasoning_effort": "How much a reasoning model thinks.",
@@ -422,4 +416,4 @@ VARIABLES: Final[Mapping[str, str]] = {
 }
 """Examples of what stands in a path or a query."""
 
-__all__ = ["MODEL", "SURFACES", "VARIABLES", "WORDS", "Surface", "read_later"]
+__all__ = ["MODEL", "SURFACES", "VARIABLES", "WORDS", "read_later"]

@@ -170,6 +170,26 @@ class ImagesRestServicer(_Face):
         return self._serve(context, "POST", "/v1/images/edits", requests)
 
 
+class AudioRestServicer(_Face):
+    """`aistats.gateway.v1.AudioRestService`."""
+
+    def CreateAudio(self, request: AsyncIterator[HttpBody], context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/audio", request)
+
+    def CreateSpeech(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/audio/speech", request)
+
+    def CreateTranscription(
+        self, request: AsyncIterator[HttpBody], context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/audio/transcriptions", request)
+
+    def CreateTranslation(
+        self, request: AsyncIterator[HttpBody], context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/audio/translations", request)
+
+
 class CreditsRestServicer(_Face):
     """`aistats.gateway.v1.CreditsRestService`."""
 

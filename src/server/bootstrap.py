@@ -18,6 +18,7 @@ import uvloop
 
 from aistats.gateway.v1 import (
     api_keys_pb2_grpc,
+    audio_pb2_grpc,
     chat_pb2_grpc,
     credits_pb2_grpc,
     description_pb2_grpc,
@@ -33,6 +34,7 @@ from aistats.gateway.v1 import (
 )
 from rest_bridge.api_keys import ApiKeysRest
 from rest_bridge.app import RestApp
+from rest_bridge.audio import AudioRest
 from rest_bridge.chat import ChatRest
 from rest_bridge.credits import CreditsRest
 from rest_bridge.documents import Documents
@@ -49,6 +51,7 @@ from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
 from rest_bridge.servicer import (
     ApiKeysRestServicer,
+    AudioRestServicer,
     ChatRestServicer,
     CreditsRestServicer,
     DescriptionRestServicer,
@@ -93,6 +96,8 @@ from server.pipeline.moderate import Moderate
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
+from server.pipeline.speak import Speak
+from server.pipeline.transcribe import Transcribe
 from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.cohere import CohereAdapter
@@ -100,6 +105,7 @@ from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.reception import FrontDesk
 from server.rpc.api_keys import ApiKeysServicer
+from server.rpc.audio import AudioServicer
 from server.rpc.chat import ChatServicer
 from server.rpc.credits import CreditsServicer
 from server.rpc.embeddings import EmbeddingsServicer
@@ -250,6 +256,7 @@ async def worker(
         guarded = Guarded(generate, moderate, clock, ids)
         respond = Respond(guarded, store, clock)
         embed = Embed(generate)
+        speak, transcribe = Speak(generate), Transcribe(generate)
         draw = Draw(generate)
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
@@ -266,6 +273,7 @@ async def worker(
             ResponsesRest(respond),
             MessagesRest(guarded, count_tokens),
             EmbeddingsRest(embed),
+            AudioRest(speak, transcribe),
             ImagesRest(draw),
             ModerationsRest(moderate),
             CreditsRest(credits, clock),
@@ -291,6 +299,8 @@ async def worker(
             (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
             (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsServiceServicer_to_server, EmbeddingsServicer(embed)),
+            (audio_pb2_grpc.add_AudioServiceServicer_to_server, AudioServicer(speak, transcribe)),
+            (audio_pb2_grpc.add_AudioRestServiceServicer_to_server, AudioRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw)),
             (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),

@@ -66,6 +66,21 @@ models:
         provider_model: draw
         endpoints: [images]
         price: {{input_text_tokens: "5", input_image_tokens: "10", output_image_tokens: "40"}}
+  - id: acme/speaker:free
+    output_types: [audio]
+    offers: [{{provider: acme, provider_model: speak, endpoints: [audio]}}]
+  - id: acme/listener:free
+    output_types: [text]
+    offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio]}}]
+  - id: acme/listener-in-pieces:free
+    output_types: [text]
+    offers: [{{provider: acme, provider_model: gpt-4o-transcribe, endpoints: [audio]}}]
+  - id: acme/speak-1
+    output_types: [audio]
+    offers: [{{provider: acme, provider_model: speak, endpoints: [audio], price: {{input_characters: "15"}}}}]
+  - id: acme/listen-1
+    output_types: [text]
+    offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio], price: {{input_audio_seconds: "100"}}}}]
   - id: acme/embed-1
     offers:
       - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}

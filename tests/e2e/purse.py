@@ -46,6 +46,10 @@ class Purse:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.gateway.post(path, body, headers={**self.headers, **options.pop("headers", {})}, **options)
 
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Any request, as httpx takes it."""
+        return httpx.request(method, f"{self.gateway.url}{path}", headers=self.headers, timeout=60, **options)
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.gateway.get(path, headers=self.headers, **options)
 

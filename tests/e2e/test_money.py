@@ -26,6 +26,7 @@ from phaseo import Phaseo
 
 import aistats.gateway.v1
 from aistats.gateway.v1 import (
+    audio_pb2,
     chat_pb2_grpc,
     content_pb2,
     embeddings_pb2,
@@ -40,7 +41,7 @@ from tests.e2e.gateway import Gateway
 from tests.e2e.purse import INPUT_NANOS, OUTPUT_NANOS, PAID, Purse
 from tests.e2e.test_grpc_clients import chat_request, error_info
 from tests.e2e.upstreams import UpstreamThread
-from tests.fakes.bodies import PIXEL
+from tests.fakes.bodies import PIXEL, WAV, FormBody, request_of
 from tests.fakes.chat_wire import chat_chunks, finish_chunk, role_chunk, text_chunk, usage
 from tests.fakes.openai_upstream import Call as Do
 from tests.fakes.openai_upstream import Pause, chat_unary, error
@@ -356,6 +357,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {"model": PAID, "max_tokens": 100, "messages": MESSAGES},
     "/v1/embeddings": {"model": "acme/embed-1", "input": "x"},
     "/v1/moderations": {"model": "acme/judge-1", "input": "x"},
+    "/v1/audio": {"model": "acme/speak-1", "input": "x", "voice": "alloy"},
+    "/v1/audio/speech": {"model": "acme/speak-1", "input": "x", "voice": "alloy"},
+    "/v1/audio/transcriptions": FormBody({"model": "acme/listen-1"}),
+    "/v1/audio/translations": FormBody({"model": "acme/listen-1"}),
     "/v1/images/generations": {"model": "acme/draw-1", "prompt": "x"},
     "/v1/images/edits": {"model": "acme/draw-1", "prompt": "x", "image": PIXEL},
 }
@@ -386,6 +391,15 @@ REQUESTS: dict[str, Any] = {
         images_pb2.EditImagesRequest(file=images_pb2.ImageFile()),
         images_pb2.EditImagesRequest(chunk=base64.b64decode(PIXEL.partition(",")[2])),
     ),
+    "CreateSpeechRequest": audio_pb2.CreateSpeechRequest(model="acme/speak-1", input="x", voice="alloy"),
+    "CreateTranscriptionRequest": (
+        audio_pb2.CreateTranscriptionRequest(model="acme/listen-1"),
+        audio_pb2.CreateTranscriptionRequest(chunk=WAV),
+    ),
+    "CreateTranslationRequest": (
+        audio_pb2.CreateTranslationRequest(model="acme/listen-1"),
+        audio_pb2.CreateTranslationRequest(chunk=WAV),
+    ),
     "CreateModerationRequest": moderation_pb2.CreateModerationRequest(
         model="acme/judge-1",
         inputs=[moderation_pb2.ModerationInput(parts=[content_pb2.ContentPart(text={"text": "x"})])],
@@ -413,7 +427,8 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
             if path and path not in COSTS_NOTHING:
                 posts += 1
                 for extra in ({}, {"stream": True}) if path in STREAMED else ({},):
-                    assert purse.post(path, {**BODIES[path], **extra}).status_code == 402, path
+                    body = type(BODIES[path])({**BODIES[path], **extra})
+                    assert purse.send("POST", path, **request_of(body)).status_code == 402, path
             request = REQUESTS.get(method.input_type.rpartition(".")[2])
             if not path and request is not None:
                 calls += 1
@@ -425,5 +440,6 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
                     for _ in call(iter(sent), metadata=tuple(purse.headers.items())):
                         pass
                 assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
-    assert (posts, calls) == (len(BODIES), len(REQUESTS) + len(STREAMED))
+    # Of the typed streams, that of a transcription has a form for its REST route, and no line in STREAMED.
+    assert (posts, calls) == (len(BODIES), len(REQUESTS) + len(STREAMED) + 1)
     assert acme.requests == []

@@ -21,7 +21,7 @@ from tests.e2e.gateway import Gateway
 from tests.e2e.purse import PAID, Purse
 from tests.e2e.test_errors import FREE
 from tests.e2e.upstreams import UpstreamThread
-from tests.fakes.bodies import bodies
+from tests.fakes.bodies import SPEAKER, bodies, request_of
 from tests.fakes.contract import check, check_error, check_rpc_error, told
 from tests.fakes.routes import RestRoute, TypedMethod, rest_routes, typed_methods
 
@@ -57,6 +57,7 @@ class Owner(Purse):
             self.made("/v1/api-keys", {"name": MARKER, "limit": 1}),
             self.made("/v1/moderations", {"model": "acme/nobody", "input": MARKER}, status=404),
             self.made("/v1/embeddings", {"model": "acme/embeddings-only:free", "input": MARKER}),
+            self.made("/v1/audio/speech", {"model": SPEAKER, "input": MARKER, "voice": "alloy"}),
         ]
         self.ids = {
             "response": made[0].json()["id"].removeprefix("resp_"),
@@ -126,7 +127,7 @@ def never(kind: str, suffix: str) -> str:
 
 
 def ask(client: httpx.Client, route: RestRoute, *ids: str) -> httpx.Response:
-    return client.request(route.method, route.at(*ids), json=bodies(route)[0] if route.body else None)
+    return client.request(route.method, route.at(*ids), **(request_of(bodies(route)[0]) if route.body else {}))
 
 
 def as_one(reply: httpx.Response, *ids: str) -> tuple[int, list[str], str]:

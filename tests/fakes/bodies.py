@@ -10,9 +10,16 @@ from tests.fakes.routes import RestRoute
 
 Json: TypeAlias = Mapping[str, Any]
 
+
+class FormBody(dict[str, Any]):
+    """Of a route that takes forms only: the fields, which go with a file."""
+
+
 PAID: Final = "acme/test-1"
 FREE: Final = "acme/test-1:free"
 EMBEDDER: Final = "acme/embeddings-only:free"
+SPEAKER: Final = "acme/speaker:free"
+LISTENER: Final = "acme/listener:free"
 MODERATOR: Final = "acme/moderate:free"
 PAINTER: Final = "acme/draw:free"
 PIXEL: Final = (
@@ -21,6 +28,10 @@ PIXEL: Final = (
 SCHEMA: Final[Json] = {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False,
 }  # fmt: skip
+WAV: Final = (
+    b"RIFF\x34\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\xc0\x5d\x00\x00\x80\xbb\x00\x00\x02\x00\x10\x00"
+    b"data\x10\x00\x00\x00" + bytes(16)
+)
 ASKED: Final[Sequence[Json]] = ({"role": "user", "content": "hi"},)
 EXTRAS: Final[Json] = {
     "meta": True, "usage": True, "session_id": "s-1", "models": [FREE], "debug": {"enabled": True, "trace": True},
@@ -124,6 +135,18 @@ KEY: Final[Sequence[Json]] = (
     },
 )  # fmt: skip
 ROTATED: Final[Sequence[Json]] = ({"overlap_s": 60},)
+SPOKEN: Final[Sequence[Json]] = (
+    {"model": SPEAKER, "input": "hi", "voice": "alloy"},
+    {
+        **EXTRAS, "model": SPEAKER, "input": "hi", "voice": {"id": "voice_1"}, "response_format": "wav", "speed": 1.5,
+        "instructions": "Softly.", "stream_format": "sse", "models": [SPEAKER],
+        "provider_options": {"acme": {"speed": 2}},
+    },
+)  # fmt: skip
+WRITTEN: Final[Sequence[Json]] = (
+    FormBody({"model": LISTENER}),
+    FormBody({"model": LISTENER, "response_format": "srt", "temperature": "0.5", "prompt": "p", "meta": "true"}),
+)
 MODERATED: Final[Sequence[Json]] = (
     {"input": "hi"},
     {"model": MODERATOR, "input": ["hi", "there"]},
@@ -153,6 +176,10 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/messages/count_tokens": COUNTED,
     "POST /v1/pricing/calculate": PRICED,
     "POST /v1/embeddings": EMBEDDED,
+    "POST /v1/audio": SPOKEN,
+    "POST /v1/audio/speech": SPOKEN,
+    "POST /v1/audio/transcriptions": WRITTEN,
+    "POST /v1/audio/translations": WRITTEN,
     "POST /v1/images/generations": DRAWN,
     "POST /v1/images/edits": EDITED,
     "POST /v1/moderations": MODERATED,
@@ -161,6 +188,13 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     **{f"PATCH /v1/{name}/{{}}": KEY for name in ("api-keys", "keys")},
     **{f"POST /v1/{name}/{{}}/rotate": ROTATED for name in ("api-keys", "keys")},
 }
+
+
+def request_of(body: Json) -> dict[str, Any]:
+    """What httpx sends such a body by."""
+    if not isinstance(body, FormBody):
+        return {"json": body}
+    return {"data": body, "files": {"file": ("a.wav", WAV, "audio/wav")}}
 
 
 def bodies(route: RestRoute) -> Sequence[Json]:

@@ -151,7 +151,7 @@ def test_the_events_of_a_transcript() -> None:
     assert read.usage is not None
     assert (read.usage.type, read.usage.total_tokens) == ("tokens", 17)
     assert (done["meta"]["provider"], done["id"]) == ("acme", ARRIVAL.generation_id)
-    assert events.end() == b""
+    assert events.end() == b"data: [DONE]\n\n"
     (failed,) = data(events.fail(FAILED))
     assert (failed["error"]["message"], failed["error"]["reason"]) == ("It broke.", "stream_interrupted")
     quiet = TranscriptEvents(order(stream=True), ARRIVAL)

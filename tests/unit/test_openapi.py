@@ -101,7 +101,7 @@ def test_an_operation_says_all_that_there_is_to_know(method: str, path: str, ope
     variables = {one["name"] for one in operation["parameters"] if one.get("in") == "path"}
     assert variables == set(re.findall(r"\{(\w+)\}", path))
     if method in ("POST", "PATCH") and "requestBody" in operation:
-        assert operation["requestBody"]["content"]["application/json"]["examples"]
+        assert all(content["examples"] for content in operation["requestBody"]["content"].values())
     for status, response in operation["responses"].items():
         response = resolved(document(), response)
         assert response["description"]
@@ -124,8 +124,9 @@ def test_examples_are_what_schemas_allow(method: str, path: str, operation: Any)
 
 @pytest.mark.parametrize(("method", "path", "operation"), WITH_BODY)
 def test_every_field_at_the_top_of_a_body_is_described(method: str, path: str, operation: Any) -> None:
-    schema = resolved(document(), operation["requestBody"]["content"]["application/json"]["schema"])
-    assert [name for name, field in schema["properties"].items() if not field.get("description")] == []
+    for content in operation["requestBody"]["content"].values():
+        schema = resolved(document(), content["schema"])
+        assert [name for name, field in schema["properties"].items() if not field.get("description")] == []
 
 
 def test_ids_of_operations_are_unique() -> None:
@@ -176,6 +177,7 @@ def test_streams_are_described_event_by_event() -> None:
     }
     assert streaming.keys() >= {
         "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/images/generations", "/v1/images/edits",
+        "/v1/audio", "/v1/audio/speech", "/v1/audio/transcriptions",
     }  # fmt: skip
     for schema in streaming.values():
         assert schema["x-event-schema"]

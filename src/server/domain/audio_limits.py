@@ -78,16 +78,15 @@ def check_hint(prompt: str) -> None:
     check_length(prompt, MAX_HINT_CHARS, "prompt")
 
 
-def check_file(file: Upload) -> None:
+def check_file(file: Upload, param: str = FILE) -> None:
     """That it is there, no larger than providers take, and looks like sound at its beginning."""
     if not file.size:
-        raise invalid_value(FILE, "must not be empty")
+        raise invalid_value(param, "must not be empty")
     if file.size > MAX_FILE_BYTES:
-        limit = f"at most {MAX_FILE_BYTES // 2**20} MiB"
-        text = f"{FILE} must be {limit}, not {file.size:,} bytes."
-        raise GatewayError(Reason.REQUEST_TOO_LARGE, text, param=FILE)
+        text = f"{param} must be at most {MAX_FILE_BYTES // 2**20} MiB, not {file.size:,} bytes."
+        raise GatewayError(Reason.REQUEST_TOO_LARGE, text, param=param)
     if not is_sound(file.head):
-        raise invalid_value(FILE, f"must be {CONTAINERS}, and its first bytes are those of none")
+        raise invalid_value(param, f"must be {CONTAINERS}, and its first bytes are those of none")
 
 
 def is_sound(head: bytes) -> bool:
