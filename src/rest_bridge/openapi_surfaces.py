@@ -28,7 +28,7 @@ from rest_bridge.images_decode import EditsBody, ImagesBody
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
 from rest_bridge.messages_encode import MessageJson, MessagesUsage
-from rest_bridge.openapi_audio import AUDIO, AUDIO_WORDS
+from rest_bridge.openapi_audio import AUDIO, AUDIO_WORDS, FORMS
 from rest_bridge.openapi_errors import ARRIVAL
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
@@ -169,6 +169,7 @@ SURFACES: Final[Mapping[str, Surface]] = {
         stream=_PICTURES.format("image_generation"),
         stream_example=_picture("image_generation"),
     ),
+    **AUDIO,
     "ImagesRestService.EditImages": Surface(
         body=EditsBody,
         required=("image",),
@@ -181,7 +182,6 @@ SURFACES: Final[Mapping[str, Surface]] = {
         stream=_PICTURES.format("image_edit"),
         stream_example=_picture("image_edit"),
     ),
-    **AUDIO,
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.ListGenerations": Surface(reply=(GenerationsJson, GenerationJson)),
@@ -304,6 +304,8 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
 _PROVIDERS_OWN: Final = "Passed on as it is to a provider that has it."
 
 _ALWAYS_TELL: Final = (
+    *FORMS,
+    "AudioRequestSpeech",
     "EmbeddingsRequest",
     "ImagesRequest",
     "ImagesRequestEdits",
