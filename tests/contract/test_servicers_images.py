@@ -15,12 +15,14 @@ from server.domain.images import ImageRequest, Images, MadeImage
 from server.domain.usage import Usage
 from server.pipeline.draw import Draw
 from server.rpc.images import ImagesServicer
+from tests.fakes.image_wire import png
 from tests.fakes.rest import ARRIVAL, META, PRICING, STARTED
 from tests.fakes.rpc_host import Metadata
 from tests.fakes.typed_client import details, refused
 
 Stub = Any
 Request = images_pb2.CreateImagesRequest
+Edit = images_pb2.EditImagesRequest
 PICTURE = MadeImage("aGVsbG8=", "image/png", "A revised one.")
 USAGE = Usage(input_tokens=9, output_tokens=3, output_image_tokens=3, units={"output_image": 2}, pricing=PRICING)
 asked: list[ImageRequest] = []
@@ -108,6 +110,60 @@ def test_what_cannot_be_meant_is_named(
     error = refused(grpc_stub.CreateImages, request, as_inference)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(error)[1].metadata["param"] == param
+
+
+def edit(*parts: Any) -> Any:
+    """An edit, message by message."""
+    settings = Request(model="a/b", prompt="A cat.", input_fidelity="high")
+    return iter([Edit(settings=settings), *(Edit(**part) for part in parts)])
+
+
+FILE: dict[str, Any] = {"file": images_pb2.ImageFile(filename="a.png")}
+MASK = {"file": images_pb2.ImageFile(is_mask=True)}
+DATA = {"chunk": png()}
+
+
+@pytest.mark.parametrize("method", ["EditImages", "StreamImageEdits"])
+def test_an_edit_is_its_settings_and_files_in_pieces(grpc_stub: Stub, as_inference: Metadata, method: str) -> None:
+    pieces = [{"chunk": png()[start : start + 9]} for start in range(0, len(png()), 9)]
+    answer = getattr(grpc_stub, method)(edit(FILE, *pieces, MASK, DATA, FILE, DATA), metadata=as_inference)
+    assert len(list(answer) if method == "StreamImageEdits" else answer.images) in (2, 4)
+    said = asked[-1]
+    assert said.mask is not None
+    assert [file.size for file in (*said.images, said.mask)] == [len(png())] * 3
+    assert (said.images[0].head, said.images[0].filename) == (png(), "a.png")
+    assert (said.parameters, said.stream) == ({"input_fidelity": "input_fidelity"}, method == "StreamImageEdits")
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ([], "image"),
+        ([DATA], "file"),
+        ([MASK, DATA], "image"),
+        ([FILE], "image"),
+        ([FILE, {"chunk": b"no picture"}], "image"),
+        ([FILE, DATA, FILE], "image[1]"),
+        ([FILE, DATA, MASK, DATA, MASK, DATA], "mask"),
+        ([FILE, DATA, {"settings": Request(model="a/b")}], "settings"),
+        ([FILE, DATA] * 17, "image"),
+        ([FILE] * 40, "image"),
+        ([FILE] + [{"chunk": bytes(3_000_000)}] * 9, "chunk"),
+    ],
+    ids=("nothing", "no file", "a mask only", "empty", "a text", "the second", "masks", "again", "17", "40", "27 MB"),
+)
+def test_what_is_wrong_with_files_is_named(
+    grpc_stub: Stub, as_inference: Metadata, parts: list[dict[str, Any]], param: str
+) -> None:
+    error = refused(grpc_stub.EditImages, edit(*parts), as_inference)
+    assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert details(error)[1].metadata["param"] == param
+
+
+def test_an_edit_begins_with_its_settings(grpc_stub: Stub, as_inference: Metadata) -> None:
+    for messages in ([], [Edit(**FILE)], [Edit()]):
+        error = refused(grpc_stub.EditImages, iter(messages), as_inference)
+        assert details(error)[1].metadata["param"] == "settings"
 
 
 def test_a_key_for_inference_is_needed(grpc_stub: Stub, as_management: Metadata) -> None:

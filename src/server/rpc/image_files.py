@@ -19,11 +19,9 @@ __all__ = ["received_files"]
 ARRIVAL_S: Final = 300.0
 """How long all messages may take to come in; Envoy gives a REST request as long."""
 
-_SPOOL: Final = Spool()
-
 
 async def received_files(
-    messages: AsyncIterator[images_pb2.EditImagesRequest], *, spool: Spool = _SPOOL, timeout_s: float = ARRIVAL_S
+    messages: AsyncIterator[images_pb2.EditImagesRequest], spool: Spool, *, timeout_s: float = ARRIVAL_S
 ) -> tuple[images_pb2.CreateImagesRequest, list[tuple[bool, Upload]]]:
     """The settings, and the files in their order, each with whether it is the mask.
 

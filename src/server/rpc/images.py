@@ -22,6 +22,7 @@ from server.rpc.context import CallContext
 from server.rpc.convert import encode_meta, encode_usage
 from server.rpc.image_files import received_files
 from server.rpc.options import decode_provider_options, decode_routing
+from server.spool import Spool
 
 __all__ = ["ImagesServicer"]
 
@@ -41,8 +42,9 @@ _NUMBERS: Final = frozenset({"n", "partial_images", "output_compression"})
 class ImagesServicer(images_pb2_grpc.ImagesServiceServicer):
     """Its methods take our own `CallContext`, so that any host can carry them."""
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, spool: Spool | None = None) -> None:
         self._draw = draw
+        self._spool = spool or Spool()
 
     async def CreateImages(  # type: ignore[override]  # the context is our own
         self, request: images_pb2.CreateImagesRequest, context: CallContext
@@ -58,15 +60,26 @@ class ImagesServicer(images_pb2_grpc.ImagesServiceServicer):
     async def EditImages(  # type: ignore[override]  # the context is our own
         self, messages: AsyncIterator[images_pb2.EditImagesRequest], context: CallContext
     ) -> images_pb2.CreateImagesResponse:
-        drawn = await self._draw(context.call, await decode_edit(messages, stream=False))
+        drawn = await self._draw(context.call, await self._edit(messages, stream=False))
         return encode_drawn(drawn, context.call.arrival.created_at)
 
     async def StreamImageEdits(  # type: ignore[override]  # the context is our own
         self, messages: AsyncIterator[images_pb2.EditImagesRequest], context: CallContext
     ) -> AsyncGenerator[images_pb2.StreamImagesResponse, None]:
-        async with aclosing(self._stream(context, await decode_edit(messages, stream=True))) as events:
+        async with aclosing(self._stream(context, await self._edit(messages, stream=True))) as events:
             async for event in events:
                 yield event
+
+    async def _edit(self, messages: AsyncIterator[images_pb2.EditImagesRequest], *, stream: bool) -> ImageRequest:
+        """Raises GatewayError naming the field that is wrong."""
+        settings, files = await received_files(messages, self._spool)
+        masks = [file for is_mask, file in files if is_mask]
+        images = tuple(file for is_mask, file in files if not is_mask)
+        if len(masks) > 1:
+            raise invalid_value(MASK, "is given twice")
+        request = decode_request(settings, stream=stream, images=images, mask=masks[0] if masks else None)
+        await check_files(images, request.mask)
+        return request
 
     async def _stream(
         self, context: CallContext, request: ImageRequest
@@ -85,18 +98,6 @@ class ImagesServicer(images_pb2_grpc.ImagesServiceServicer):
                                 yield message
                         case _:
                             pass
-
-
-async def decode_edit(messages: AsyncIterator[images_pb2.EditImagesRequest], *, stream: bool) -> ImageRequest:
-    """Raises GatewayError naming the field that is wrong."""
-    settings, files = await received_files(messages)
-    masks = [file for is_mask, file in files if is_mask]
-    images = tuple(file for is_mask, file in files if not is_mask)
-    if len(masks) > 1:
-        raise invalid_value(MASK, "is given twice")
-    request = decode_request(settings, stream=stream, images=images, mask=masks[0] if masks else None)
-    await check_files(images, request.mask)
-    return request
 
 
 def decode_request(

@@ -270,7 +270,7 @@ class _Passage:
         if refusals is None or endpoint is None or call is None or not isinstance(error, Exception):
             return
         told = error if isinstance(error, GatewayError) else internal_error()
-        model: str = getattr(self.message, "model", "")
+        model: str = getattr(getattr(self.message, "settings", self.message), "model", "")
         # The caller may go meanwhile: `failed` sees that, and its error is a cancellation then.
         with suppress(asyncio.CancelledError):
             await refusals(call, endpoint, told, model=model, stream=stream)
