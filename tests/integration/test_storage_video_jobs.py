@@ -71,6 +71,24 @@ async def test_a_job_and_its_reservation_are_there_together_or_not_at_all(
     assert await wallet(database) == (10 * USD, HELD)
 
 
+async def test_a_team_has_so_many_in_the_making(database: Database, clock: ManualClock) -> None:
+    await make_teams(database, clock, 10 * USD, ("team", "other"))
+    commits = GroupCommit(database)
+    store = SqlVideoJobs(database, commits, clock, "one", max_open=2)
+    jobs = [new_job(clock) for _ in range(3)]
+    for job in jobs[:2]:
+        await store.open(job, hold_of(job))
+    with pytest.raises(GatewayError, match="2 videos in the making") as caught:
+        await store.open(jobs[2], hold_of(jobs[2]))
+    assert caught.value.reason is Reason.OVERLOADED
+    others = new_job(clock, "other")
+    await store.open(others, hold_of(others))
+    assert await store.finish(*at_end(jobs[0], clock))
+    await store.open(jobs[2], hold_of(jobs[2]))
+    assert await wallet(database) == (10 * USD - HELD, 2 * HELD)
+    await commits.close()
+
+
 async def test_a_reservation_outlives_its_worker_and_ends_with_its_job(
     database: Database, clock: ManualClock, stores: Stores
 ) -> None:

@@ -17,7 +17,7 @@ from server.domain.record import GenerationRecord
 from server.domain.usage import Usage
 from server.domain.video import TERMINAL, VideoFault, VideoStatus
 
-__all__ = ["Order", "JobFacts", "VideoJob", "VideoJobStore"]
+__all__ = ["JobFacts", "Order", "VideoJob", "VideoJobStore"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 
@@ -35,10 +35,10 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     """One job. `opening` is its record as far as it is known: whose it is, when it began, which providers were tried.
 
     `provider` and `provider_model` name the offer that it was submitted to, or is about to be; `prices` are what that
-    offer cost then. `native_id` is None until the provider has given one. `held_nanos` is None where nothing is
-    reserved. `expected_seconds` is how long that offer makes it, `seconds` and `size` are those of what was made. `errors` counts the looks at it that failed in a row.
-    `due_at` is when it is looked at next, or while somebody has its lease, when that runs out. All times are seconds
-    since 1970.
+    offer cost then, and `expected_seconds` is how long it makes a video. `native_id` is None until the provider has
+    given one. `held_nanos` is None where nothing is reserved. `seconds` and `size` are those of what was made. `errors`
+    counts the looks at it that failed in a row. `due_at` is when it is looked at next, or while somebody has its lease,
+    when that runs out. All times are seconds since 1970.
     """
 
     opening: GenerationRecord
@@ -88,7 +88,7 @@ class VideoJobStore(Protocol):
     async def open(self, job: VideoJob, hold: Hold | None) -> None:
         """Keep a job with its reservation, leased until `due_at`; both durable when this returns, or neither.
 
-        Raises GatewayError as `server.domain.ledger.Ledger.reserve`.
+        Raises GatewayError as `server.domain.ledger.Ledger.reserve`; `overloaded` where the team has too many.
         """
         ...
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, CursorResult, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.errors import GatewayError
+from server.domain.errors import GatewayError, Reason
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
 from server.domain.video_jobs import JobFacts, Order, VideoJob
@@ -26,6 +26,9 @@ DAY_S: Final = 86_400
 RETENTION_S: Final = 30 * DAY_S
 """How long jobs that have ended can be seen."""
 PURGE_BATCH: Final = 500
+MAX_OPEN: Final = 2000
+"""Jobs of one team that have not ended."""
+RETRY_AFTER_S: Final = 10.0
 MS: Final = 1000
 
 _OPEN: Final[Any] = text(IS_OPEN)
@@ -40,13 +43,21 @@ class SqlVideoJobs:
     """Implements `server.domain.video_jobs.VideoJobStore` for the worker `worker_id`."""
 
     def __init__(
-        self, database: Database, commits: GroupCommit, clock: Clock, worker_id: str, *, retention_s: int = RETENTION_S
+        self,
+        database: Database,
+        commits: GroupCommit,
+        clock: Clock,
+        worker_id: str,
+        *,
+        retention_s: int = RETENTION_S,
+        max_open: int = MAX_OPEN,
     ) -> None:
         self._database = database
         self._commits = commits
         self._clock = clock
         self._worker_id = worker_id
         self._retention_s = retention_s
+        self._max_open = max_open
 
     async def open(self, job: VideoJob, hold: Hold | None) -> None:
         row = {
@@ -58,7 +69,11 @@ class SqlVideoJobs:
             **_changing(job, self._worker_id),
         }
 
+        still_open = select(video_jobs.c.suffix).where(video_jobs.c.team_id == job.team_id, _OPEN).limit(self._max_open)
+
         def work(connection: Connection) -> GatewayError | None:
+            if len(connection.execute(still_open).all()) >= self._max_open:
+                return _too_many(self._max_open)
             if hold is not None:
                 [refusal] = apply(connection, [hold], worker_id=JOBS_WORKER, now=self._clock.now())
                 if refusal is not None:
@@ -210,6 +225,14 @@ class SqlVideoJobs:
             return result.rowcount == 1
 
         return await self._commits.submit(work)
+
+
+def _too_many(limit: int) -> GatewayError:
+    return GatewayError(
+        Reason.OVERLOADED,
+        f"The team has {limit} videos in the making, the most that there may be: wait until some have ended.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def _changing(job: VideoJob, lease_owner: str | None) -> dict[str, Any]:
