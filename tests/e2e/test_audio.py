@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,6 +81,36 @@ def test_speech_comes_as_it_is_made(client: httpx.Client, acme: UpstreamThread) 
         first = next(pieces)
         heard.set()
         assert first + b"".join(pieces) == b"a" * 1000 + b"b" * 1000
+
+
+def test_a_long_speech_is_read_no_faster_than_it_is_heard(gateway: Gateway, acme: UpstreamThread) -> None:
+    piece = bytes(range(256)) * 256
+    acme.script(speech(*[piece] * 1600))
+    body = {"model": SPEAKER, "input": "Hi.", "voice": "alloy", "response_format": "pcm"}
+    with httpx.stream(
+        "POST", f"{gateway.base_url}/audio/speech", json=body, headers=gateway.headers, timeout=60
+    ) as reply:
+        pieces = reply.iter_raw(len(piece))
+        first, sent = next(pieces), -1
+        while sent != (sent := acme.requests[-1].sent):
+            time.sleep(1)
+        assert sent < 48 * MIB
+        size = len(first) + sum(map(len, pieces))
+    assert size == 1600 * len(piece) == 100 * MIB
+
+
+def test_what_comes_with_the_gateway_hears_what_it_says(sdk: openai.OpenAI) -> None:
+    said = "The weather is very nice today."
+    with sdk.audio.speech.with_streaming_response.create(
+        model="local/espeak:free", input=said, voice="alloy", response_format="wav"
+    ) as sound:
+        file = ("said.wav", sound.read())
+    model = "local/pocketsphinx:free"
+    heard = sdk.audio.transcriptions.create(model=model, file=file, response_format="verbose_json")
+    assert heard.text == "the weather is very nice today"
+    assert 0.5 < heard.duration < 10
+    subtitles = sdk.audio.transcriptions.create(model=model, file=file, response_format="srt")
+    assert SUBTITLES.match(subtitles)
 
 
 def test_speech_in_events(sdk: openai.OpenAI, acme: UpstreamThread) -> None:
