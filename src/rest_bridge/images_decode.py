@@ -69,12 +69,17 @@ class ImagesBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True):
     style: Literal["vivid", "natural"] | None = None
 
 
-class EditsBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The fields of `POST /v1/images/edits`, in a form or as JSON; pictures that are no files are data URLs."""
+class EditFormBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a form of `POST /v1/images/edits` has beside its files."""
+
+    input_fidelity: Literal["high", "low"] | None = None
+
+
+class EditsBody(EditFormBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /v1/images/edits` as JSON: its pictures are data URLs."""
 
     image: str | tuple[str, ...] | None = None
     mask: str | None = None
-    input_fidelity: Literal["high", "low"] | None = None
 
 
 class ImagesOrder(msgspec.Struct, frozen=True):
@@ -96,19 +101,27 @@ def decode_generation(body: bytes) -> ImagesOrder:
 
 async def decode_edit(body: bytes) -> ImagesOrder:
     """An edit as JSON, with its pictures as data URLs. Raises GatewayError naming the field that is wrong."""
-    return await _edit(decode_body(_EDIT, body), ())
+    asked = decode_body(_EDIT, body)
+    return await _edit(asked, *_sent(asked))
 
 
 async def decode_edit_form(fields: Iterable[tuple[str, str]], files: Iterable[tuple[str, Upload]]) -> ImagesOrder:
     """An edit as OpenAI's SDKs send it. Raises GatewayError naming the field that is wrong."""
-    return await _edit(decode_fields(EditsBody, fields), files)
+    return await _edit(decode_fields(EditFormBody, fields), *_sorted(files))
 
 
-async def _edit(body: EditsBody, files: Iterable[tuple[str, Upload]]) -> ImagesOrder:
+def _sent(body: EditsBody) -> tuple[list[Upload], list[Upload]]:
+    """The pictures of a JSON body, and its masks."""
     given = () if body.image is None else (body.image,) if isinstance(body.image, str) else body.image
     check_count(len(given), MAX_INPUT_IMAGES, IMAGE)
     images = [_inline(url, IMAGE if len(given) == 1 else f"{IMAGE}[{place}]") for place, url in enumerate(given)]
-    masks: list[Upload] = [] if body.mask is None else [_inline(body.mask, MASK)]
+    return images, [] if body.mask is None else [_inline(body.mask, MASK)]
+
+
+def _sorted(files: Iterable[tuple[str, Upload]]) -> tuple[list[Upload], list[Upload]]:
+    """The pictures of a form, and its masks."""
+    images: list[Upload] = []
+    masks: list[Upload] = []
     for name, file in files:
         if name in (IMAGE, f"{IMAGE}[]"):
             images.append(file)
@@ -117,6 +130,10 @@ async def _edit(body: EditsBody, files: Iterable[tuple[str, Upload]]) -> ImagesO
         else:
             shown = name[:MAX_SHOWN_CHARS]
             raise GatewayError(Reason.UNKNOWN_PARAMETER, f"`{shown}` is not a known file.", param=shown)
+    return images, masks
+
+
+async def _edit(body: EditFormBody, images: list[Upload], masks: list[Upload]) -> ImagesOrder:
     if len(masks) > 1:
         raise invalid(MASK, f"`{MASK}` is given twice.")
     mask = masks[0] if masks else None
@@ -136,7 +153,7 @@ def _inline(url: str, param: str) -> Upload:
         raise invalid(param, f"`{param}` must hold base64.") from None
 
 
-def _order(body: ImagesBody | EditsBody, images: tuple[Upload, ...] = (), mask: Upload | None = None) -> ImagesOrder:
+def _order(body: ImagesBody | EditFormBody, images: tuple[Upload, ...] = (), mask: Upload | None = None) -> ImagesOrder:
     if not body.model:
         raise missing_field("model")
     check_prompt(body.prompt)

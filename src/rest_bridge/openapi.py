@@ -45,6 +45,7 @@ from server.rpc.registry import SCOPES
 
 PLAIN: Final = "text/plain"
 _BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+_FILES: Final[Schema] = {"anyOf": [_BYTES, {"type": "array", "items": _BYTES, "minItems": 1}]}
 
 WITHOUT_KEY: Final = "DescriptionRestService"
 """Its routes are answered by `rest_bridge.documents`, by which this description is as well."""
@@ -76,6 +77,7 @@ _BOUNDS: Final[Mapping[str, Schema]] = {
     "name": {"maxLength": MAX_NAME_CHARS},
     "ImagesRequest.size": {"pattern": f"^({SIZE_PATTERN})$"},
     "ImagesRequestEdits.size": {"pattern": f"^({SIZE_PATTERN})$"},
+    "ImagesRequestEditForm.size": {"pattern": f"^({SIZE_PATTERN})$"},
 }
 """Of fields of a request, what the decoders check beyond types and `RANGES`."""
 
@@ -300,10 +302,14 @@ class _Description:
         schema = self._types(top, words, replies=False).of(surface.form)
         described = self._components.schemas[top]
         if surface.files[0] not in described["properties"]:
-            named = {name: {"description": WORDS[f"{top}.{name}"], **_BYTES} for name in surface.files}
+            named = {
+                name: {"description": WORDS[f"{top}.{name}"], **(_FILES if name in surface.many_files else _BYTES)}
+                for name in surface.files
+            }
             fields = {f"{name}[]" if _is_list(one) else name: one for name, one in described["properties"].items()}
             described["properties"] = {**named, **fields}
-            described["required"] = [*surface.files, *described.get("required", ())]
+            needed = [name for name in surface.files if name not in surface.optional_files]
+            described["required"] = [*needed, *described.get("required", ())]
         return schema
 
     def _types(self, top: str, words: Mapping[str, str], *, replies: bool) -> TypeSchemas:

@@ -18,7 +18,8 @@ Type: TypeAlias = Any
 class Surface(msgspec.Struct, frozen=True, kw_only=True):
     """`body` is read, with `examples` of it; `required` are fields of it that have a default and may not be absent.
 
-    `form` is read where a form is sent, with `form_examples` of it, and `files` are the names of the files in it.
+    `form` is read where a form is sent, with `form_examples` of it, and `files` are the names of the files in it; `optional_files`
+    of them may be absent and `many_files` be several.
     `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
     and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page; `sounds`:
     of replies that are bytes; `text_example`: of a reply that may be plain text as well.
@@ -31,6 +32,8 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     form: Type = None
     form_examples: Mapping[str, Mapping[str, Any]] = {}
     files: tuple[str, ...] = ()
+    optional_files: tuple[str, ...] = ()
+    many_files: tuple[str, ...] = ()
     events: Type = None
     stream: str = ""
     stream_example: str = ""

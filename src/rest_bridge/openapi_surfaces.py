@@ -10,7 +10,6 @@ from rest_bridge import (
     audio_encode,
     chat_decode,
     chat_encode,
-    images_encode,
     messages_decode,
     models,
     moderations,
@@ -24,12 +23,12 @@ from rest_bridge.embeddings_decode import EmbeddingsBody
 from rest_bridge.embeddings_encode import EmbeddingsJson
 from rest_bridge.generations import GenerationJson, GenerationsJson
 from rest_bridge.health import HealthJson
-from rest_bridge.images_decode import EditsBody, ImagesBody
 from rest_bridge.messages import Count
 from rest_bridge.messages_body import CountTokensBody, CustomToolBody, MessagesBody
 from rest_bridge.messages_encode import MessageJson, MessagesUsage
 from rest_bridge.openapi_audio import AUDIO, AUDIO_WORDS, FORMS
 from rest_bridge.openapi_errors import ARRIVAL
+from rest_bridge.openapi_images import IMAGES, IMAGES_BODIES, IMAGES_WORDS
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
 from rest_bridge.pricing import CalculationJson, PricingPageJson
@@ -45,7 +44,6 @@ from server.domain.moderation import MAX_INPUTS, MAX_PARTS
 MODEL: Final = "local/smollm2-135m:free"
 MODERATION_MODEL: Final = "local/toxic-comments:free"
 EMBEDDING_MODEL: Final = "local/smollm2-135m-embed:free"
-IMAGE_MODEL: Final = "local/test-card-image:free"
 """The models of the examples: they answer wherever the gateway runs, and without credit."""
 
 _MARKED: Final = "\n\nA comment (`: ping`) comes after 15 seconds of silence."
@@ -59,28 +57,6 @@ def _chunk(delta: str, reason: str = "null") -> str:
         f'data: {{"id":"chatcmpl-{ARRIVAL.suffix}","object":"chat.completion.chunk","created":{ARRIVAL.created_at},'
         f'"model":"{MODEL}","system_fingerprint":null,'
         f'"choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{reason}}}]}}\n\n'
-    )
-
-
-_DOT: Final = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGM4AQAAygDJmcpdfgAAAABJRU5ErkJggg=="
-)
-_EDIT: Final = {"model": IMAGE_MODEL, "prompt": "The same at night.", "size": "256x256"}
-_PICTURES: Final = (
-    'Where the request says `"stream": true`: `event: <type>` and `data: {{event}}` for each unfinished picture '
-    "(`{0}.partial_image`) that the provider shows, then for each finished one (`{0}.completed`), then `data: [DONE]`. "
-    'A later failure is `event: error` with `{{"type": "error", "error": {{…}}}}`, and nothing follows.' + _MARKED
-)
-
-
-def _picture(kind: str) -> str:
-    return (
-        f'event: {kind}.completed\ndata: {{"type":"{kind}.completed","b64_json":"iVBORw0KGgo=","image_index":0,'
-        f'"created_at":{ARRIVAL.created_at},"background":"auto","output_format":"png","quality":"auto",'
-        '"size":"1024x1024","usage":{"input_tokens":0,"output_tokens":0,"total_tokens":0,'
-        '"input_tokens_details":{"text_tokens":0,"image_tokens":0},'
-        '"output_tokens_details":{"text_tokens":0,"image_tokens":0},'
-        '"pricing":{"currency":"USD","total_nanos":0,"total_usd":"0","lines":[]}}}\n\ndata: [DONE]\n\n'
     )
 
 
@@ -158,30 +134,8 @@ SURFACES: Final[Mapping[str, Surface]] = {
         },
         reply=EmbeddingsJson,
     ),
-    "ImagesRestService.CreateImages": Surface(
-        body=ImagesBody,
-        examples={
-            "whole": {"model": IMAGE_MODEL, "prompt": "A lighthouse at dusk."},
-            "streamed": {"model": IMAGE_MODEL, "prompt": "A lighthouse at dusk.", "stream": True},
-        },
-        reply=images_encode.ImagesJson,
-        events=images_encode.EVENTS,
-        stream=_PICTURES.format("image_generation"),
-        stream_example=_picture("image_generation"),
-    ),
+    **IMAGES,
     **AUDIO,
-    "ImagesRestService.EditImages": Surface(
-        body=EditsBody,
-        required=("image",),
-        examples={
-            "whole": {**_EDIT, "image": _DOT},
-            "streamed": {**_EDIT, "image": [_DOT, _DOT], "stream": True},
-        },
-        reply=images_encode.ImagesJson,
-        events=images_encode.EVENTS,
-        stream=_PICTURES.format("image_edit"),
-        stream_example=_picture("image_edit"),
-    ),
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.ListGenerations": Surface(reply=(GenerationsJson, GenerationJson)),
@@ -307,8 +261,7 @@ _ALWAYS_TELL: Final = (
     *FORMS,
     "AudioRequestSpeech",
     "EmbeddingsRequest",
-    "ImagesRequest",
-    "ImagesRequestEdits",
+    *IMAGES_BODIES,
     "ModerationRequest",
     "ResponsesRequest",
     "MessagesRequest",
@@ -316,6 +269,7 @@ _ALWAYS_TELL: Final = (
 
 WORDS: Final[Mapping[str, str]] = {
     **AUDIO_WORDS,
+    **IMAGES_WORDS,
     "tool_choice": "Whether and which tools are called.",
     "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
     "reasoning_effort": "How much a reasoning model thinks.",
@@ -379,10 +333,6 @@ WORDS: Final[Mapping[str, str]] = {
     "EmbeddingsRequest.input": "A text, several, one text's tokens, or several texts' tokens.",
     "ModerationRequest.input": "A text, several, or the parts of one input.",
     **{f"{body}.usage": "Taken, and changes nothing: replies always tell it." for body in _ALWAYS_TELL},
-    "ImagesRequest.response_format": "`url` is answered with a data URL: nothing is hosted.",
-    "ImagesRequestEdits.response_format": "`url` is answered with a data URL: nothing is hosted.",
-    "ImagesRequestEdits.image": "What is to be changed: PNG, JPEG or WebP, 64 megapixels each; as JSON, data URLs.",
-    "ImagesRequestEdits.mask": "A PNG whose transparent parts say where the first picture is to change.",
     "include": "What to be told beside: `message.output_text.logprobs`, `reasoning.encrypted_content`.",
     "system": "The system prompt.",
     "ok": "Always true.",
