@@ -18,8 +18,8 @@ Type: TypeAlias = Any
 class Surface(msgspec.Struct, frozen=True, kw_only=True):
     """`body` is read, with `examples` of it; `required` are fields of it that have a default and may not be absent.
 
-    `form` is read where a form is sent, with `form_examples` of it, and `files` are the names of the files in it; `optional_files`
-    of them may be absent and `many_files` be several.
+    `form` is read where a form is sent, with `form_examples` of it, and `files` are the names of the files in it:
+    `optional_files` of them may be absent and `many_files` be several.
     `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
     and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page; `sounds`:
     of replies that are bytes; `text_example`: of a reply that may be plain text as well.
