@@ -21,7 +21,7 @@ from tests.e2e.test_errors import CHAT
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.bodies import FREE, PAID, bodies
 from tests.fakes.contract import Told, check, check_error, told
-from tests.fakes.hostile import corpus
+from tests.fakes.hostile import corpus, forms
 from tests.fakes.routes import RestRoute, rest_routes
 
 MIB = 1024 * 1024
@@ -31,10 +31,13 @@ ANSWERED_WITHIN_S = 5.0
 UNKNOWN = "0" * 32
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-ROUTES = rest_routes()
+ROUTES = [route for route in rest_routes() if not route.is_alias]
 WITH_BODY = [route for route in ROUTES if route.body]
 PATHS = list(dict.fromkeys(route.path for route in ROUTES))
 of_a_route = pytest.mark.parametrize("route", ROUTES, ids=str)
+of_a_route_that_takes_forms = pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.target.takes_stream], ids=str
+)
 of_a_route_with_a_body = pytest.mark.parametrize("route", WITH_BODY, ids=str)
 
 
@@ -112,6 +115,17 @@ def test_no_route_takes_what_is_no_request(storm: Storm, acme: UpstreamThread, r
         asked_s = time.monotonic()
         reply = storm.ask(route.method, somewhere(route), content=body, headers={"content-type": "application/json"})
         assert check_error(reply)["error"] in {"validation_error", "not_found_error"}, name
+        assert time.monotonic() - asked_s < ANSWERED_WITHIN_S, name
+    assert acme.requests == []
+
+
+@of_a_route_that_takes_forms
+def test_no_route_takes_what_is_no_form(storm: Storm, acme: UpstreamThread, route: RestRoute) -> None:
+    for name, (kind, body) in forms({"model": PAID}).items():
+        asked_s = time.monotonic()
+        reply = storm.ask(route.method, somewhere(route), content=body, headers={"content-type": kind})
+        expected = {"validation_error", "unsupported_model_or_endpoint", "request_too_large"}
+        assert check_error(reply)["error"] in expected, name
         assert time.monotonic() - asked_s < ANSWERED_WITHIN_S, name
     assert acme.requests == []
 

@@ -246,3 +246,67 @@ def corpus(valid: Mapping[str, Any]) -> Mapping[str, bytes]:
         "XML": b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
         "a gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03",
     }
+
+
+BOUNDARY: Final = "cut-here"
+FORM: Final = f"multipart/form-data; boundary={BOUNDARY}"
+DISPOSITION: Final = "content-disposition: form-data; "
+MIB: Final = 1024 * 1024
+
+
+def forms(fields: Mapping[str, str]) -> Mapping[str, tuple[str, bytes]]:
+    """By name, content types and bodies that are no forms, or that no route takes, whatever it may make of `fields`."""
+    told = [_part(f'{DISPOSITION}name="{name}"', value.encode()) for name, value in fields.items()]
+    file = _part(f'{DISPOSITION}name="file"; filename="a"', b"x" * 5000)
+    whole = _form(*told, file)
+    strange = {
+        "a name of brackets": _part(f'{DISPOSITION}name="[][][]"'),
+        "a name that is open": _part(f'{DISPOSITION}name="model["'),
+        "a deep name": _part(f'{DISPOSITION}name="a{"[b]" * 500}"'),
+        "a name with NUL": _part(f'{DISPOSITION}name="mo\0del"'),
+        "a prototype": _part(f'{DISPOSITION}name="__proto__[a]"'),
+        "an array of millions": _part(f'{DISPOSITION}name="a[99999999]"'),
+        "a field nobody knows": _part(f'{DISPOSITION}name="nobody_knows_me"'),
+        "a model twice": told[0],
+        "a file as the model": _part(f'{DISPOSITION}name="model"; filename="b"'),
+        "deep JSON": _part(f'{DISPOSITION}name="provider"', b"[" * DEEP),
+        "an empty file": _part(f'{DISPOSITION}name="file"; filename="b"', b""),
+    }
+    return {
+        "nothing": (FORM, b""),
+        "only its end": (FORM, b"--" + BOUNDARY.encode() + b"--\r\n"),
+        "JSON": (FORM, b'{"model":"x"}'),
+        "no boundary": ("multipart/form-data", whole),
+        "an empty boundary": ("multipart/form-data; boundary=", whole),
+        "a long boundary": (f"multipart/form-data; boundary={'b' * 5000}", whole),
+        "another boundary": ("multipart/form-data; boundary=else", whole),
+        "a quoted boundary that is open": ('multipart/form-data; boundary="cut', whole),
+        "another kind of parts": (f"multipart/mixed; boundary={BOUNDARY}", whole),
+        "a form in a query": ("application/x-www-form-urlencoded", b"model=x&file=y"),
+        "words before it": (FORM, b"hello\r\n" + whole),
+        "bare line feeds": (FORM, whole.replace(b"\r\n", b"\n")),
+        "half of it": (FORM, whole[: len(whole) // 2]),
+        "all but its last dash": (FORM, whole[:-3]),
+        "no disposition": (FORM, _form(*told, _part("x-y: z"))),
+        "no name": (FORM, _form(*told, _part(f'{DISPOSITION}filename="a"'))),
+        "an attachment": (FORM, _form(*told, _part('content-disposition: attachment; name="file"; filename="a"'))),
+        "a name that is no UTF-8": (FORM, _form(*told, file).replace(b'name="file"', b'name="\xff\xfe"')),
+        "a text that is no UTF-8": (FORM, _form(_part(f'{DISPOSITION}name="model"', b"\xff\xfe"), file)),
+        "base64": (FORM, _form(*told, _part(f'{DISPOSITION}name="file"\r\ncontent-transfer-encoding: base64'))),
+        "a header without end": (FORM, _form(*told, _part(DISPOSITION + "x" * 100_000))),
+        "a thousand headers": (FORM, _form(*told, _part("\r\n".join(f"x-{number}: y" for number in range(1000))))),
+        "a thousand parts": (FORM, _form(*told * 1000, file)),
+        "a large field": (FORM, _form(_part(f'{DISPOSITION}name="prompt"', b"x" * 2 * MIB))),
+        "a large epilogue": (FORM, whole + b"x" * 3 * MIB),
+        "beginnings of boundaries": (FORM, (b"\r\n--" + BOUNDARY[:-1].encode()) * 50_000),
+        "carriage returns": (FORM, _part(DISPOSITION + 'name="file"; filename="a"', b"\r" * MIB)[:-2]),
+        **{name: (FORM, _form(*told, odd)) for name, odd in strange.items()},
+    }
+
+
+def _part(headers: str, data: bytes = b"x") -> bytes:
+    return f"--{BOUNDARY}\r\n{headers}\r\n\r\n".encode() + data + b"\r\n"
+
+
+def _form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()

@@ -34,6 +34,7 @@ class TypedMethod(msgspec.Struct, frozen=True):
     input: type[Message]
     output: type[Message]
     streams: bool
+    takes_stream: bool
 
     @property
     def path(self) -> str:
@@ -90,7 +91,7 @@ def _methods() -> tuple[tuple[TypedMethod, Any], ...]:
         (
             TypedMethod(
                 service.name, method.name, message(method.input_type), message(method.output_type),
-                method.server_streaming,
+                method.server_streaming, method.client_streaming,
             ),
             method.options,
         )
