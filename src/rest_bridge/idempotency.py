@@ -215,6 +215,7 @@ class IdempotentRunner:
 
     async def _carry_out(self, run: _Run, handler: Handler) -> None:
         run.call.progress.defers = True
+        run.call.progress.key = run.claim.key
         try:
             response = await _respond(run.exchange, handler)
             if isinstance(response.body, bytes):

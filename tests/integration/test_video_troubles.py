@@ -86,6 +86,24 @@ async def test_a_database_that_is_away_costs_no_job(studio: Studio) -> None:
     assert studio.upstreams[0].submits.total() == 1
 
 
+async def test_an_idempotency_key_begins_one_job_whoever_dies(studio: Studio) -> None:
+    """Nobody could write down what was answered to the first; the next is the same request, as the key says."""
+    first, second = studio.call(), studio.call()
+    for call in (first, second):
+        call.progress.key = "key-1"
+    video = await studio.worker("dies").videos.create(first, film())
+    worker = studio.worker("lives")
+    assert await worker.videos.create(second, film()) == video
+    other = studio.call("other")
+    other.progress.key = "key-1"
+    assert (await worker.videos.create(other, film())).id != video.id
+    assert studio.upstreams[0].submits.total() == 2
+    studio.clock.advance(86_401)
+    late = studio.call()
+    late.progress.key = "key-1"
+    assert (await worker.videos.create(late, film())).id != video.id
+
+
 async def test_who_was_thought_dead_lets_go_of_what_another_has_ended(studio: Studio) -> None:
     worker, other, gate, call = studio.worker("slow"), studio.worker("other"), gated(studio), studio.call()
     creating = asyncio.create_task(worker.videos.create(call, film()))

@@ -72,6 +72,7 @@ class Progress:
     """How far a call has come, for those who carry it. The one thing about a call that changes.
 
     `settlement`: how the generation ended, once that is known; from then on its record is written or on its way.
+    `key`: the idempotency key that it came with.
     `defers`: whoever set it hands `settlement` to the ledger, together with the outcome that was sent.
     `client_gone`: nobody waits for the answer any longer, though the work goes on.
     `path`, `body`: the REST request that the call came as, where its team keeps content.
@@ -80,10 +81,11 @@ class Progress:
     `ending`: why whoever reads it stops, where that is not because the client has gone.
     """
 
-    __slots__ = ("body", "client_gone", "defers", "ending", "is_cut", "moderation", "path", "settlement")
+    __slots__ = ("body", "client_gone", "defers", "ending", "is_cut", "key", "moderation", "path", "settlement")
 
     def __init__(self) -> None:
         self.settlement: Settlement | None = None
+        self.key: str | None = None
         self.defers = False
         self.client_gone = False
         self.path = ""

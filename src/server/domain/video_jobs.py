@@ -85,8 +85,10 @@ class VideoJobStore(Protocol):
     Who claims or opens a job has its lease, under the name of his worker.
     """
 
-    async def open(self, job: VideoJob, hold: Hold | None) -> None:
+    async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
         """Keep a job with its reservation, leased until `due_at`; both durable when this returns, or neither.
+
+        `key` is the idempotency key that its request came with.
 
         Raises GatewayError as `server.domain.ledger.Ledger.reserve`; `overloaded` where the team has too many.
         """
@@ -126,6 +128,10 @@ class VideoJobStore(Protocol):
         ...
 
     async def get(self, team_id: str, suffix: str) -> VideoJob | None: ...
+
+    async def find(self, team_id: str, key: str, since: int) -> VideoJob | None:
+        """The job whose request came with the idempotency key, not before `since`; one that was deleted as well."""
+        ...
 
     async def page(self, team_id: str, *, after: str | None, limit: int, order: Order) -> Sequence[VideoJob]:
         """At most `limit` jobs by age, those beyond the suffix `after`."""

@@ -61,6 +61,8 @@ SAVE_S: Final = 60.0
 SAVE_PAUSE_S: Final = 0.5
 RECORD_WAIT_S: Final = 2.0
 KEEPS_IN_LEASE: Final = 3
+KEY_S: Final = 86_400
+"""How long an idempotency key means the same request."""
 
 _ID: Final = re.compile(r"(?:(?:video|gen)_)?([0-9a-f]{32})")
 _ORDERS: Final = ("asc", "desc")
@@ -119,6 +121,8 @@ class Videos:
         """
         self._shutdown.check()
         refuse_shared_ids(request)
+        if (begun := await self._begun(call)) is not None:
+            return seen(begun)
         catalog, facts = self._catalog.current, JobFacts(request.prompt, request.seconds, request.size)
         if request.remix_of is not None:
             request, facts = await self._remixed(call.principal, request)
@@ -243,6 +247,13 @@ class Videos:
             raise _not_found()
         return job
 
+    async def _begun(self, call: Call) -> VideoJob | None:
+        """The job of the same request, where its worker died before it had answered."""
+        key = call.progress.key
+        if key is None:
+            return None
+        return await self._store.find(call.principal.team_id, key, call.arrival.created_at - KEY_S)
+
     async def _remixed(self, principal: Principal, request: VideoRequest) -> tuple[VideoRequest, JobFacts]:
         """The request with the provider's own id, for nobody but the provider that has the video."""
         assert request.remix_of is not None
@@ -273,7 +284,7 @@ class Videos:
         hold = None
         if job.held_nanos is not None:
             hold = Hold(job.held_nanos, job.opening, call.principal.spend_limit)
-        await self._store.open(job, hold)
+        await self._store.open(job, hold, key=call.progress.key)
         async with self._kept(job):
             outcome = await self._submit(job, request, route, catalog.routing)
             match outcome:

@@ -259,8 +259,10 @@ video_jobs = Table(
     Column("lease_owner", Text, comment="the worker that looks after it now"),
     Column("ended_at", BigInteger),
     Column("deleted_at", BigInteger, comment="its team sees it no more"),
+    Column("idempotency_key", Text, comment="that its request came with"),
     Column("job_json", LargeBinary, nullable=False, comment="server.domain.video_jobs.VideoJob"),
     Index("ix_video_jobs_team_id", "team_id", "suffix"),
+    Index("ix_video_jobs_idempotency_key", "team_id", "idempotency_key"),
     Index("ix_video_jobs_ended_at", "ended_at"),
     Index("ix_video_jobs_due_ms", "due_ms", sqlite_where=text(IS_OPEN), postgresql_where=text(IS_OPEN)),
 )

@@ -59,8 +59,9 @@ class SqlVideoJobs:
         self._retention_s = retention_s
         self._max_open = max_open
 
-    async def open(self, job: VideoJob, hold: Hold | None) -> None:
+    async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
         row = {
+            "idempotency_key": key,
             "suffix": job.suffix,
             "team_id": job.team_id,
             "key_id": job.opening.key_id,
@@ -163,6 +164,24 @@ class SqlVideoJobs:
 
     async def get(self, team_id: str, suffix: str) -> VideoJob | None:
         query = select(video_jobs.c.job_json, video_jobs.c.due_ms).where(*_seen(team_id), video_jobs.c.suffix == suffix)
+
+        async def work(connection: AsyncConnection) -> VideoJob | None:
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else _job(row)
+
+        return await self._database.read(work)
+
+    async def find(self, team_id: str, key: str, since: int) -> VideoJob | None:
+        query = (
+            select(video_jobs.c.job_json, video_jobs.c.due_ms)
+            .where(
+                video_jobs.c.team_id == team_id,
+                video_jobs.c.idempotency_key == key,
+                video_jobs.c.created_at >= since,
+            )
+            .order_by(video_jobs.c.suffix.desc())
+            .limit(1)
+        )
 
         async def work(connection: AsyncConnection) -> VideoJob | None:
             row = (await connection.execute(query)).one_or_none()

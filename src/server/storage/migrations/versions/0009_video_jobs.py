@@ -32,11 +32,13 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.Text, comment="the worker that looks after it now"),
         sa.Column("ended_at", sa.BigInteger),
         sa.Column("deleted_at", sa.BigInteger, comment="its team sees it no more"),
+        sa.Column("idempotency_key", sa.Text, comment="that its request came with"),
         sa.Column("job_json", sa.LargeBinary, nullable=False, comment="server.domain.video_jobs.VideoJob"),
         sa.PrimaryKeyConstraint("suffix", name="pk_video_jobs"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name="fk_video_jobs_team_id"),
     )
     op.create_index("ix_video_jobs_team_id", "video_jobs", ["team_id", "suffix"])
+    op.create_index("ix_video_jobs_idempotency_key", "video_jobs", ["team_id", "idempotency_key"])
     op.create_index("ix_video_jobs_ended_at", "video_jobs", ["ended_at"])
     op.create_index(
         "ix_video_jobs_due_ms",
