@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -107,6 +108,31 @@ def test_a_moderation(client: Phaseo) -> None:
         (result,) = judge({"model": LOCAL_MODERATION, "input": "You are a stupid idiot, I will kill you."})["results"]
         assert result["flagged"] is True
         assert result["categories"]["harassment"] is True
+
+
+@shows("phaseo", "generate_speech", "audio.speech.create")
+def test_speech_in_events(client: Phaseo) -> None:
+    """It reads every reply as text, so that bytes of sound are nothing for it."""
+    for speak in (client.generate_speech, client.audio.speech.create):
+        told: Any = speak({"model": "local/espeak:free", "input": "Hello.", "voice": "alloy", "stream_format": "sse"})
+        assert told.startswith('data: {"type":"speech.audio.delta"')
+        assert told.endswith("data: [DONE]\n\n")
+
+
+@shows("phaseo", "generate_transcription", "audio.transcriptions.create", refused=True)
+@shows("phaseo", "generate_translation", "audio.translations.create", refused=True)
+def test_files_as_json(client: Phaseo, record_property: Any) -> None:
+    for write_down in (
+        client.generate_transcription, client.audio.transcriptions.create,
+        client.generate_translation, client.audio.translations.create,
+    ):  # fmt: skip
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            write_down({"model": "local/pocketsphinx:free", "audio_b64": "UklGRg=="})
+        with refused.value:
+            assert refused.value.code == 400
+            said = json.loads(refused.value.read())
+    record_property("refusal", said["description"])
+    assert said["param"] == "file"
 
 
 @shows("phaseo", "get_models", "models.list")
