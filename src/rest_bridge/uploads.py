@@ -103,6 +103,8 @@ class _Reader:
         self._files: list[tuple[str, Spooled]] = []
         self._opened: list[Spooled] = []
         self._unwritten: list[tuple[Spooled, bytes]] = []
+        self._delimiter = b"\r\n--" + boundary
+        self._delimiters = 0
         self._parts = 0
         self._all_bytes = 0
         self._file_bytes = 0
@@ -128,6 +130,9 @@ class _Reader:
     async def feed(self, data: bytes) -> None:
         """Raises GatewayError as `read_form` does."""
         self._all_bytes += len(data)
+        self._delimiters += data.count(self._delimiter)  # those that end no part cost the parser most
+        if self._delimiters > MAX_PARTS:
+            raise _too_many_parts()
         try:
             self._parser.write(data)
         except (MultipartParseError, FormParserError):
@@ -153,7 +158,7 @@ class _Reader:
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise _too_large(f"The form has more than {MAX_PARTS} parts.")
+            raise _too_many_parts()
         self._part = _Part()
         self._is_in_headers = True
 
@@ -254,6 +259,10 @@ def _filename(sent: bytes) -> str:
     """Without a folder, and without what would break a header."""
     name = sent.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
     return "".join(letter for letter in name if letter.isprintable())[:MAX_FILENAME]
+
+
+def _too_many_parts() -> GatewayError:
+    return _too_large(f"The form has more than {MAX_PARTS} parts.")
 
 
 def _too_large(description: str, param: str | None = None) -> GatewayError:

@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from rest_bridge.app import MAX_BODY_BYTES
 from rest_bridge.envoy import EnvoyOptions, descriptors_path, render, source_path
 from server.preflight import envoy_binary
+from tests.fakes.routes import rest_routes
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = source_path()
@@ -210,7 +211,8 @@ def bindings() -> Iterator[tuple[str, str]]:
                 rule = method.options.Extensions[http]
                 for one in (rule, *rule.additional_bindings):
                     if verb := one.WhichOneof("pattern"):
-                        yield verb.upper(), re.sub(r"\{\w+(=[^}]*)?\}", "x", getattr(one, verb))
+                        own = (one.custom.kind, one.custom.path) if verb == "custom" else (verb, getattr(one, verb))
+                        yield own[0].upper(), re.sub(r"\{\w+(=[^}]*)?\}", "x", own[1])
 
 
 def matches(route: Any, method: str, path: str) -> bool:
@@ -246,6 +248,14 @@ def test_every_route_of_the_protos_is_forwarded_and_answers_405_to_other_methods
                 assert route["direct_response"] == {"status": 405}, (method, path)
                 [allow] = route["response_headers_to_add"]
                 assert {*allow["header"]["value"].split(", ")} == takes, (method, path)
+
+
+def test_what_a_client_streams_is_kept_nowhere_whole(config: Any) -> None:
+    streamed = [route for route in rest_routes() if route.target.takes_stream]
+    assert streamed
+    for one in streamed:
+        route = next(route for route in routes(config) if matches(route, one.method, one.at(*one.variables)))
+        assert route["request_body_buffer_limit"] <= 1024 * 1024, one
 
 
 def test_every_service_that_has_routes_is_handed_on(config: Any) -> None:

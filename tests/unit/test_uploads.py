@@ -200,6 +200,7 @@ TOO_LARGE: dict[str, tuple[bytes, bytes, int, str | None]] = {
     "a field": (field("prompt", b"")[:-2], b"x" * 65536, uploads.MAX_FIELD_BYTES, "prompt"),
     "many fields": (b"", field("a", b"x" * 60_000), uploads.MAX_REST_BYTES, None),
     "many parts": (b"", field("a", b""), 100_000, None),
+    "many boundaries that are none": (file("file", b"")[:-2], f"{CR}--{BOUNDARY}x".encode() * 3000, 100_000, None),
     "an end without end": (form(field("a", b"")), b"x" * 65536, uploads.MAX_REST_BYTES, None),
     "nothing but line breaks": (b"", b"\r\n" * 30_000, uploads.MAX_REST_BYTES, None),
 }
@@ -214,6 +215,13 @@ async def test_what_is_too_large_is_refused_as_soon_as_it_is(name: str, tmp_path
     assert (refused.value.reason, refused.value.param) == (Reason.REQUEST_TOO_LARGE, param)
     assert endless.taken <= limit + 2 * len(on) + len(begin)
     assert spool.held_bytes == 0
+
+
+async def test_a_form_of_128_parts_is_taken() -> None:
+    assert len((await read(form(*[field("a", b"1")] * uploads.MAX_PARTS), size=1000)).fields) == uploads.MAX_PARTS
+    with pytest.raises(GatewayError) as refused:
+        await read(form(*[field("a", b"1")] * (uploads.MAX_PARTS + 1)), size=1000)
+    assert refused.value.reason is Reason.REQUEST_TOO_LARGE
 
 
 async def test_a_file_of_25_mib_is_taken(tmp_path: Path) -> None:

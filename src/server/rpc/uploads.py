@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from server.domain.errors import GatewayError, Reason
 from server.domain.upload import Upload
-from server.spool import Spool
+from server.spool import Spool, Spooled
 
 __all__ = ["received"]
 
@@ -26,7 +26,7 @@ _SPOOL: Final = Spool()
 async def received(
     messages: AsyncIterator[M], limit: int, *, spool: Spool = _SPOOL, timeout_s: float = ARRIVAL_S
 ) -> tuple[M, Upload]:
-    """The first message of a stream, and the upload that the `chunk`s of all others are: `limit` bytes at most.
+    """The first message of a stream, and the upload that its `chunk`s are: `limit` bytes at most.
 
     The upload is called as the first message's `filename` and `media_type` say, where it has these. It is let go with
     the last reference to it.
@@ -41,15 +41,18 @@ async def received(
             upload = spool.begin(
                 filename=getattr(first, "filename", ""), media_type=getattr(first, "media_type", "").lower()
             )
+            await _add(upload, bytes(first.chunk), limit)
             async for message in messages:
-                await upload.write(_chunk(message))
-                if upload.size > limit:
-                    raise GatewayError(
-                        Reason.REQUEST_TOO_LARGE, f"The chunks come to more than {limit:,} bytes.", param=CHUNK
-                    )
+                await _add(upload, _chunk(message), limit)
     except TimeoutError:
         raise GatewayError(Reason.MALFORMED_REQUEST, "The stream did not end in time.") from None
     return first, upload
+
+
+async def _add(upload: Spooled, chunk: bytes, limit: int) -> None:
+    if upload.size + len(chunk) > limit:
+        raise GatewayError(Reason.REQUEST_TOO_LARGE, f"The chunks come to more than {limit:,} bytes.", param=CHUNK)
+    await upload.write(chunk)
 
 
 def _chunk(message: Any) -> bytes:
