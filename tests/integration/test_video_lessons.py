@@ -27,6 +27,9 @@ from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, st
 
 VOID = VideoBilling("void", PRICE, 0)
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where it makes no difference which database it is."""
+
 
 @pytest.fixture
 async def studio(database: Database, clock: ManualClock) -> AsyncIterator[Studio]:
@@ -34,6 +37,7 @@ async def studio(database: Database, clock: ManualClock) -> AsyncIterator[Studio
         yield opened
 
 
+@on_sqlite
 async def test_j1_looking_at_what_has_ended_touches_no_money(studio: Studio) -> None:
     worker, who = studio.worker("one"), studio.principal()
     video = await studio.wait(worker, await worker.videos.create(studio.call(), film()))
@@ -86,6 +90,7 @@ async def test_j3_only_what_was_made_is_charged_at_the_price_of_its_beginning(
     assert (record["success"], record["cost_nanos"]) == (has_made, PRICE * has_made)
 
 
+@on_sqlite
 @pytest.mark.parametrize("submit", ["lost", "reset"])
 async def test_j4_a_lost_reply_is_not_asked_for_again(studio: Studio, submit: str) -> None:
     worker, [first, second] = studio.worker("one"), studio.upstreams
@@ -100,6 +105,7 @@ async def test_j4_a_lost_reply_is_not_asked_for_again(studio: Studio, submit: st
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@on_sqlite
 async def test_j4_who_knows_the_key_of_a_job_is_asked_for_it_again(studio: Studio) -> None:
     worker, [first, second] = studio.worker("one"), studio.upstreams
     studio.current = studio.catalog(idempotent=True)
@@ -113,6 +119,7 @@ async def test_j4_who_knows_the_key_of_a_job_is_asked_for_it_again(studio: Studi
     assert (video.status, video.billing, second.requests) == (VideoStatus.FAILED, VOID, [])
 
 
+@on_sqlite
 async def test_j4_a_refused_connection_is_no_submit(studio: Studio) -> None:
     worker, [first, second] = studio.worker("one"), studio.upstreams
     await first.__aexit__(None, None, None)
@@ -162,7 +169,8 @@ async def test_j5_stuck_providers_delay_nobody(sqlite_url: str, clock: ManualClo
                 await asyncio.sleep(0.01)
                 states = [row["status"] for row in await rows(database, video_jobs)]
                 ended = states.count("completed")
-        assert worker.runner.under_way >= 10
+        assert states.count("queued") == 640
+        assert {path.split("/")[1] for _, path in paths(upstream) if path.startswith("/stuck")} == set(stuck)
         assert len(await rows(database, generations)) == 1000
 
 
@@ -218,6 +226,7 @@ async def test_j6_a_cancel_that_races_the_end_is_one_or_the_other(studio: Studio
     assert await studio.wallet() == (CREDIT - PRICE * len(charged), 0)
 
 
+@on_sqlite
 async def test_j7_a_state_that_no_table_knows_ends_with_the_deadline(studio: Studio) -> None:
     worker = studio.worker("one")
     studio.upstreams[0].plan = Plan(polls=10_000, word="pondering")
@@ -233,6 +242,7 @@ async def test_j7_a_state_that_no_table_knows_ends_with_the_deadline(studio: Stu
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@on_sqlite
 async def test_j7_what_is_complete_at_the_deadline_is_not_thrown_away(studio: Studio) -> None:
     worker = studio.worker("one")
     studio.upstreams[0].plan = Plan(polls=0)
@@ -241,6 +251,7 @@ async def test_j7_what_is_complete_at_the_deadline_is_not_thrown_away(studio: St
     assert (await studio.wait(worker, video)).billing.state == "settled"
 
 
+@on_sqlite
 async def test_j7_another_worker_takes_over_within_a_lease(studio: Studio) -> None:
     first, upstream = studio.worker("first"), studio.upstreams[0]
     upstream.plan = Plan(polls=1)
@@ -260,6 +271,7 @@ async def test_j7_another_worker_takes_over_within_a_lease(studio: Studio) -> No
     assert upstream.submits.total() == 1
 
 
+@on_sqlite
 async def test_j7_a_worker_that_died_in_the_middle_of_a_submit_leaves_no_reservation(studio: Studio) -> None:
     job, other = new_job(studio.clock), studio.worker("other")
     await studio.worker("dead").store.open(job, hold_of(job))
@@ -274,6 +286,7 @@ async def test_j7_a_worker_that_died_in_the_middle_of_a_submit_leaves_no_reserva
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@on_sqlite
 async def test_j7_trouble_with_looks_ends_no_job(studio: Studio) -> None:
     worker = studio.worker("one")
     broken = error(500, "broken", code=None)
@@ -282,6 +295,7 @@ async def test_j7_trouble_with_looks_ends_no_job(studio: Studio) -> None:
     assert video.billing == VideoBilling("settled", PRICE, PRICE)
 
 
+@on_sqlite
 async def test_j8_a_job_stays_with_the_account_that_began_it(studio: Studio) -> None:
     worker, who, [first, second] = studio.worker("one"), studio.principal(), studio.upstreams
     second.plan = Plan(polls=1)
@@ -297,6 +311,7 @@ async def test_j8_a_job_stays_with_the_account_that_began_it(studio: Studio) -> 
     assert paths(second)[-1] == ("POST", "/videos/native_2/cancel")
 
 
+@on_sqlite
 async def test_j8_a_job_waits_for_a_provider_that_is_gone_from_the_catalogue(studio: Studio) -> None:
     worker, [first, second] = studio.worker("one"), studio.upstreams
     video: Video = await worker.videos.create(studio.call(), film(only=("second",)))
