@@ -287,7 +287,8 @@ async def worker(
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         routes = [route for face in faces for route in face.routes()]
-        bridge = RestApp(reception, routes, refusals, runner, Spool(settings.data_dir))
+        spool = Spool(settings.data_dir)
+        bridge = RestApp(reception, routes, refusals, runner, spool)
         documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(guarded)),
@@ -302,7 +303,7 @@ async def worker(
             (audio_pb2_grpc.add_AudioServiceServicer_to_server, AudioServicer(speak, transcribe)),
             (audio_pb2_grpc.add_AudioRestServiceServicer_to_server, AudioRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
-            (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw)),
+            (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw, spool)),
             (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -94,6 +95,17 @@ def test_a_message_streamed(client: Phaseo, acme: UpstreamThread) -> None:
     assert "event: message_stop" in list(client.stream_messages(MESSAGE))
     assert said(client.stream_message(MESSAGE)) == "Hello there!"
     assert said(client.messages.create({**MESSAGE, "stream": True})) == "Hello there!"
+
+
+@shows("phaseo", "generate_image", "images.generate", "generate_image_edit")
+def test_pictures(client: Phaseo) -> None:
+    asked: Any = {"model": "local/test-card-image:free", "prompt": "A boat.", "size": "64x64"}
+    for create in (client.generate_image, client.images.generate):
+        (made,) = create(asked)["data"]
+        assert base64.b64decode(made["b64_json"]).startswith(b"\x89PNG")
+    image = f"data:image/png;base64,{made['b64_json']}"
+    edited: Any = client.generate_image_edit({**asked, "image": [image]})
+    assert base64.b64decode(edited["data"][0]["b64_json"]).startswith(b"\x89PNG")
 
 
 @shows("phaseo", "generate_embedding")
