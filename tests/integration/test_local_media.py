@@ -126,12 +126,11 @@ def test_speech_is_told_as_events_too(server: MediaServer) -> None:
     assert told.rstrip().splitlines()[-2] == b"event: speech.audio.done"
 
 
-@pytest.mark.parametrize("format_", ["wav", "opus", "aac"])
-def test_what_is_said_is_heard(client: OpenAI, format_: Any) -> None:
+def test_what_is_said_is_heard(client: OpenAI) -> None:
     sound = client.audio.speech.create(
-        model=SPEECH_MODEL, voice="alloy", input=SENTENCE, response_format=format_
+        model=SPEECH_MODEL, voice="alloy", input=SENTENCE, response_format="opus"
     ).content
-    heard = client.audio.transcriptions.create(model=TRANSCRIPTION_MODEL, file=(f"said.{format_}", sound))
+    heard = client.audio.transcriptions.create(model=TRANSCRIPTION_MODEL, file=("said.ogg", sound))
     assert heard.text == "the weather is very nice today"
     assert heard.usage is not None
     assert heard.usage.type == "duration"
@@ -150,10 +149,10 @@ def test_times_of_segments_and_words(client: OpenAI, spoken: bytes) -> None:
     assert [word.word for word in heard.words or []] == heard.text.split() == SENTENCE.lower().rstrip(".").split()
     times = [time for word in heard.words or [] for time in (word.start, word.end)]
     assert times == sorted(times)
-    assert times[-1] <= heard.duration + 0.5
+    assert times[-1] <= round(heard.duration, 2)
     [segment] = heard.segments or []
     assert (segment.id, segment.text) == (0, heard.text)
-    assert segment.start <= times[0] <= times[-1] <= segment.end
+    assert segment.start <= times[0] <= times[-1] <= segment.end <= round(heard.duration, 2)
 
 
 def test_a_transcript_is_streamed(client: OpenAI, spoken: bytes) -> None:

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-_NICENESS: Final = 10
+_NICENESS: Final = 3
 """Of the server and of all that it makes: whatever else the gateway does goes before."""
 _BACKLOG: Final = 128
 

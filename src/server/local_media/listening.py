@@ -34,7 +34,8 @@ def transcribe(task: dict[str, Any]) -> None:
     """Tell `sound` with its `seconds`, and `segment` messages as they are heard. Raises Refused."""
     with Path(task["path"]).open("rb") as file:
         sound = _decoded(file)
-    tell("sound", seconds=len(sound) / _BYTES_A_SECOND)
+    seconds = len(sound) / _BYTES_A_SECOND
+    tell("sound", seconds=seconds)
     model = Path(get_model_path())
     decoder = Decoder(
         hmm=str(model / "en-us" / "en-us"),
@@ -43,7 +44,7 @@ def transcribe(task: dict[str, Any]) -> None:
         loglevel="FATAL",
     )
     for start_s, stretch in _stretches(sound + bytes(int(_SILENCE_S * _BYTES_A_SECOND))):
-        _listen(decoder, start_s, stretch)
+        _listen(decoder, start_s, stretch, seconds)
 
 
 def _decoded(file: BinaryIO) -> bytes:
@@ -87,15 +88,17 @@ def _stretches(sound: bytes) -> Iterator[tuple[float, bytes]]:
         yield start_s, bytes(kept)
 
 
-def _listen(decoder: Decoder, start_s: float, stretch: bytes) -> None:
+def _listen(decoder: Decoder, start_s: float, stretch: bytes, end_s: float) -> None:
+    """Tell what is said in a stretch, if anything is; no time is after `end_s`."""
     decoder.start_utt()
     decoder.process_raw(stretch, False, True)
     decoder.end_utt()
     words = []
     for heard in decoder.seg() or ():
         if heard.word[0] not in "<[+":
-            begin, end = (start_s + frame / _FRAMES_A_SECOND for frame in (heard.start_frame, heard.end_frame + 1))
+            frames = (heard.start_frame, heard.end_frame + 1)
+            begin, end = (min(end_s, start_s + frame / _FRAMES_A_SECOND) for frame in frames)
             sure = math.log(max(heard.prob, 1e-10))
             words.append({"word": heard.word.partition("(")[0], "start": begin, "end": end, "logprob": sure})
     if words:
-        tell("segment", words=words, start=start_s, end=start_s + len(stretch) / _BYTES_A_SECOND)
+        tell("segment", words=words, start=start_s, end=min(end_s, start_s + len(stretch) / _BYTES_A_SECOND))

@@ -25,6 +25,8 @@ from server.local_media.workers import Workers
 __all__ = ["application", "serve"]
 
 _KEPT_ALIVE_S: Final = 30.0
+_END_S: Final = 2.0
+"""For requests in flight when it is told to stop; by then nobody is left whom they are for."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -53,7 +55,9 @@ def application(directory: Path, clock: Clock, ids: IdSource) -> web.Application
 async def serve(listening: socket.socket, directory: Path, clock: Clock, ids: IdSource) -> None:
     """Answer until cancelled."""
     app = application(directory, clock, ids)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, keepalive_timeout=_KEPT_ALIVE_S)
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, keepalive_timeout=_KEPT_ALIVE_S, shutdown_timeout=_END_S
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, listening).start()
