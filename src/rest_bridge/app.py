@@ -85,7 +85,8 @@ class RestApp:
         body, form = b"", None
         try:
             if route.takes_form and await _is_form(request):
-                form = await read_form(await _content_type(request), request.body, self._spool)
+                content_type, is_repeatable = await _content_type(request), HEADER in request.headers
+                form = await read_form(content_type, request.body, self._spool, with_digest=is_repeatable)
             else:
                 body = await _read(request.body)
             if route.endpoint is not None and call.principal.policy.store_content and form is None:
