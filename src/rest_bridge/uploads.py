@@ -28,7 +28,6 @@ MAX_HEADER_BYTES: Final = 4096
 """One header of a part."""
 MAX_BOUNDARY_BYTES: Final = 70
 """As RFC 2046 has it."""
-MAX_FILENAME: Final = 255
 SLICE_BYTES: Final = 64 * 1024
 """What is parsed at a time."""
 MIB: Final = 1024 * 1024
@@ -191,10 +190,10 @@ class _Reader:
             )
         said = [part.name.encode()]
         if (filename := options.get(b"filename")) is not None:
-            media_type = parse_options_header(part.headers.get(CONTENT_TYPE.encode()))[0].decode("ascii", "replace")
-            part.file = self._spool.begin(filename=_filename(filename), media_type=media_type)
+            media_type = part.headers.get(CONTENT_TYPE.encode(), b"").decode("ascii", "replace")
+            part.file = self._spool.begin(filename=filename.decode("utf-8", "replace"), media_type=media_type)
             self._opened.append(part.file)
-            said += [part.file.filename.encode(), media_type.encode()]
+            said += [part.file.filename.encode(), part.file.media_type.encode()]
         self._hashed.update(b"".join(b"%d:%s" % (len(text), text) for text in said) + b";")
 
     def _add(self, data: bytes, start: int, end: int) -> None:
@@ -257,12 +256,6 @@ def _text(data: bytes, param: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise GatewayError(Reason.INVALID_VALUE, "The text is not UTF-8.", param=param) from None
-
-
-def _filename(sent: bytes) -> str:
-    """Without a folder, and without what would break a header."""
-    name = sent.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in name if letter.isprintable())[:MAX_FILENAME]
 
 
 def _too_many_parts() -> GatewayError:

@@ -300,7 +300,7 @@ async def worker(
             (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
             (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsServiceServicer_to_server, EmbeddingsServicer(embed)),
-            (audio_pb2_grpc.add_AudioServiceServicer_to_server, AudioServicer(speak, transcribe)),
+            (audio_pb2_grpc.add_AudioServiceServicer_to_server, AudioServicer(speak, transcribe, spool)),
             (audio_pb2_grpc.add_AudioRestServiceServicer_to_server, AudioRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw, spool)),

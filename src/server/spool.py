@@ -24,6 +24,7 @@ PIECE_BYTES: Final = 64 * 1024
 HEAD_BYTES: Final = 4096
 MAX_SPOOLED_BYTES: Final = 4 * 1024 * 1024 * 1024
 """All uploads of one worker at a time."""
+MAX_FILENAME: Final = 255
 RETRY_S: Final = 1.0
 
 _log: Final = structlog.get_logger(__name__)
@@ -39,8 +40,8 @@ class Spool:
         """Of all uploads that have not been let go."""
 
     def begin(self, *, filename: str = "", media_type: str = "") -> Spooled:
-        """An upload of no bytes, to be written."""
-        return Spooled(self, filename, media_type)
+        """An upload of no bytes, to be written. What the client said is kept as `Upload` has it."""
+        return Spooled(self, _plain_name(filename), media_type.partition(";")[0].strip().lower())
 
     def take(self, size: int) -> None:
         """Raises GatewayError (`overloaded`) where there is no room for so many bytes more."""
@@ -135,6 +136,12 @@ class _File:
         descriptor = getattr(self, "_descriptor", None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _plain_name(filename: str) -> str:
+    """Without a folder, and without what would break a header."""
+    name = filename.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in name if letter.isprintable())[:MAX_FILENAME]
 
 
 def _no_room() -> GatewayError:

@@ -27,6 +27,7 @@ from server.rpc.context import CallContext
 from server.rpc.convert import encode_json, encode_meta, encode_usage
 from server.rpc.options import decode_json, decode_provider_options, decode_routing
 from server.rpc.uploads import received
+from server.spool import Spool
 
 __all__ = ["AudioServicer"]
 
@@ -53,9 +54,10 @@ _Translating: TypeAlias = AsyncIterator[audio_pb2.CreateTranslationRequest]
 class AudioServicer(audio_pb2_grpc.AudioServiceServicer):
     """Its methods take our own `CallContext`, so that any host can carry them."""
 
-    def __init__(self, speak: Speak, transcribe: Transcribe) -> None:
+    def __init__(self, speak: Speak, transcribe: Transcribe, spool: Spool | None = None) -> None:
         self._speak = speak
         self._transcribe = transcribe
+        self._spool = spool or Spool()
 
     async def CreateSpeech(  # type: ignore[override]  # the context is our own
         self, request: audio_pb2.CreateSpeechRequest, context: CallContext
@@ -68,14 +70,14 @@ class AudioServicer(audio_pb2_grpc.AudioServiceServicer):
     async def CreateTranscription(  # type: ignore[override]  # the context is our own
         self, requests: _Transcribing, context: CallContext
     ) -> audio_pb2.CreateTranscriptionResponse:
-        asked, file = await received(requests, MAX_FILE_BYTES)
+        asked, file = await received(requests, MAX_FILE_BYTES, self._spool)
         request = decode_transcription(asked, file)
         return encode_transcribed(await self._transcribe(context.call, request), asked.model)
 
     async def StreamTranscription(  # type: ignore[override]  # the context is our own
         self, requests: _Transcribing, context: CallContext
     ) -> AsyncGenerator[audio_pb2.StreamTranscriptionResponse, None]:
-        asked, file = await received(requests, MAX_FILE_BYTES)
+        asked, file = await received(requests, MAX_FILE_BYTES, self._spool)
         request = replace(decode_transcription(asked, file), stream=True)
         transcript = Transcript("")
         async with aclosing(self._transcribe.stream(context.call, request)) as batches:
@@ -94,7 +96,7 @@ class AudioServicer(audio_pb2_grpc.AudioServiceServicer):
     async def CreateTranslation(  # type: ignore[override]  # the context is our own
         self, requests: _Translating, context: CallContext
     ) -> audio_pb2.CreateTranscriptionResponse:
-        asked, file = await received(requests, MAX_FILE_BYTES)
+        asked, file = await received(requests, MAX_FILE_BYTES, self._spool)
         request = replace(_decode_shared(asked, file), into_english=True)
         return encode_transcribed(await self._transcribe(context.call, request), asked.model)
 

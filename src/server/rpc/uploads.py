@@ -20,11 +20,9 @@ CHUNK: Final = "chunk"
 
 M = TypeVar("M", bound=Message)
 
-_SPOOL: Final = Spool()
-
 
 async def received(
-    messages: AsyncIterator[M], limit: int, *, spool: Spool = _SPOOL, timeout_s: float = ARRIVAL_S
+    messages: AsyncIterator[M], limit: int, spool: Spool, *, timeout_s: float = ARRIVAL_S
 ) -> tuple[M, Upload]:
     """The first message of a stream, and the upload that its `chunk`s are: `limit` bytes at most.
 
@@ -38,9 +36,7 @@ async def received(
             first: Any = await anext(messages, None)
             if first is None:
                 raise GatewayError(Reason.MALFORMED_REQUEST, "The stream ended before its first message.")
-            upload = spool.begin(
-                filename=getattr(first, "filename", ""), media_type=getattr(first, "media_type", "").lower()
-            )
+            upload = spool.begin(filename=getattr(first, "filename", ""), media_type=getattr(first, "media_type", ""))
             await _add(upload, bytes(first.chunk), limit)
             async for message in messages:
                 await _add(upload, _chunk(message), limit)
