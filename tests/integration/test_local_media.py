@@ -310,6 +310,11 @@ def test_what_reads_files_of_strangers_has_no_keys(tmp_path: Path, monkeypatch: 
             assert "OPENAI_API_KEY" not in working.environ()
 
 
+@pytest.mark.parametrize("headers", [{"origin": "http://elsewhere.test"}, {"host": "elsewhere.test"}])
+def test_no_page_in_a_browser_may_ask(server: MediaServer, headers: dict[str, str]) -> None:
+    assert server.ask("GET", "/v1/videos", headers=headers)[0] == 403
+
+
 def test_voices_are_different(client: OpenAI) -> None:
     said = {
         client.audio.speech.create(model=SPEECH_MODEL, voice=voice, input="One", response_format="pcm").content

@@ -74,6 +74,8 @@ async def _health(_: web.Request) -> web.Response:
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Every error in OpenAI's shape. One that comes when the answer has begun cuts it off."""
     try:
+        if "origin" in request.headers or not request.host.startswith("127.0.0.1:"):
+            raise Refused(HTTPStatus.FORBIDDEN, "forbidden", "No page that a browser has open may ask here.")
         return await handler(request)
     except Refused as refused:
         told = refused
