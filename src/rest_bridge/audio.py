@@ -27,8 +27,6 @@ from server.domain.request import Endpoint, RawJson
 from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
 
-_FORM: Final = "multipart/form-data"
-
 
 class _Kind(msgspec.Struct, frozen=True):
     """What tells what a JSON body at `/v1/audio` is about."""
@@ -75,10 +73,10 @@ class AudioRest:
         return await self._read_aloud(exchange.call, order)
 
     async def transcription(self, exchange: Exchange) -> RestResponse:
-        return await self._write_down(exchange.call, decode_transcription(_form(exchange)))
+        return await self._write_down(exchange.call, decode_transcription(_sent(exchange)))
 
     async def translation(self, exchange: Exchange) -> RestResponse:
-        return await self._write_down(exchange.call, decode_translation(_form(exchange)))
+        return await self._write_down(exchange.call, decode_translation(_sent(exchange)))
 
     async def _read_aloud(self, call: Call, order: SpeechOrder) -> RestResponse:
         sound = self._speak(call, order.request)
@@ -98,9 +96,9 @@ class AudioRest:
         return event_stream(EventStream(first, stream, events, ping_interval_s=self._ping_interval_s))
 
 
-def _form(exchange: Exchange) -> Form:
-    """What came as JSON says nothing of a file."""
-    if exchange.form is None:
-        check_json_headers(exchange.request.headers)
-        raise GatewayError(Reason.MISSING_FIELD, f"Send the file in a form ({_FORM}), as `file`.", param="file")
-    return exchange.form
+def _sent(exchange: Exchange) -> Form | bytes:
+    """The form; or the body, which has the file in it as JSON."""
+    if exchange.form is not None:
+        return exchange.form
+    check_json_headers(exchange.request.headers)
+    return exchange.body

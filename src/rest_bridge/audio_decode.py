@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from rest_bridge.extras import ExtrasBody
 from rest_bridge.form_fields import decode_fields
+from rest_bridge.inline_upload import InlineUpload
 from rest_bridge.json import ABSENT, check_object, decode_body, decode_value, encode_raw, invalid, is_set
 from rest_bridge.uploads import Form
 from server.domain import audio_limits
@@ -19,6 +21,7 @@ from server.domain.upload import Upload
 TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]
 
+_INLINE: Final = "audio_b64"
 _STREAMED: Final = ("json", "text")
 
 
@@ -64,6 +67,18 @@ class TranscriptionBody(TranslationBody, frozen=True, forbid_unknown_fields=True
     chunking_strategy: Literal["auto"] | VoiceActivityBody | None = None
 
 
+class InlineTranslationBody(TranslationBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same as JSON, with the file as base64."""
+
+    audio_b64: str
+
+
+class InlineTranscriptionBody(TranscriptionBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same as JSON, with the file as base64."""
+
+    audio_b64: str
+
+
 class EitherBody(TranscriptionBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fields of a form at `/v1/audio`, for its description: `task_of` takes the one that the others do not have."""
 
@@ -87,6 +102,8 @@ class TranscriptOrder(msgspec.Struct, frozen=True):
 
 
 _SPEECH: Final = msgspec.json.Decoder(SpeechBody)
+_TRANSCRIPTION: Final = msgspec.json.Decoder(InlineTranscriptionBody)
+_TRANSLATION: Final = msgspec.json.Decoder(InlineTranslationBody)
 _TEXT: Final = msgspec.json.Decoder(str)
 _VOICE: Final = msgspec.json.Decoder(VoiceBody)
 _B = TypeVar("_B", bound=TranslationBody)
@@ -129,9 +146,15 @@ def _voice(raw: RawJson) -> str:
     return voice
 
 
-def decode_transcription(form: Form) -> TranscriptOrder:
-    """The order that a form holds. Raises GatewayError naming the field that is wrong."""
-    asked = _fields(TranscriptionBody, form)
+def decode_transcription(sent: Form | bytes) -> TranscriptOrder:
+    """The order that a form holds, or a body of JSON. Raises GatewayError naming the field that is wrong."""
+    if isinstance(sent, bytes):
+        inline = decode_body(_TRANSCRIPTION, sent)
+        return _transcription(inline, _inline(inline.audio_b64))
+    return _transcription(_fields(TranscriptionBody, sent), _file(sent))
+
+
+def _transcription(asked: TranscriptionBody, file: Upload) -> TranscriptOrder:
     wanted = asked.response_format or "json"
     times = frozenset(asked.timestamp_granularities or ())
     if times and wanted != "verbose_json":
@@ -149,7 +172,7 @@ def decode_transcription(form: Form) -> TranscriptOrder:
     }
     parameters = {name: spelling for name, (spelling, is_given) in spelled.items() if is_given}
     passthrough = {} if asked.chunking_strategy is None else {"chunking_strategy": encode_raw(asked.chunking_strategy)}
-    request = _request(asked, form, wanted, times)
+    request = _request(asked, file, wanted, times)
     request = msgspec.structs.replace(
         request,
         stream=bool(asked.stream),
@@ -161,11 +184,17 @@ def decode_transcription(form: Form) -> TranscriptOrder:
     return TranscriptOrder(request, wanted, bool(asked.meta))
 
 
-def decode_translation(form: Form) -> TranscriptOrder:
+def decode_translation(sent: Form | bytes) -> TranscriptOrder:
     """As `decode_transcription`, into English."""
-    asked = _fields(TranslationBody, form)
+    if isinstance(sent, bytes):
+        inline = decode_body(_TRANSLATION, sent)
+        return _translation(inline, _inline(inline.audio_b64))
+    return _translation(_fields(TranslationBody, sent), _file(sent))
+
+
+def _translation(asked: TranslationBody, file: Upload) -> TranscriptOrder:
     wanted = asked.response_format or "json"
-    request = msgspec.structs.replace(_request(asked, form, wanted, frozenset()), into_english=True)
+    request = msgspec.structs.replace(_request(asked, file, wanted, frozenset()), into_english=True)
     return TranscriptOrder(request, wanted, bool(asked.meta))
 
 
@@ -192,7 +221,7 @@ def _fields(type_: type[_B], form: Form) -> _B:
 
 
 def _request(
-    asked: TranslationBody, form: Form, wanted: TranscriptFormat, times: frozenset[Granularity]
+    asked: TranslationBody, file: Upload, wanted: TranscriptFormat, times: frozenset[Granularity]
 ) -> TranscriptionRequest:
     """What transcriptions and translations have in common."""
     if not asked.model:
@@ -207,7 +236,7 @@ def _request(
     return TranscriptionRequest(
         endpoint=Endpoint.AUDIO,
         model=asked.model,
-        file=_file(form),
+        file=file,
         prompt=asked.prompt,
         temperature=asked.temperature,
         granularities=times,
@@ -216,6 +245,17 @@ def _request(
         routing=asked.routing(),
         trace=asked.wants_trace(),
     )
+
+
+def _inline(text: str) -> Upload:
+    """The file that is in a body of JSON."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise invalid(_INLINE, f"`{_INLINE}` must be base64, without anything before it.") from None
+    file = InlineUpload("", data)
+    audio_limits.check_file(file, _INLINE)
+    return file
 
 
 def _file(form: Form) -> Upload:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rest_bridge.audio_decode import EitherBody, SpeechBody, TranscriptionBody, TranslationBody
+from rest_bridge.audio_decode import (
+    EitherBody,
+    InlineTranscriptionBody,
+    InlineTranslationBody,
+    SpeechBody,
+    TranscriptionBody,
+    TranslationBody,
+)
 from rest_bridge.audio_encode import (
     SpeechDeltaEvent,
     SpeechDoneEvent,
@@ -20,12 +27,17 @@ from server.domain.audio import MEDIA_TYPES
 
 __all__ = ["AUDIO", "AUDIO_WORDS", "FORMS"]
 
-FORMS: Final = ("AudioRequestEither", "AudioRequestTranscription", "AudioRequestTranslation")
+INLINE: Final = ("AudioRequestInlineTranscription", "AudioRequestInlineTranslation")
+FORMS: Final = (*INLINE, "AudioRequestEither", "AudioRequestTranscription", "AudioRequestTranslation")
 
 _SPEECH_MODEL: Final = "local/espeak:free"
 _TRANSCRIPTION_MODEL: Final = "local/pocketsphinx:free"
 _SAID: Final = {"model": _SPEECH_MODEL, "input": "The quick brown fox.", "voice": "alloy"}
 _FILE: Final = {"model": _TRANSCRIPTION_MODEL, "file": "(the bytes of a file)"}
+_INLINE: Final = {
+    "model": _TRANSCRIPTION_MODEL,
+    "audio_b64": "UklGRjQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YRAAAAAAAAAAAAAAAAAAAAAAAAAA",
+}
 _SPOKEN: Final[Mapping[str, Mapping[str, Any]]] = {
     "bytes": {**_SAID, "response_format": "wav"},
     "events": {**_SAID, "stream_format": "sse"},
@@ -73,6 +85,8 @@ AUDIO: Final[Mapping[str, Surface]] = {
         stream_example=_SPEECH_EXAMPLE,
     ),
     "AudioRestService.CreateTranscription": Surface(
+        body=InlineTranscriptionBody,
+        examples={"inline": _INLINE},
         form=TranscriptionBody,
         form_examples=_WRITTEN,
         files=("file",),
@@ -83,6 +97,8 @@ AUDIO: Final[Mapping[str, Surface]] = {
         stream_example=_TRANSCRIPT_EXAMPLE,
     ),
     "AudioRestService.CreateTranslation": Surface(
+        body=InlineTranslationBody,
+        examples={"inline": _INLINE},
         form=TranslationBody,
         form_examples={name: _WRITTEN[name] for name in ("json", "subtitles")},
         files=("file",),
@@ -113,6 +129,7 @@ _OF_FORMS: Final[Mapping[str, str]] = {
     "timestamp_granularities": "Which times `verbose_json` has: `segment`, `word` or both; `segment` where absent.",
     "include": "`logprobs`: how sure the model is of each token; with `json` only.",
     "chunking_strategy": "How the file is cut: `auto`, or an object.",
+    "audio_b64": "The same as base64, where the request is JSON and no form.",
     "task": "`transcribe`, or `translate` into English; `transcribe` where absent.",
     "prompt": "Words or style that are to be expected.",
     "language": "That of the file, by its code in ISO 639, such as `en`; found out where absent.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -140,12 +141,13 @@ SPOKEN: Final[Sequence[Json]] = (
     {
         **EXTRAS, "model": SPEAKER, "input": "hi", "voice": {"id": "voice_1"}, "response_format": "wav", "speed": 1.5,
         "instructions": "Softly.", "stream_format": "sse", "models": [SPEAKER],
-        "provider_options": {"acme": {"speed": 2}},
+        "provider_options": {},
     },
 )  # fmt: skip
 WRITTEN: Final[Sequence[Json]] = (
     FormBody({"model": LISTENER}),
     FormBody({"model": LISTENER, "response_format": "srt", "temperature": "0.5", "prompt": "p", "meta": "true"}),
+    {"model": LISTENER, "audio_b64": b64encode(WAV).decode(), "response_format": "verbose_json", "temperature": 0.5},
 )
 MODERATED: Final[Sequence[Json]] = (
     {"input": "hi"},

@@ -35,6 +35,9 @@ models:
     offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
+  - id: acme/listener:free
+    output_types: [text]
+    offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio]}}]
   - id: acme/speaker:free
     output_types: [audio]
     offers: [{{provider: acme, provider_model: speak, endpoints: [audio]}}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -190,6 +191,34 @@ def test_files(files: Any, reason: Reason, param: str) -> None:
     with pytest.raises(GatewayError) as caught:
         decode_transcription(Form((("model", "a/b"),), files))
     assert (caught.value.reason, caught.value.param) == (reason, param)
+
+
+def test_a_file_may_be_in_a_body_of_json() -> None:
+    inline = base64.b64encode(WAV).decode()
+    body = {"model": "a/b", "audio_b64": inline, "response_format": "srt", "language": "en"}
+    request = decode_transcription(json.dumps(body).encode()).request
+    assert (request.file.head, request.file.size, request.language) == (WAV, len(WAV), "en")
+    english = decode_translation(json.dumps({"model": "a/b", "audio_b64": inline}).encode()).request
+    assert english.into_english
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "audio_b64"),
+        ({"audio_b64": "????"}, "audio_b64"),
+        ({"audio_b64": "data:audio/wav;base64,UklGRg=="}, "audio_b64"),
+        ({"audio_b64": ""}, "audio_b64"),
+        ({"audio_b64": base64.b64encode(b"%PDF-1.7").decode()}, "audio_b64"),
+        ({"audio_b64": base64.b64encode(WAV).decode(), "temperature": 2}, "temperature"),
+        ({"audio_b64": base64.b64encode(WAV).decode(), "file": "x"}, "file"),
+    ],
+    ids=("none", "no base64", "an address", "empty", "a PDF", "temperature", "file"),
+)
+def test_what_is_wrong_with_a_file_in_json_is_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(GatewayError) as caught:
+        decode_transcription(json.dumps({"model": "a/b", **body}).encode())
+    assert caught.value.param == param
 
 
 def test_tasks() -> None:
