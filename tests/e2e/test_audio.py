@@ -279,6 +279,21 @@ def test_a_transcript_is_paid_by_its_seconds(gateway: Gateway, acme: UpstreamThr
     assert 10_000_000_000 - purse.balance() == usage["pricing"]["total_nanos"]
 
 
+def test_what_has_a_key_is_made_once(client: httpx.Client, acme: UpstreamThread) -> None:
+    form = {"data": {"model": LISTENER}, "files": {"file": ("a.wav", WAV)}}
+    json_ = {"json": {"model": SPEAKER, "input": "Hi.", "voice": "alloy"}}
+    for path, body in (("/audio/transcriptions", form), ("/audio/speech", json_)):
+        headers = {"idempotency-key": f"once{path}"}
+        first, again = (client.post(path, **body, headers=headers) for _ in range(2))
+        assert first.is_success
+        assert (first.content, again.headers["idempotent-replayed"]) == (again.content, "true")
+        assert first.headers["content-type"] == again.headers["content-type"]
+        assert again.headers["x-generation-id"] == first.headers["x-generation-id"]
+    other = client.post("/audio/transcriptions", **form, headers={"idempotency-key": "once/audio/speech"})
+    assert check_error(told(other))["reason"] == "idempotency_key_reused"
+    assert len(acme.requests) == 2
+
+
 # Files that are none.
 
 
