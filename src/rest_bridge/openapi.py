@@ -301,7 +301,7 @@ class _Description:
         top = component_name(surface.form)
         schema = self._types(top, words, replies=False).of(surface.form)
         described = self._components.schemas[top]
-        if surface.files[0] not in described["properties"]:
+        if surface.files and surface.files[0] not in described["properties"]:
             named = {
                 name: {"description": WORDS[f"{top}.{name}"], **(_FILES if name in surface.many_files else _BYTES)}
                 for name in surface.files

@@ -114,9 +114,12 @@ class Protos:
                 rule = method.options.Extensions[http]
                 for index, one in enumerate((rule, *rule.additional_bindings)):
                     verb = one.WhichOneof("pattern")
-                    if verb not in _VERBS:
+                    if verb == "custom":
+                        verb, pattern = one.custom.kind, one.custom.path
+                    elif verb in _VERBS:
+                        pattern = getattr(one, verb)
+                    else:
                         continue
-                    pattern = getattr(one, verb)
                     yield Binding(
                         service=service.name,
                         rpc=method.name,

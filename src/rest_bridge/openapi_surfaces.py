@@ -31,6 +31,7 @@ from rest_bridge.openapi_errors import ARRIVAL
 from rest_bridge.openapi_images import IMAGES, IMAGES_BODIES, IMAGES_WORDS
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
+from rest_bridge.openapi_videos import VIDEO_WORDS, VIDEOS
 from rest_bridge.pricing import CalculationJson, PricingPageJson
 from rest_bridge.pricing_decode import PricingBody
 from rest_bridge.responses_decode import TOOLS, ResponsesBody
@@ -136,6 +137,7 @@ SURFACES: Final[Mapping[str, Surface]] = {
     ),
     **IMAGES,
     **AUDIO,
+    **VIDEOS,
     "GenerationsRestService.GetGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.FindGeneration": Surface(reply=GenerationJson),
     "GenerationsRestService.ListGenerations": Surface(reply=(GenerationsJson, GenerationJson)),
@@ -265,11 +267,13 @@ _ALWAYS_TELL: Final = (
     "ModerationRequest",
     "ResponsesRequest",
     "MessagesRequest",
+    "VideosRequestVideo",
 )
 
 WORDS: Final[Mapping[str, str]] = {
     **AUDIO_WORDS,
     **IMAGES_WORDS,
+    **VIDEO_WORDS,
     "tool_choice": "Whether and which tools are called.",
     "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
     "reasoning_effort": "How much a reasoning model thinks.",
@@ -365,6 +369,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "response_id": f"resp_{ARRIVAL.suffix}",
     "id": ARRIVAL.generation_id,
     "name": "page.js",
+    "video_id": f"video_{ARRIVAL.suffix}",
 }
 """Examples of what stands in a path or a query."""
 

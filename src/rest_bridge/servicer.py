@@ -24,11 +24,13 @@ from aistats.gateway.v1 import (
     models_pb2,
     pricing_pb2,
     responses_pb2,
+    videos_pb2,
 )
 from rest_bridge.app import RestApp
 from rest_bridge.documents import Documents
 from rest_bridge.http import EVENT_STREAM, RestRequest, RestResponse
 from rest_bridge.idempotency import REPLAYED
+from rest_bridge.videos import POLL_AFTER
 from server.domain.errors import GatewayError
 from server.rpc.context import CallContext
 from server.rpc.status import REST_MARK_KEY
@@ -43,6 +45,11 @@ _QUERY_NAMES: Final = {"from_date": "from", "to_date": "to"}
 _OF_THE_MESSAGE: Final = "content-type"
 _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
 """Headers that whoever carries the call adds to every call by itself."""
+_LENGTH: Final = "content-length"
+"""Of a body that has not come yet, or that a HEAD does not want."""
+_OWN: Final = frozenset({"etag", _LENGTH, "accept-ranges", POLL_AFTER})
+"""Headers of a 200 that Envoy does not know by itself."""
+_HIDDEN: Final = frozenset({*_OF_THE_HOST, _OF_THE_MESSAGE, _LENGTH})
 
 
 class _Unreadable:
@@ -85,7 +92,8 @@ class _Face:
         if isinstance(response.body, bytes):
             await _send_metadata(context, response)
             context.announce_last_message()
-            yield HttpBody(content_type=_content_type(response), data=response.body)
+            # Of a HEAD, Envoy would write a body that it is given behind the head, where nobody expects one.
+            yield HttpBody(content_type=_content_type(response), data=b"" if method == "HEAD" else response.body)
             return
         async with aclosing(response.body) as pieces:
             await _send_metadata(context, response)
@@ -168,6 +176,53 @@ class ImagesRestServicer(_Face):
 
     def EditImages(self, requests: AsyncIterator[HttpBody], context: CallContext) -> AsyncGenerator[HttpBody, None]:
         return self._serve(context, "POST", "/v1/images/edits", requests)
+
+
+class VideosRestServicer(_Face):
+    """`aistats.gateway.v1.VideosRestService`. An alias of a route is the route."""
+
+    def CreateVideo(self, request: AsyncIterator[HttpBody], context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/videos", request)
+
+    def ListVideos(
+        self, request: videos_pb2.ListVideosRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/videos", query=_query(request))
+
+    def ListVideoModels(
+        self, request: videos_pb2.ListVideoModelsRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/videos/models")
+
+    def GetVideo(self, request: videos_pb2.GetVideoRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", _video_path(request.video_id))
+
+    def DeleteVideo(
+        self, request: videos_pb2.DeleteVideoRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "DELETE", _video_path(request.video_id))
+
+    def CancelVideo(self, request: videos_pb2.VideoRestRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_video_path(request.video_id)}/cancel", request.body)
+
+    def RemixVideo(self, request: videos_pb2.VideoRestRequest, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_video_path(request.video_id)}/remix", request.body)
+
+    def DownloadVideo(
+        self, request: videos_pb2.DownloadVideoRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._content(request, context, "GET")
+
+    def DescribeContent(
+        self, request: videos_pb2.DownloadVideoRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._content(request, context, "HEAD")
+
+    def _content(
+        self, request: videos_pb2.DownloadVideoRestRequest, context: CallContext, method: str
+    ) -> AsyncGenerator[HttpBody, None]:
+        query = {name: value for name, value in _query(request).items() if name != "video_id"}
+        return self._serve(context, method, f"{_video_path(request.video_id)}/content", query=query)
 
 
 class AudioRestServicer(_Face):
@@ -343,6 +398,10 @@ def _key_path(key_id: str) -> str:
     return f"/v1/api-keys/{quote(key_id, safe='')}"
 
 
+def _video_path(video_id: str) -> str:
+    return f"/v1/videos/{quote(video_id, safe='')}"
+
+
 def _response_path(response_id: str) -> str:
     return f"/v1/responses/{quote(response_id, safe='')}"
 
@@ -357,19 +416,19 @@ def _headers(metadata: Mapping[str, str], body: HttpBody | None) -> Mapping[str,
 
 async def _send_metadata(context: CallContext, response: RestResponse) -> None:
     """Headers of their own cost a write to the socket more; those of a 200 Envoy knows by itself (envoy.yaml)."""
-    if response.status != 200 or REPLAYED in response.headers or any(name == "etag" for name, _ in response.headers):
+    if response.status != 200 or REPLAYED in response.headers or any(name in _OWN for name, _ in response.headers):
         await context.send_initial_metadata(_metadata(response))
 
 
 def _metadata(response: RestResponse) -> tuple[tuple[str, str], ...]:
-    hidden = _OF_THE_HOST | {_OF_THE_MESSAGE}
-    metadata = [(name, value) for name, value in response.headers if name not in hidden]
+    metadata = [(name, value) for name, value in response.headers if name not in _HIDDEN]
     metadata.append((STATUS_KEY, str(response.status)))
     if REPLAYED in response.headers:
         metadata += [(GENERATION_KEY, value) for name, value in response.headers if name == "x-generation-id"]
+    own = [(LENGTH_KEY, value) for name, value in response.headers if name == _LENGTH]
     if isinstance(response.body, bytes):
-        metadata.append((LENGTH_KEY, str(len(response.body))))
-    return tuple(metadata)
+        own = own or [(LENGTH_KEY, str(len(response.body)))]
+    return (*metadata, *own)
 
 
 def _content_type(response: RestResponse) -> str:

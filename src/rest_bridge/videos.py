@@ -14,7 +14,7 @@ from rest_bridge.videos_decode import decode_remix, decode_video, decode_video_f
 from rest_bridge.videos_encode import encode_deleted, encode_models, encode_page, encode_video
 from server.domain.limits import check_choice
 from server.domain.request import Endpoint
-from server.domain.video import VARIANTS, Content, Variant, VideoRequest
+from server.domain.video import VARIANTS, Content, Variant, Video, VideoRequest
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
 
@@ -22,6 +22,7 @@ __all__ = ["VideosRest"]
 
 PATHS: Final = ("/v1/videos", "/v1/video/generation", "/v1/video/generations")
 """The first is the one that a worker is asked for."""
+POLL_AFTER: Final = "openai-poll-after-ms"
 ACCEPTED: Final = 202
 
 
@@ -65,7 +66,7 @@ class VideosRest:
         else:
             check_json_headers(exchange.request.headers)
             request = await decode_video(exchange.body)
-        return json_response(encode_video(await self._videos.create(exchange.call, request)), ACCEPTED)
+        return _job(await self._videos.create(exchange.call, request), ACCEPTED)
 
     async def remix(self, exchange: Exchange) -> RestResponse:
         check_json_headers(exchange.request.headers)
@@ -75,7 +76,7 @@ class VideosRest:
             prompt=decode_remix(exchange.body),
             remix_of=exchange.path_params["video_id"],
         )
-        return json_response(encode_video(await self._videos.create(exchange.call, request)), ACCEPTED)
+        return _job(await self._videos.create(exchange.call, request), ACCEPTED)
 
     async def list(self, exchange: Exchange) -> RestResponse:
         request = exchange.request
@@ -94,13 +95,13 @@ class VideosRest:
 
     async def get(self, exchange: Exchange) -> RestResponse:
         check_query(exchange.request, ())
-        return json_response(encode_video(await self._videos.get(exchange.call.principal, _id(exchange))))
+        return _job(await self._videos.get(exchange.call.principal, _id(exchange)))
 
     async def cancel(self, exchange: Exchange) -> RestResponse:
         if exchange.body.strip():
             check_json_headers(exchange.request.headers)
             decode_body(_NOTHING, exchange.body)
-        return json_response(encode_video(await self._videos.cancel(exchange.call.principal, _id(exchange))))
+        return _job(await self._videos.cancel(exchange.call.principal, _id(exchange)))
 
     async def delete(self, exchange: Exchange) -> RestResponse:
         check_query(exchange.request, ())
@@ -123,6 +124,15 @@ class VideosRest:
         check_choice(chosen, VARIANTS, "variant")
         variant: Variant = next(variant for variant in VARIANTS if variant == chosen)
         return await self._videos.content(exchange.call.principal, _id(exchange), variant, request.headers.get("range"))
+
+
+def _job(video: Video, status: int = 200) -> RestResponse:
+    """OpenAI's SDKs look at a job again when the header says so."""
+    response = json_response(encode_video(video), status)
+    if video.poll_after_seconds is None:
+        return response
+    hint = (POLL_AFTER, str(video.poll_after_seconds * 1000))
+    return msgspec.structs.replace(response, headers=(*response.headers, hint))
 
 
 def _id(exchange: Exchange) -> str:

@@ -31,6 +31,7 @@ from aistats.gateway.v1 import (
     moderation_pb2_grpc,
     pricing_pb2_grpc,
     responses_pb2_grpc,
+    videos_pb2_grpc,
 )
 from rest_bridge.api_keys import ApiKeysRest
 from rest_bridge.app import RestApp
@@ -64,7 +65,9 @@ from rest_bridge.servicer import (
     ModerationRestServicer,
     PricingRestServicer,
     ResponsesRestServicer,
+    VideosRestServicer,
 )
+from rest_bridge.videos import VideosRest
 from server.catalogue.load import read_catalog
 from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
@@ -73,6 +76,7 @@ from server.domain.catalog import Dialect
 from server.domain.errors import GatewayError
 from server.domain.health import HealthExchange, HealthView
 from server.domain.ports import CatalogSource, Clock, ProviderAdapter
+from server.domain.video import VideoAdapter
 from server.hosts.grpc_aio import GrpcAioHost, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
@@ -98,11 +102,17 @@ from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
+from server.pipeline.video_jobs import VideoRunner
+from server.pipeline.video_looks import Looks
+from server.pipeline.video_models import VideoModels
+from server.pipeline.videos import Videos
 from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.cohere import CohereAdapter
 from server.providers.gemini import GeminiAdapter
+from server.providers.gemini_videos import GeminiVideos
 from server.providers.openai import OpenAIAdapter
+from server.providers.openai_videos import OpenAIVideos
 from server.reception import FrontDesk
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.audio import AudioServicer
@@ -120,6 +130,7 @@ from server.rpc.pricing import PricingServicer
 from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
+from server.rpc.videos import VideosServicer
 from server.settings import Settings
 from server.spool import Spool
 from server.storage.api_keys import SqlApiKeys
@@ -138,6 +149,7 @@ from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
 from server.storage.sweeper import Sweeper
 from server.storage.valkey_health import ValkeyHealthExchange
+from server.storage.video_jobs import SqlVideoJobs
 from server.transport import Transport
 from server.tuning import collect_seldom
 
@@ -258,6 +270,19 @@ async def worker(
         embed = Embed(generate)
         speak, transcribe = Speak(generate), Transcribe(generate)
         draw = Draw(generate)
+        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id)
+        film_makers: dict[Dialect, VideoAdapter] = {
+            "openai": OpenAIVideos(transport, clock, connect_timeout_s=connect_timeout_s),
+            "gemini": GeminiVideos(transport, clock, connect_timeout_s=connect_timeout_s),
+        }
+        looks = Looks(jobs, film_makers, catalog, clock, random.random, *(() if meter is None else (meter.settled,)))
+        lease_s = settings.worker_lease_s
+        videos = Videos(catalog, film_makers, jobs, accounts, looks, clock, shutdown, health, lease_s=lease_s)
+        runner_of_jobs = VideoRunner(jobs, looks, clock, lease_s=lease_s)
+        stack.push_async_callback(runner_of_jobs.close)
+        stack.push_async_callback(videos.close, GOODBYE_S)
+        await stack.enter_async_context(_running(runner_of_jobs.run(), _purging(jobs.purge)))
+        video_models = VideoModels(catalog)
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
         stack.push_async_callback(last_used.flush)
@@ -276,6 +301,7 @@ async def worker(
             AudioRest(speak, transcribe),
             ImagesRest(draw),
             ModerationsRest(moderate),
+            VideosRest(videos, video_models),
             CreditsRest(credits, clock),
             PricingRest(catalog),
             ApiKeysRest(api_keys),
@@ -305,6 +331,8 @@ async def worker(
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw, spool)),
             (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
+            (videos_pb2_grpc.add_VideosServiceServicer_to_server, VideosServicer(videos, video_models)),
+            (videos_pb2_grpc.add_VideosRestServiceServicer_to_server, VideosRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server, ApiKeysServicer(api_keys)),

@@ -81,6 +81,19 @@ models:
   - id: acme/listen-1
     output_types: [text]
     offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio], price: {{input_audio_seconds: "100"}}}}]
+  - id: acme/film:free
+    input_types: [text, image]
+    output_types: [video]
+    offers: [{{provider: acme, provider_model: film, endpoints: [video]}}]
+  - id: acme/film-1
+    input_types: [text, image]
+    output_types: [video]
+    offers:
+      - provider: acme
+        provider_model: film
+        endpoints: [video]
+        price: {{video_seconds: "100000"}}
+        videos: {{seconds: [4, 8], default_seconds: 4}}
   - id: acme/embed-1
     offers:
       - {{provider: acme, provider_model: embed, endpoints: [embeddings], price: {{input_text_tokens: "0.02"}}}}

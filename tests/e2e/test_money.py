@@ -35,6 +35,7 @@ from aistats.gateway.v1 import (
     moderation_pb2,
     responses_pb2,
     responses_pb2_grpc,
+    videos_pb2,
 )
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
@@ -363,6 +364,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/audio/translations": FormBody({"model": "acme/listen-1"}),
     "/v1/images/generations": {"model": "acme/draw-1", "prompt": "x"},
     "/v1/images/edits": {"model": "acme/draw-1", "prompt": "x", "image": PIXEL},
+    "/v1/videos": {"model": "acme/film-1", "prompt": "x"},
 }
 """A body for every route that costs something; a new route without one fails the test below."""
 COSTS_NOTHING = {
@@ -370,7 +372,10 @@ COSTS_NOTHING = {
     "/v1/messages/count_tokens",
     "/v1/api-keys",
     "/v1/api-keys/{key_id}/rotate",
+    "/v1/videos/{video_id}/cancel",
 }
+NEED_ANOTHER = {"/v1/videos/{video_id}/remix"}
+"""They cost something, and go on from what has been paid for."""
 STREAMED = {
     "/v1/chat/completions",
     "/v1/responses",
@@ -400,6 +405,7 @@ REQUESTS: dict[str, Any] = {
         audio_pb2.CreateTranslationRequest(model="acme/listen-1"),
         audio_pb2.CreateTranslationRequest(chunk=WAV),
     ),
+    "CreateVideoRequest": videos_pb2.CreateVideoRequest(model="acme/film-1", prompt="x"),
     "CreateModerationRequest": moderation_pb2.CreateModerationRequest(
         model="acme/judge-1",
         inputs=[moderation_pb2.ModerationInput(parts=[content_pb2.ContentPart(text={"text": "x"})])],
@@ -424,7 +430,7 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
     with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
         for name, method in described():
             path = method.options.Extensions[annotations_pb2.http].post
-            if path and path not in COSTS_NOTHING:
+            if path and path not in COSTS_NOTHING | NEED_ANOTHER:
                 posts += 1
                 for extra in ({}, {"stream": True}) if path in STREAMED else ({},):
                     body = type(BODIES[path])({**BODIES[path], **extra})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from rest_bridge.documents import PAGE_FILES
 from tests.e2e.conftest import LOCAL_MODEL
 from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
-from tests.fakes.bodies import LISTENER, FormBody, request_of
+from tests.fakes.bodies import LISTENER, VIDEO_PATHS, FormBody, request_of
 from tests.fakes.openapi import Checker, document, operations
 
 ASKED = [{"role": "user", "content": "Say hello."}]
@@ -91,6 +92,18 @@ def test_real_replies_of_every_route_are_as_described(
         ask("POST", f"{key}/rotate", f"{address}/rotate", {"overlap_s": 0})
         ask("DELETE", key, address)
         assert ask("GET", key, f"{path}/none").status_code == 404
+    for path in VIDEO_PATHS:
+        video, address = f"{path}/{{video_id}}", f"{path}/{made[path]['id']}"
+        while ask("GET", video, address).json()["status"] != "completed":
+            time.sleep(0.2)
+        ask("GET", path)
+        ask("GET", f"{path}/models")
+        for method in ("GET", "HEAD"):
+            assert ask(method, f"{video}/content", f"{address}/content").status_code == 200
+        assert ask("POST", f"{video}/remix", f"{address}/remix", {"prompt": "At night"}).status_code == 202
+        assert ask("POST", f"{video}/cancel", f"{address}/cancel", {}).status_code == 200
+        ask("DELETE", video, address)
+        assert ask("GET", video, address).status_code == 404
     ask("GET", "/v1/key")
     ask("GET", "/v1/audit-log")
 

@@ -22,6 +22,7 @@ EMBEDDER: Final = "acme/embeddings-only:free"
 SPEAKER: Final = "acme/speaker:free"
 LISTENER: Final = "acme/listener:free"
 MODERATOR: Final = "acme/moderate:free"
+FILMER: Final = "acme/film:free"
 PAINTER: Final = "acme/draw:free"
 PIXEL: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+M8AAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -171,6 +172,16 @@ EDITED: Final[Sequence[Json]] = (
     {"model": PAINTER, "prompt": "At night.", "image": PIXEL},
     {"model": PAINTER, "prompt": "At night.", "image": [PIXEL, PIXEL], "mask": PIXEL, "input_fidelity": "low", "n": 1},
 )
+FILMED: Final[Sequence[Json]] = (
+    {"model": FILMER, "prompt": "A cat."},
+    {
+        "model": FILMER, "prompt": "A cat.", "seconds": "4", "size": "1280x720", "input_reference": PIXEL,
+        "provider": {"only": ["acme"]}, "models": [FILMER], "session_id": "s-1",
+    },
+)  # fmt: skip
+REMIXED: Final[Sequence[Json]] = ({"prompt": "At night."},)
+NOTHING: Final[Sequence[Json]] = ({},)
+VIDEO_PATHS: Final = ("/v1/videos", "/v1/video/generation", "/v1/video/generations")
 BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/chat/completions": CHAT,
     "POST /v1/responses": RESPONSES,
@@ -184,6 +195,9 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/audio/translations": WRITTEN,
     "POST /v1/images/generations": DRAWN,
     "POST /v1/images/edits": EDITED,
+    **{f"POST {path}": FILMED for path in VIDEO_PATHS},
+    **{f"POST {path}/{{}}/remix": REMIXED for path in VIDEO_PATHS},
+    **{f"POST {path}/{{}}/cancel": NOTHING for path in VIDEO_PATHS},
     "POST /v1/moderations": MODERATED,
     "POST /v1/moderation": MODERATED,
     **{f"POST /v1/{name}": KEY for name in ("api-keys", "keys")},

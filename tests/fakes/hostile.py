@@ -189,7 +189,7 @@ def corpus(valid: Mapping[str, Any]) -> Mapping[str, bytes]:
     """By name, bodies that no route takes for what they are, whatever it may make of `valid`."""
     body = json.dumps(valid).encode()
     inside = body[:-1]
-    first = json.dumps(next(iter(valid))).encode()
+    first = json.dumps(next(iter(valid), "x")).encode()
     return {
         "nothing": b"",
         "white space": b" \t\r\n" * 100,

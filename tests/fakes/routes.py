@@ -45,12 +45,16 @@ class TypedMethod(msgspec.Struct, frozen=True):
 
 
 class RestRoute(msgspec.Struct, frozen=True):
-    """One way to call a method by HTTP. `body` is as in `google.api.HttpRule`: a field, `*`, or empty for none."""
+    """One way to call a method by HTTP. `body` is as in `google.api.HttpRule`: a field, `*`, or empty for none.
+
+    `is_alias`: another path of the same method leads to the same.
+    """
 
     method: str
     path: str
     body: str
     target: TypedMethod
+    is_alias: bool = False
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -104,7 +108,10 @@ def _methods() -> tuple[tuple[TypedMethod, Any], ...]:
 
 @cache
 def rest_routes() -> tuple[RestRoute, ...]:
-    """Every route, the additional bindings of methods included, by path and method."""
+    """Every route, the additional bindings of methods included, by path and method.
+
+    All but a HEAD, whose replies have nothing to look at; it is asked where the GET of its path is (test_videos.py).
+    """
     found: list[RestRoute] = []
     for method, options in _methods():
         if not options.HasExtension(http) or method.service not in _handed_on():
@@ -112,8 +119,11 @@ def rest_routes() -> tuple[RestRoute, ...]:
         rule = options.Extensions[http]
         for binding in (rule, *rule.additional_bindings):
             verb = binding.WhichOneof("pattern")
-            assert verb in VERBS, f"{method} has a rule that no test can read"
-            found.append(RestRoute(verb.upper(), getattr(binding, verb), binding.body, method))
+            assert verb in (*VERBS, "custom"), f"{method} has a rule that no test can read"
+            kind, path = (verb, getattr(binding, verb)) if verb in VERBS else (binding.custom.kind, binding.custom.path)
+            if kind == "HEAD":
+                continue
+            found.append(RestRoute(kind.upper(), path, binding.body, method, binding is not rule))
     return tuple(sorted(found, key=lambda route: (route.path, route.method)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -35,6 +36,14 @@ models:
     offers: [{{provider: acme, provider_model: judge, endpoints: [moderations]}}]
   - id: acme/embeddings-only:free
     offers: [{{provider: acme, provider_model: embed, endpoints: [embeddings]}}]
+  - id: acme/draw:free
+    input_types: [text, image]
+    output_types: [image]
+    offers: [{{provider: acme, provider_model: draw, endpoints: [images]}}]
+  - id: acme/film:free
+    input_types: [text, image]
+    output_types: [video]
+    offers: [{{provider: acme, provider_model: film, endpoints: [video]}}]
   - id: acme/listener:free
     output_types: [text]
     offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio]}}]
@@ -83,12 +92,25 @@ class LoneWorker(Gateway):
         made: str = json.loads(self.rest(route, json.dumps(bodies(route)[0]).encode()).body)["id"]
         return made
 
+    @cached_property
+    def video_id(self) -> str:
+        """Of a video that is complete."""
+        create, get = (
+            next(route for route in rest_routes() if str(route) == name)
+            for name in ("POST /v1/videos", "GET /v1/videos/{video_id}")
+        )
+        made: str = json.loads(self.rest(create, json.dumps(bodies(create)[0]).encode()).body)["id"]
+        while json.loads(self.rest(get, video_id=made).body)["status"] != "completed":
+            time.sleep(0.1)
+        return made
+
     def ids(self, route: RestRoute) -> dict[str, str]:
         """Of things that there are, for the variables of a route's path. Raises LookupError for one nobody knows."""
         known: dict[str, Callable[[], str]] = {
             "key_id": lambda: self.spare_key_id,
             "response_id": lambda: self.response_id,
             "generation_id": lambda: self.response_id,
+            "video_id": lambda: self.video_id,
             "model_id": lambda: "acme/test-1",
         }
         return {name: known[name]() for name in route.variables}
