@@ -55,8 +55,8 @@ def test_what_is_mutated_is_valid(lone_worker: LoneWorker, route: RestRoute, bod
 def test_no_route_takes_what_is_no_request(
     lone_worker: LoneWorker, quiet_upstream: UpstreamThread, route: RestRoute
 ) -> None:
-    quiet_upstream.reset()
     ids = lone_worker.ids(route)
+    quiet_upstream.reset()
     for name, body in corpus(bodies(route)[0]).items():
         if name in MAY_BE_EMPTY.get(route.target.name, ()):
             continue
