@@ -9,14 +9,13 @@ import msgspec
 
 from rest_bridge.extras import ExtrasBody
 from rest_bridge.form_fields import decode_fields
-from rest_bridge.inline_upload import InlineUpload
 from rest_bridge.json import ABSENT, check_object, decode_body, decode_value, encode_raw, invalid, is_set
 from rest_bridge.uploads import Form
 from server.domain import audio_limits
 from server.domain.audio import AudioFormat, Granularity, SpeechRequest, TranscriptionRequest
 from server.domain.limits import MAX_SHOWN_CHARS, missing_field
 from server.domain.request import Endpoint, RawJson
-from server.domain.upload import Upload
+from server.domain.upload import HeldUpload, Upload
 
 TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]
@@ -253,7 +252,7 @@ def _inline(text: str) -> Upload:
         data = base64.b64decode(text, validate=True)
     except ValueError:
         raise invalid(_INLINE, f"`{_INLINE}` must be base64, without anything before it.") from None
-    file = InlineUpload("", data)
+    file = HeldUpload(data, "")
     audio_limits.check_file(file, _INLINE)
     return file
 

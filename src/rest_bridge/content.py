@@ -5,6 +5,7 @@ Everything raises GatewayError naming `param`, the path of the value.
 
 from __future__ import annotations
 
+import binascii
 import re
 from typing import Final
 
@@ -13,6 +14,7 @@ import msgspec
 from rest_bridge.json import invalid, unsupported
 from server.domain.limits import MAX_SHOWN_CHARS
 from server.domain.request import File, Image
+from server.domain.upload import HeldUpload, Upload
 
 _DATA_URL: Final = re.compile(r"data:(?P<type>[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)(?:;[^;,]*)*?;base64,", re.I)
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\r\n"
@@ -63,6 +65,17 @@ def split_data_url(url: str, param: str) -> tuple[str, str]:
     if found is None:
         raise invalid(param, f"`{param}` must be of the form data:<media type>;base64,<data>.")
     return found["type"].lower(), check_base64(url[found.end() :], param)
+
+
+def inline_file(url: str, param: str) -> Upload:
+    """The file of a data URL. Nothing is fetched from an address: who sends a file sends it whole."""
+    if _scheme(url) != "data":
+        raise invalid(param, f"`{param}` must be a file, or a data URL: nothing is fetched from elsewhere.")
+    media_type, data = split_data_url(url, param)
+    try:
+        return HeldUpload(binascii.a2b_base64(data), media_type)
+    except binascii.Error:
+        raise invalid(param, f"`{param}` must hold base64.") from None
 
 
 def check_base64(data: str, param: str) -> str:

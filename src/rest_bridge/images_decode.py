@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from rest_bridge.content import split_data_url
+from rest_bridge.content import inline_file
 from rest_bridge.extras import ExtrasBody
 from rest_bridge.form_fields import decode_fields
-from rest_bridge.inline_upload import InlineUpload
 from rest_bridge.json import decode_body, encode_raw, invalid
 from server.domain.errors import GatewayError, Reason
 from server.domain.image_limits import (
@@ -114,8 +112,8 @@ def _sent(body: EditsBody) -> tuple[list[Upload], list[Upload]]:
     """The pictures of a JSON body, and its masks."""
     given = () if body.image is None else (body.image,) if isinstance(body.image, str) else body.image
     check_count(len(given), MAX_INPUT_IMAGES, IMAGE)
-    images = [_inline(url, IMAGE if len(given) == 1 else f"{IMAGE}[{place}]") for place, url in enumerate(given)]
-    return images, [] if body.mask is None else [_inline(body.mask, MASK)]
+    images = [inline_file(url, IMAGE if len(given) == 1 else f"{IMAGE}[{place}]") for place, url in enumerate(given)]
+    return images, [] if body.mask is None else [inline_file(body.mask, MASK)]
 
 
 def _sorted(files: Iterable[tuple[str, Upload]]) -> tuple[list[Upload], list[Upload]]:
@@ -140,17 +138,6 @@ async def _edit(body: EditFormBody, images: list[Upload], masks: list[Upload]) -
     order = _order(body, tuple(images), mask)
     await check_files(images, mask)
     return order
-
-
-def _inline(url: str, param: str) -> Upload:
-    """No picture is fetched from an address: who sends one sends it whole."""
-    if url[:5].lower() != "data:":
-        raise invalid(param, f"`{param}` must be a file, or a data URL: pictures are not fetched from elsewhere.")
-    media_type, data = split_data_url(url, param)
-    try:
-        return InlineUpload(media_type, binascii.a2b_base64(data))
-    except binascii.Error:
-        raise invalid(param, f"`{param}` must hold base64.") from None
 
 
 def _order(body: ImagesBody | EditFormBody, images: tuple[Upload, ...] = (), mask: Upload | None = None) -> ImagesOrder:

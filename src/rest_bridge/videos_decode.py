@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from rest_bridge.content import split_data_url
+from rest_bridge.content import inline_file
 from rest_bridge.extras import ExtrasBody
 from rest_bridge.form_fields import decode_fields
 from rest_bridge.json import decode_body, invalid
 from server.domain.errors import GatewayError, Reason
 from server.domain.limits import MAX_SHOWN_CHARS, invalid_value, missing_field
 from server.domain.request import Endpoint
-from server.domain.upload import HeldUpload, Upload
+from server.domain.upload import Upload
 from server.domain.video import VideoRequest
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
 
@@ -123,14 +122,10 @@ def _seconds(body: VideoBody) -> tuple[str, int | None]:
 
 
 def _reference(given: str | ReferenceBody | None, files: Iterable[tuple[str, Upload]]) -> Upload | None:
-    """No picture is fetched from an address: who sends one sends it whole."""
     found: list[Upload] = []
     if given is not None:
         url, param = (given, REFERENCE) if isinstance(given, str) else (given.image_url, f"{REFERENCE}.image_url")
-        if url[:5].lower() != "data:":
-            raise invalid(param, f"`{param}` must be a file, or a data URL: pictures are not fetched from elsewhere.")
-        media_type, data = split_data_url(url, param)
-        found.append(HeldUpload(binascii.a2b_base64(data), media_type))
+        found.append(inline_file(url, param))
     for name, file in files:
         if name != REFERENCE:
             shown = name[:MAX_SHOWN_CHARS]

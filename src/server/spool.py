@@ -15,13 +15,12 @@ from typing import Final
 import structlog
 
 from server.domain.errors import GatewayError, Reason
+from server.domain.upload import HEAD_BYTES, PIECE_BYTES
 
 __all__ = ["Spool", "Spooled"]
 
 IN_MEMORY_BYTES: Final = 128 * 1024
 """What one upload holds in memory; the rest is on disk."""
-PIECE_BYTES: Final = 64 * 1024
-HEAD_BYTES: Final = 4096
 MAX_SPOOLED_BYTES: Final = 4 * 1024 * 1024 * 1024
 """All uploads of one worker at a time."""
 MAX_FILENAME: Final = 255

@@ -1,22 +1,19 @@
-"""Videos through the whole gateway, made by the embedded provider and asked for by the clients that people have."""
+"""Videos through the whole gateway, made by the embedded provider, asked for over REST and by typed clients."""
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import av
 import grpc
 import httpx
-import openai
-import phaseo
 import pytest
 
 from aistats.gateway.v1 import videos_pb2, videos_pb2_grpc
 from tests.e2e.gateway import Gateway
 from tests.e2e.purse import Purse
+from tests.fakes.films import film
 
 MODEL = "local/test-card-video:free"
 SMALL = {"model": MODEL, "prompt": "A cinematic sunrise over a mountain lake", "seconds": 1, "size": "320x180"}
@@ -32,15 +29,6 @@ def until_done(gateway: Gateway, video_id: str, **options: Any) -> dict[str, Any
             return job
         assert time.monotonic() < deadline, job
         time.sleep(0.2)
-
-
-def film(data: bytes) -> tuple[float, int, int, str]:
-    """Length in seconds, width, height and codec of what a player would show."""
-    with av.open(io.BytesIO(data)) as opened:
-        [stream] = opened.streams.video
-        frames = sum(1 for _ in opened.decode(stream))
-        assert stream.average_rate is not None
-        return frames / float(stream.average_rate), stream.width, stream.height, stream.codec_context.name
 
 
 @pytest.fixture(scope="module")
@@ -105,39 +93,6 @@ def test_before_it_is_complete_there_is_nothing_to_download(gateway: Gateway) ->
     assert (ended["status"], ended["billing"]["state"]) == ("cancelled", "void")
     assert gateway.post(f"/v1/videos/{job['id']}/cancel", {}).json() == ended
     assert gateway.get(f"/v1/videos/{job['id']}/content").status_code == 404
-
-
-@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
-def test_the_openai_sdk(gateway: Gateway) -> None:
-    with openai.OpenAI(api_key=gateway.key, base_url=f"{gateway.url}/v1", max_retries=0) as client:
-        videos: Any = client.videos
-        video = videos.create_and_poll(
-            model=MODEL, prompt="a boat", seconds="2", size="320x240", poll_interval_ms=200, timeout=PATIENCE_S
-        )
-        assert (video.status, video.seconds, video.size) == ("completed", "2", "320x240")
-        assert film(videos.download_content(video.id).content)[1:3] == (320, 240)
-        assert video.id in [one.id for one in videos.list(limit=5)]
-        remixed = videos.remix(video.id, prompt="a boat at night")
-        assert remixed.remixed_from_video_id == video.id
-        until_done(gateway, remixed.id)
-        thumbnail = videos.download_content(video.id, variant="thumbnail").content
-        led = videos.create(model=MODEL, prompt="on", seconds="1", size="320x240", input_reference=("a.jpg", thumbnail))
-        assert until_done(gateway, led.id)["status"] == "completed"
-        assert videos.delete(video.id).deleted
-        with pytest.raises(openai.NotFoundError):
-            videos.retrieve(video.id)
-
-
-def test_the_products_own_sdk(gateway: Gateway) -> None:
-    client = phaseo.Phaseo(api_key=gateway.key, base_url=f"{gateway.url}/v1")
-    job = client.generate_video({"model": MODEL, "prompt": "a boat", "duration_seconds": 1, "size": "320x180"})
-    assert until_done(gateway, job["id"])["status"] == "completed"
-    assert client.get_video(job["id"])["status"] == "completed"
-    assert film(client.get_video_content(job["id"]))[0] == pytest.approx(1.0, abs=0.1)
-    assert job["id"] in [one["id"] for one in client.list_videos()["data"]]
-    assert MODEL in [one["id"] for one in client.videos.list_models()["data"]]
-    assert client.cancel_video(job["id"])["status"] == "completed"
-    assert client.delete_video(job["id"])["deleted"]
 
 
 @pytest.mark.parametrize("base", BASES)

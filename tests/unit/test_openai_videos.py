@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from server.domain.catalog import Offer, Provider, VideoFacts
 from server.domain.errors import FailureCategory, GatewayError, ProviderFailure
 from server.domain.request import Endpoint
-from server.domain.video import InlineImage, VideoRequest, VideoStatus
+from server.domain.video import VideoRequest, VideoStatus
 from server.providers.openai_videos_decode import begun, report
 from server.providers.openai_videos_encode import submission, unsupported
 from server.providers.video_calls import Answer
@@ -91,7 +91,8 @@ def test_xai_is_asked_in_its_own_words(case: str) -> None:
 
 
 async def test_xai_takes_a_picture_as_a_data_url() -> None:
-    for reference in (BytesUpload(PNG), InlineImage(base64.b64encode(PNG).decode(), "image/jpeg")):
+    for declared in ("", "image/jpeg"):
+        reference = BytesUpload(PNG, media_type=declared)
         body = submission(offer(XAI), request(reference=reference)).body
         assert not isinstance(body, bytes)
         sent = b"".join([piece async for piece in body.pieces()])

@@ -86,6 +86,7 @@ async def test_the_least_is_a_model_and_a_prompt() -> None:
         ({"negative_prompt": "x" * 4097}, "negative_prompt"),
         ({"input_reference": "https://example.com/a.png"}, "input_reference"),
         ({"input_reference": {"image_url": "http://169.254.169.254/"}}, "input_reference.image_url"),
+        ({"input_reference": "data:image/png;base64,A"}, "input_reference"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference.file_id"),
         ({"input_reference": "data:image/png;base64,AAAA"}, "input_reference"),
         ({"frames": 3}, "frames"),

@@ -19,7 +19,6 @@ __all__ = [
     "TERMINAL",
     "VARIANTS",
     "Content",
-    "InlineImage",
     "JobReport",
     "Variant",
     "Video",
@@ -55,13 +54,6 @@ class VideoStatus(StrEnum):
 TERMINAL: Final = frozenset({VideoStatus.COMPLETED, VideoStatus.FAILED, VideoStatus.CANCELLED, VideoStatus.EXPIRED})
 
 
-class InlineImage(msgspec.Struct, frozen=True):
-    """A picture as base64."""
-
-    data: str
-    media_type: str
-
-
 class VideoRequest(Request, frozen=True, kw_only=True):
     """A video to be made of `prompt`. None leaves a choice to the provider.
 
@@ -77,7 +69,7 @@ class VideoRequest(Request, frozen=True, kw_only=True):
     aspect_ratio: str | None = None
     seed: int | None = None
     negative_prompt: str | None = None
-    reference: Upload | InlineImage | None = None
+    reference: Upload | None = None
     remix_of: str | None = None
 
 

@@ -18,10 +18,10 @@ from server.providers.gemini_errors import failure_of_reply
 from server.providers.gemini_videos_decode import begun, report
 from server.providers.http_port import HttpTransport, ResponseHeaders, SizedBody
 from server.providers.inline_body import InlineBody
+from server.providers.pictures import true_type
 from server.providers.provider_options import options_for
 from server.providers.video_calls import VideoCalls, content_gone, lost_job
 from server.providers.video_frames import Frame, field_of, frame_of, is_offered, named
-from server.providers.video_reference import base64_part, media_type_of
 
 __all__ = ["GeminiVideos"]
 
@@ -130,7 +130,7 @@ def _problems(offer: Offer, request: VideoRequest) -> Iterator[str]:
         yield frame
     elif not is_offered(offer, frame) or (frame.size is not None and frame.resolution is None):
         yield field_of(request)
-    if request.reference is not None and media_type_of(request.reference) not in _IMAGES:
+    if request.reference is not None and true_type(request.reference) not in _IMAGES:
         yield _REFERENCE
 
 
@@ -151,9 +151,9 @@ def _body(offer: Offer, request: VideoRequest) -> bytes | SizedBody:
     opening = (b'{"parameters":' + _encode(said) + b"," if said else b"{") + b'"instances":['
     if request.reference is None:
         return opening + instance + b"]}"
-    media_type = _encode(media_type_of(request.reference))
+    media_type = _encode(true_type(request.reference))
     opening += instance[:-1] + b',"image":{"mimeType":' + media_type + b',"bytesBase64Encoded":"'
-    return InlineBody((opening, base64_part(request.reference), b'"}}]}'))
+    return InlineBody((opening, request.reference, b'"}}]}'))
 
 
 def _options(offer: Offer, request: VideoRequest) -> Mapping[str, Any]:

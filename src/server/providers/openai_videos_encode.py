@@ -11,13 +11,13 @@ import msgspec
 from server.domain.catalog import Offer
 from server.domain.errors import GatewayError, Reason
 from server.domain.upload import Upload
-from server.domain.video import InlineImage, VideoRequest
+from server.domain.video import VideoRequest
 from server.providers.http_port import SizedBody
 from server.providers.inline_body import InlineBody
 from server.providers.multipart import multipart
+from server.providers.pictures import TrueUpload, true_type
 from server.providers.provider_options import options_for
 from server.providers.video_frames import Frame, field_of, frame_of, is_offered, named
-from server.providers.video_reference import as_upload, base64_part, media_type_of
 
 __all__ = ["PATH", "Submission", "is_generations", "submission", "unsupported"]
 
@@ -70,7 +70,7 @@ def _problems(offer: Offer, request: VideoRequest) -> Iterator[str]:
     if request.seconds is not None and facts.seconds and request.seconds not in facts.seconds:
         yield "seconds"
     yield from _frame_problems(offer, request)
-    if request.reference is not None and media_type_of(request.reference) not in _IMAGES:
+    if request.reference is not None and true_type(request.reference) not in _IMAGES:
         yield _REFERENCE
 
 
@@ -104,7 +104,7 @@ def submission(offer: Offer, request: VideoRequest) -> Submission:
     if request.reference is None:
         return Submission(PATH, _JSON, _encode(said))
     fields = [(name, _text(value)) for name, value in said.items()]
-    content_type, form = multipart(fields, [(_REFERENCE, as_upload(request.reference))])
+    content_type, form = multipart(fields, [(_REFERENCE, TrueUpload(request.reference))])
     return Submission(PATH, content_type, form)
 
 
@@ -136,12 +136,12 @@ def _frame(offer: Offer, request: VideoRequest) -> Frame:
     return frame if isinstance(frame, Frame) else Frame()
 
 
-def _with_image(said: Mapping[str, Any], reference: Upload | InlineImage | None) -> bytes | SizedBody:
+def _with_image(said: Mapping[str, Any], reference: Upload | None) -> bytes | SizedBody:
     body = _encode(said)
     if reference is None:
         return body
-    opening = body[:-1] + b',"image":{"url":"data:' + _encode(media_type_of(reference))[1:-1] + b";base64,"
-    return InlineBody((opening, base64_part(reference), b'"}}'))
+    opening = body[:-1] + b',"image":{"url":"data:' + _encode(true_type(reference))[1:-1] + b";base64,"
+    return InlineBody((opening, reference, b'"}}'))
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.audio_wire import sent_form
 from tests.fakes.bodies import LISTENER, WAV
 from tests.fakes.chat_wire import tool_call
+from tests.fakes.films import film
 from tests.fakes.openai_upstream import chat_stream, chat_tool_calls, error
 
 FREE = "acme/test-1:free"
@@ -107,6 +109,42 @@ def test_pictures(client: Phaseo) -> None:
     image = f"data:image/png;base64,{made['b64_json']}"
     edited: Any = client.generate_image_edit({**asked, "image": [image]})
     assert base64.b64decode(edited["data"][0]["b64_json"]).startswith(b"\x89PNG")
+
+
+VIDEO: Any = {"model": "local/test-card-video:free", "prompt": "A boat.", "duration_seconds": 1, "size": "128x96"}
+
+
+@shows("phaseo", "generate_video", "get_video", "get_video_content", "list_videos", "cancel_video", "delete_video")
+def test_a_video(client: Phaseo) -> None:
+    video = until_made(client, client.generate_video(VIDEO)["id"])
+    assert film(client.get_video_content(video["id"]))[1:3] == (128, 96)
+    assert video["id"] in [one["id"] for one in client.list_videos({"limit": 5})["data"]]
+    assert client.cancel_video(video["id"]) == video
+    assert client.delete_video(video["id"])["deleted"]
+
+
+@shows("phaseo", "videos.create", "videos.retrieve", "videos.content", "videos.list", "videos.cancel", "videos.delete")
+def test_a_video_by_its_resource(client: Phaseo) -> None:
+    video = until_made(client, client.videos.create(VIDEO)["id"])
+    assert client.videos.retrieve(video["id"]) == video
+    assert client.videos.content(video["id"])[4:8] == b"ftyp"
+    assert client.videos.list()["object"] == "list"
+    assert client.videos.cancel(video["id"])["status"] == "completed"
+    assert client.videos.delete(video["id"])["object"] == "video.deleted"
+
+
+@shows("phaseo", "list_video_models", "videos.list_models")
+def test_models_of_videos(client: Phaseo) -> None:
+    for listed in (client.list_video_models(), client.videos.list_models()):
+        assert VIDEO["model"] in [model["id"] for model in listed["data"]]
+
+
+def until_made(client: Phaseo, video_id: str) -> Any:
+    deadline = time.monotonic() + 60
+    while (video := client.get_video(video_id))["status"] != "completed":
+        assert time.monotonic() < deadline, video
+        time.sleep(0.3)
+    return video
 
 
 @shows("phaseo", "generate_embedding")
