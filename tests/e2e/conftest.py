@@ -18,6 +18,7 @@ LOCAL_MODEL = "local/smollm2-135m:free"
 CONFIG = """
 providers:
   - {{id: acme, dialect: openai, base_url: "{acme}", api_key_env: ACME_KEY}}
+  - {{id: cinema, dialect: openai, base_url: "{films}", api_key_env: ACME_KEY}}
   - {{id: strange, dialect: openai, base_url: "{acme}", api_key_env: ACME_KEY}}
   - {{id: backup, dialect: openai, base_url: "{backup}"}}
   - {{id: native, dialect: openai, base_url: "{backup}", apis: [chat, responses]}}
@@ -84,12 +85,12 @@ models:
   - id: acme/film:free
     input_types: [text, image]
     output_types: [video]
-    offers: [{{provider: acme, provider_model: film, endpoints: [video]}}]
+    offers: [{{provider: cinema, provider_model: film, endpoints: [video]}}]
   - id: acme/film-1
     input_types: [text, image]
     output_types: [video]
     offers:
-      - provider: acme
+      - provider: cinema
         provider_model: film
         endpoints: [video]
         price: {{video_seconds: "100000"}}
@@ -116,7 +117,13 @@ ACME_KEY = "sk-acme-canary-0123456789abcdef"
 def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 60.0, idle: float = 60.0) -> str:
     pairs = "".join(PAIR.format(number=number) for number in range(PAIRS))
     return CONFIG.format(
-        pairs=pairs, acme=acme.base_url, backup=backup.base_url, closed=free_port(), first_byte=first_byte, idle=idle
+        pairs=pairs,
+        acme=acme.base_url,
+        films=acme.films_url,
+        backup=backup.base_url,
+        closed=free_port(),
+        first_byte=first_byte,
+        idle=idle,
     )
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tests.fakes.film_wire import as_openai_videos
 from tests.fakes.openai_upstream import Disconnect, Request, Script, Upstream, as_openai
 
 T = TypeVar("T")
@@ -21,6 +22,7 @@ class UpstreamThread:
         self._thread.start()
         self.upstream = Upstream(default, port=port)
         self._run(self.upstream.__aenter__())
+        self.films: Upstream | None = None
 
     def _run(self, work: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
@@ -28,6 +30,14 @@ class UpstreamThread:
     @property
     def base_url(self) -> str:
         return self.upstream.base_url
+
+    @property
+    def films_url(self) -> str:
+        """Of a provider of videos beside it. It is asked about its jobs whatever test runs, so it is none of this."""
+        if self.films is None:
+            self.films = Upstream(as_openai_videos)
+            self._run(self.films.__aenter__())
+        return self.films.base_url
 
     @property
     def requests(self) -> list[Request]:
@@ -54,6 +64,8 @@ class UpstreamThread:
     def close(self) -> None:
         try:
             self._run(self.upstream.stop())
+            if self.films is not None:
+                self._run(self.films.stop())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

@@ -176,7 +176,7 @@ FILMED: Final[Sequence[Json]] = (
     {"model": FILMER, "prompt": "A cat."},
     {
         "model": FILMER, "prompt": "A cat.", "seconds": "4", "size": "1280x720", "input_reference": PIXEL,
-        "provider": {"only": ["acme"]}, "models": [FILMER], "session_id": "s-1",
+        "provider": {"only": ["cinema"]}, "models": [FILMER], "session_id": "s-1",
     },
 )  # fmt: skip
 REMIXED: Final[Sequence[Json]] = ({"prompt": "At night."},)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.fakes.audio_wire import as_openai_audio
 from tests.fakes.embedding_wire import as_openai_embeddings
-from tests.fakes.film_wire import as_openai_videos
 from tests.fakes.image_wire import as_openai_images
 from tests.fakes.moderation_wire import judging
 from tests.fakes.openai_upstream import Reply, Request, as_openai
@@ -22,6 +21,4 @@ def as_all_of_openai(request: Request) -> Reply:
         return _as_openai_moderations(request)
     if "/images/" in path:
         return as_openai_images(request)
-    if "/videos" in path:
-        return as_openai_videos(request)
     return as_openai(request)

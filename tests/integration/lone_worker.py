@@ -25,6 +25,7 @@ TIMEOUT_S: Final = 20.0
 CONFIG: Final = """
 providers:
   - {{id: acme, dialect: openai, base_url: "{acme}", apis: [chat, responses]}}
+  - {{id: cinema, dialect: openai, base_url: "{films}"}}
 models:
   - id: acme/test-1
     offers:
@@ -43,7 +44,7 @@ models:
   - id: acme/film:free
     input_types: [text, image]
     output_types: [video]
-    offers: [{{provider: acme, provider_model: film, endpoints: [video]}}]
+    offers: [{{provider: cinema, provider_model: film, endpoints: [video]}}]
   - id: acme/listener:free
     output_types: [text]
     offers: [{{provider: acme, provider_model: whisper-1, endpoints: [audio]}}]
@@ -168,7 +169,9 @@ def quiet_upstream() -> Iterator[UpstreamThread]:
 @pytest.fixture(scope="session")
 def lone_worker(tmp_path_factory: pytest.TempPathFactory, quiet_upstream: UpstreamThread) -> Iterator[LoneWorker]:
     """In all that it is asked it may never fail in a way that it did not expect."""
-    worker = LoneWorker(tmp_path_factory.mktemp("worker"), CONFIG.format(acme=quiet_upstream.base_url))
+    worker = LoneWorker(
+        tmp_path_factory.mktemp("worker"), CONFIG.format(acme=quiet_upstream.base_url, films=quiet_upstream.films_url)
+    )
     worker.create_team("default")
     assert worker.key
     worker.start()
