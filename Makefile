@@ -71,8 +71,8 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
 # Tests of time, memory, crashes and load have the machine to themselves; those of whole gateways share it by file, others by test.
-ALONE := tests/simulator $(wildcard tests/integration/test_supervisor*.py) \
-	$(patsubst %,tests/e2e/test_%.py,abuse chaos crashes database_outage hedging hostile outage streams valkey workers)
+ALONE := $(wildcard tests/integration/test_supervisor*.py) \
+	$(patsubst %,tests/e2e/test_%.py,abuse chaos crashes database_outage hedging outage streams valkey workers)
 WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
 
 .PHONY: test

@@ -49,6 +49,8 @@ _FILES: Final[Schema] = {"anyOf": [_BYTES, {"type": "array", "items": _BYTES, "m
 
 WITHOUT_KEY: Final = "DescriptionRestService"
 """Its routes are answered by `rest_bridge.documents`, by which this description is as well."""
+OF_A_FILE: Final = frozenset({409, 429, 502})
+"""What a file that another has is answered with beside: it may not be there yet, or its keeper may fail."""
 OPENAPI: Final = "3.1.0"
 DIALECT: Final = "https://spec.openapis.org/oas/3.1/dialect/base"
 
@@ -348,7 +350,12 @@ class _Description:
         }
         if surface is not None and surface.kept:
             responses["304"] = {"description": "What the client has still holds.", "headers": headers}
-        for error in sorted(self._errors(binding, route, scopes)):
+        errors = set(self._errors(binding, route, scopes))
+        if surface is not None and surface.is_file:
+            responses["206"] = {"description": "The part that `range` names.", "headers": headers, "content": content}
+            responses["416"] = {"description": "There is nothing in the part that `range` names.", "headers": headers}
+            errors |= OF_A_FILE
+        for error in sorted(errors):
             name = response_name(error, is_messages=is_messages)
             responses[str(error)] = {"$ref": f"#/components/responses/{name}"}
         return responses

@@ -22,7 +22,8 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     `optional_files` of them may be absent and `many_files` be several.
     `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
     and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page; `sounds`:
-    of replies that are bytes; `text_example`: of a reply that may be plain text as well.
+    of replies that are bytes; `text_example`: of a reply that may be plain text as well. `is_file`: its bytes are
+    somebody else's to send, part by part, and once they are there.
     """
 
     reply: Type = None
@@ -42,3 +43,4 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     sounds: tuple[str, ...] = ()
     text_example: str = ""
     status: int = 200
+    is_file: bool = False

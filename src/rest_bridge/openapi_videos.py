@@ -36,8 +36,8 @@ VIDEOS: Final[Mapping[str, Surface]] = {
     "VideosRestService.RemixVideo": Surface(
         body=RemixBody, examples={"night": {"prompt": "The same at night"}}, reply=VideoJson, status=202
     ),
-    "VideosRestService.DownloadVideo": Surface(sounds=_FILES),
-    "VideosRestService.DescribeContent": Surface(),
+    "VideosRestService.DownloadVideo": Surface(sounds=_FILES, is_file=True),
+    "VideosRestService.DescribeContent": Surface(is_file=True),
 }
 
 VIDEO_WORDS: Final[Mapping[str, str]] = {
