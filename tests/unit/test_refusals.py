@@ -335,7 +335,7 @@ def test_every_typed_method_that_generates_says_so() -> None:
     generating = {
         name
         for name, scopes in SCOPES.items()
-        if scopes == (Scope.INFERENCE,) and name.rpartition("/")[2].startswith(("Create", "Stream"))
+        if scopes == (Scope.INFERENCE,) and name.rpartition("/")[2].startswith(("Create", "Edit", "Remix", "Stream"))
     }
     assert set(ENDPOINTS) == generating
 

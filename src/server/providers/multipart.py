@@ -19,8 +19,8 @@ UNTYPED: Final = "application/octet-stream"
 
 _BREAK: Final = b"\r\n"
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
-_ESCAPES: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\0": "%00"})
-"""As browsers write them."""
+_ESCAPES: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\0": "%00", "\\": "%5C"})
+"""As browsers write them; a backslash too, which to some readers makes the quote behind it no end."""
 
 
 def multipart(fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, Upload]]) -> tuple[str, SizedBody]:
