@@ -11,13 +11,13 @@ import msgspec
 from rest_bridge.conditional import Kept, conditional, kept
 from rest_bridge.health_json import ProviderHealthJson, provider_health
 from rest_bridge.http import ANY_KEY, Exchange, RestResponse, Route
+from rest_bridge.pricing_json import rates_json
 from rest_bridge.query import check_query, whole_number
 from server.domain.catalog import Catalog
 from server.domain.etags import etag_of
 from server.domain.health import HealthView, ProviderHealth
-from server.domain.money import usd
 from server.domain.ports import CatalogSource
-from server.domain.pricing import PriceTier, Rates
+from server.domain.pricing import PriceTier
 from server.pipeline.models import FILTERS, MAX_PAGES_KEPT, Listed, ListedOffer, Listing, Listings, PerCatalog, Wanted
 
 __all__ = ["ModelsRest"]
@@ -214,7 +214,7 @@ def _model(listed: Listed) -> ModelJson:
 def _provider(listed: ListedOffer) -> ModelProviderJson:
     offer = listed.offer
     return ModelProviderJson(
-        offer.provider.id, listed.endpoints, listed.params, _prices(offer.prices.rates), listed.status
+        offer.provider.id, listed.endpoints, listed.params, rates_json(offer.prices.rates), listed.status
     )
 
 
@@ -247,15 +247,11 @@ def _endpoint(listed: Listed, one: ListedOffer, health: ProviderHealth) -> Model
         context_length=one.context_length,
         max_output_tokens=one.max_output_tokens,
         params=one.params,
-        pricing=_prices(offer.prices.rates),
+        pricing=rates_json(offer.prices.rates),
         pricing_tiers=tuple(_tier(tier) for tier in offer.prices.tiers),
         health=provider_health(health),
     )
 
 
 def _tier(tier: PriceTier) -> PricingTierJson:
-    return PricingTierJson(tier.input_tokens_above or None, tier.service_tier, _prices(tier.rates))
-
-
-def _prices(rates: Rates) -> dict[str, str]:
-    return {dimension: usd(rate, decimals=2) for dimension, rate in rates.items()}
+    return PricingTierJson(tier.input_tokens_above or None, tier.service_tier, rates_json(tier.rates))

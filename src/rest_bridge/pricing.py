@@ -10,11 +10,11 @@ import msgspec
 from rest_bridge.http import ANY_KEY, Exchange, RestResponse, Route, json_response
 from rest_bridge.json import check_json_headers
 from rest_bridge.pricing_decode import decode_question
-from rest_bridge.pricing_json import PricingJson, pricing_json
+from rest_bridge.pricing_json import PricingJson, pricing_json, rates_json
 from rest_bridge.query import check_query, whole_number
-from server.domain.money import CURRENCY, UNIT_SIZE, usd
+from server.domain.money import CURRENCY, UNIT_SIZE
 from server.domain.ports import CatalogSource
-from server.domain.pricing import PriceTier, Rates
+from server.domain.pricing import PriceTier
 from server.pipeline.pricing import Answer, Listed, Page, PriceFilter, Question, calculate, list_prices
 
 _FILTERS: Final = ("model", "provider", "endpoint", "limit", "offset")
@@ -131,14 +131,10 @@ def _listed(listed: Listed) -> PricingModelJson:
         endpoints=tuple(sorted(offer.endpoints)),
         currency=CURRENCY,
         unit_size=UNIT_SIZE,
-        pricing=_prices(offer.prices.rates),
+        pricing=rates_json(offer.prices.rates),
         tiers=tuple(_tier(tier) for tier in offer.prices.tiers),
     )
 
 
 def _tier(tier: PriceTier) -> PriceTierJson:
-    return PriceTierJson(tier.input_tokens_above or None, tier.service_tier, _prices(tier.rates))
-
-
-def _prices(rates: Rates) -> dict[str, str]:
-    return {dimension: usd(rate, decimals=2) for dimension, rate in rates.items()}
+    return PriceTierJson(tier.input_tokens_above or None, tier.service_tier, rates_json(tier.rates))

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from server.domain.money import CURRENCY, UNIT_SIZE, Pricing, usd
+from server.domain.pricing import Rates
 from server.domain.usage import Usage
 
 
@@ -49,3 +50,8 @@ def pricing_json(pricing: Pricing) -> PricingJson:
         for line in pricing.lines
     )
     return PricingJson(CURRENCY, pricing.total_nanos, usd(pricing.total_nanos), lines)
+
+
+def rates_json(rates: Rates) -> dict[str, str]:
+    """By dimension, USD for a million units."""
+    return {dimension: usd(rate, decimals=2) for dimension, rate in rates.items()}

@@ -12,9 +12,8 @@ from rest_bridge.json import check_json_headers, decode_body
 from rest_bridge.query import check_query, single, whole_number
 from rest_bridge.videos_decode import decode_remix, decode_video, decode_video_form
 from rest_bridge.videos_encode import encode_deleted, encode_models, encode_page, encode_video
-from server.domain.limits import check_choice
 from server.domain.request import Endpoint
-from server.domain.video import VARIANTS, Content, Variant, Video, VideoRequest
+from server.domain.video import VARIANTS, Content, Video, VideoRequest
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
 
@@ -120,9 +119,7 @@ class VideosRest:
     async def _content(self, exchange: Exchange) -> Content:
         request = exchange.request
         check_query(request, ("variant",))
-        chosen = single(request, "variant") or VARIANTS[0]
-        check_choice(chosen, VARIANTS, "variant")
-        variant: Variant = next(variant for variant in VARIANTS if variant == chosen)
+        variant = single(request, "variant") or VARIANTS[0]
         return await self._videos.content(exchange.call.principal, _id(exchange), variant, request.headers.get("range"))
 
 

@@ -7,9 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from rest_bridge.pricing_json import PricingJson, usage_pricing
+from rest_bridge.pricing_json import PricingJson, rates_json, usage_pricing
 from server.domain.catalog import VideoVariant
-from server.domain.money import usd
 from server.domain.usage import Usage
 from server.domain.video import Video
 from server.pipeline.models import Listed, ListedOffer
@@ -146,7 +145,7 @@ def _offer(listed: ListedOffer) -> VideoOfferJson:
         default_size=facts.default_size,
         variants=facts.variants,
         params=listed.params,
-        pricing={dimension: usd(rate, decimals=2) for dimension, rate in offer.prices.rates.items()},
+        pricing=rates_json(offer.prices.rates),
     )
 
 

@@ -80,9 +80,14 @@ def check_settings(
 def _check_size(size: str) -> None:
     if size == "auto":
         return
-    found = _SIZE.fullmatch(size)
-    if found is None or max(map(int, found.groups())) > MAX_SIDE:
+    if not is_size(size):
         raise invalid_value("size", f"must be auto, or <width>x<height> of at most {MAX_SIDE} pixels each")
+
+
+def is_size(text: str) -> bool:
+    """Whether it is `<width>x<height>` of at most MAX_SIDE pixels each."""
+    found = _SIZE.fullmatch(text)
+    return found is not None and max(map(int, found.groups())) <= MAX_SIDE
 
 
 def _check_within(value: int | None, low: int, high: int, param: str) -> None:

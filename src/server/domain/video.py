@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 MAX_SECONDS: Final = 600
-MAX_PROMPT_CHARS: Final = 32_000
 
 CONTENT_GONE: Final = "content_gone"
 """The code of a failure to get content that the provider no longer has; a fresh `handle` may help where it had one."""

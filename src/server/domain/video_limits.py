@@ -5,27 +5,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from server.domain.image_limits import check_picture
-from server.domain.limits import check_length, invalid_value, missing_field
+from server.domain.image_limits import MAX_SIDE, check_picture, check_prompt, is_size
+from server.domain.limits import check_length, invalid_value
 from server.domain.upload import Upload
-from server.domain.video import MAX_PROMPT_CHARS, MAX_SECONDS, VideoRequest
+from server.domain.video import MAX_SECONDS, VideoRequest
 
 __all__ = ["REFERENCE", "check_prompt", "check_reference", "check_settings"]
 
 REFERENCE: Final = "input_reference"
-MAX_SIDE: Final = 8192
 MAX_SEED: Final = 2**32 - 1
 MAX_NEGATIVE_CHARS: Final = 4096
 
-_SIZE: Final = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _RESOLUTION: Final = re.compile(r"\d{3,4}p|[1-8]k")
 _RATIO: Final = re.compile(r"[1-9]\d?:[1-9]\d?")
-
-
-def check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise missing_field("prompt")
-    check_length(prompt, MAX_PROMPT_CHARS, "prompt")
 
 
 def check_settings(request: VideoRequest) -> None:
@@ -38,7 +30,8 @@ def check_settings(request: VideoRequest) -> None:
         raise invalid_value("seed", f"must be from 0 to {MAX_SEED}, not {request.seed}")
     check_length(request.negative_prompt or "", MAX_NEGATIVE_CHARS, "negative_prompt")
     if request.size is not None:
-        _check_size(request.size)
+        if not is_size(request.size):
+            raise invalid_value("size", f"must be <width>x<height> of at most {MAX_SIDE} pixels each")
         for name in ("resolution", "aspect_ratio"):
             if getattr(request, name) is not None:
                 raise invalid_value(name, "cannot be given together with size, which says as much")
@@ -46,12 +39,6 @@ def check_settings(request: VideoRequest) -> None:
         raise invalid_value("resolution", "must be such as 720p, 1080p or 4k")
     if request.aspect_ratio is not None and not _RATIO.fullmatch(request.aspect_ratio):
         raise invalid_value("aspect_ratio", "must be such as 16:9")
-
-
-def _check_size(size: str) -> None:
-    found = _SIZE.fullmatch(size)
-    if found is None or max(map(int, found.groups())) > MAX_SIDE:
-        raise invalid_value("size", f"must be <width>x<height> of at most {MAX_SIDE} pixels each")
 
 
 async def check_reference(file: Upload) -> None:

@@ -179,7 +179,7 @@ class Videos:
         return seen(job)
 
     async def content(
-        self, principal: Principal, video_id: str, variant: Variant = "video", byte_range: str | None = None
+        self, principal: Principal, video_id: str, variant: str = VARIANTS[0], byte_range: str | None = None
     ) -> Content:
         """What was made, or the part of it that `byte_range` (a `range` header) names; to be entered, and left.
 
@@ -187,6 +187,7 @@ class Videos:
         longer, `not_ready` where there is none yet.
         """
         limits.check_choice(variant, VARIANTS, "variant")
+        wanted: Variant = next(one for one in VARIANTS if one == variant)
         job = await self._find(principal, video_id)
         if not job.has_ended:
             raise GatewayError(
@@ -203,12 +204,12 @@ class Videos:
         try:
             async with asyncio.timeout(CONTENT_WAIT_S):
                 try:
-                    content = await adapter.content(offer, job.native_id, job.handle, variant, byte_range)
+                    content = await adapter.content(offer, job.native_id, job.handle, wanted, byte_range)
                 except ProviderFailure as failure:
                     if failure.upstream.code != CONTENT_GONE or job.handle is None:
                         raise
                     handle = (await adapter.poll(offer, job.native_id)).handle
-                    content = await adapter.content(offer, job.native_id, handle, variant, byte_range)
+                    content = await adapter.content(offer, job.native_id, handle, wanted, byte_range)
         except ProviderFailure as failure:
             raise _content_error(offer, failure) from failure
         except TimeoutError:

@@ -10,7 +10,7 @@ from aistats.gateway.v1 import videos_pb2, videos_pb2_grpc
 from server.domain import limits
 from server.domain.request import Endpoint
 from server.domain.upload import HeldUpload
-from server.domain.video import VARIANTS, Variant, Video, VideoBilling, VideoRequest, VideoStatus
+from server.domain.video import VARIANTS, Video, VideoBilling, VideoRequest, VideoStatus
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
 from server.pipeline.models import Listed, ListedOffer
 from server.pipeline.video_models import VideoModels
@@ -92,10 +92,8 @@ class VideosServicer(videos_pb2_grpc.VideosServiceServicer):
     async def DownloadVideo(  # type: ignore[override]
         self, request: videos_pb2.DownloadVideoRequest, context: CallContext
     ) -> AsyncGenerator[videos_pb2.DownloadVideoResponse, None]:
-        chosen = request.variant or VARIANTS[0]
-        limits.check_choice(chosen, VARIANTS, "variant")
-        variant: Variant = next(variant for variant in VARIANTS if variant == chosen)
-        found = await self._videos.content(context.call.principal, _id(request.video_id), variant)
+        video_id, variant = _id(request.video_id), request.variant or VARIANTS[0]
+        found = await self._videos.content(context.call.principal, video_id, variant)
         async with found as content, aclosing(content.chunks()) as chunks:
             length = content.headers.get("content-length")
             head = videos_pb2.ContentHead(
