@@ -109,6 +109,7 @@ from server.pipeline.videos import Videos
 from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.cohere import CohereAdapter
+from server.providers.exchange import Deadlines
 from server.providers.gemini import GeminiAdapter
 from server.providers.gemini_videos import GeminiVideos
 from server.providers.openai import OpenAIAdapter
@@ -232,12 +233,12 @@ async def worker(
         )
         await stack.enter_async_context(_running(catalog.watch(), *map(_purging, purges)))
 
-        connect_timeout_s = catalog.current.routing.connect_timeout_s
+        deadlines = Deadlines(connect_s=catalog.current.routing.connect_timeout_s)
         adapters: dict[Dialect, ProviderAdapter] = {
-            "openai": OpenAIAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
-            "anthropic": AnthropicAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
-            "gemini": GeminiAdapter(transport, clock, ids, connect_timeout_s=connect_timeout_s),
-            "cohere": CohereAdapter(transport, clock, connect_timeout_s=connect_timeout_s),
+            "openai": OpenAIAdapter(transport, clock, ids, deadlines),
+            "anthropic": AnthropicAdapter(transport, clock, ids, deadlines),
+            "gemini": GeminiAdapter(transport, clock, ids, deadlines),
+            "cohere": CohereAdapter(transport, clock, deadlines),
         }
         ledger = SqlLedger(database, clock, ids.new())
         sweeper = Sweeper(database, clock, ledger.worker_id, lease_s=settings.worker_lease_s)
@@ -272,8 +273,8 @@ async def worker(
         draw = Draw(generate)
         jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id)
         film_makers: dict[Dialect, VideoAdapter] = {
-            "openai": OpenAIVideos(transport, clock, connect_timeout_s=connect_timeout_s),
-            "gemini": GeminiVideos(transport, clock, connect_timeout_s=connect_timeout_s),
+            "openai": OpenAIVideos(transport, clock, deadlines),
+            "gemini": GeminiVideos(transport, clock, deadlines),
         }
         looks = Looks(jobs, film_makers, catalog, clock, random.random, *(() if meter is None else (meter.settled,)))
         lease_s = settings.worker_lease_s

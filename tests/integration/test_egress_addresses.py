@@ -18,6 +18,7 @@ from server.domain.catalog import Offer, Provider
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
 from server.providers.anthropic import AnthropicAdapter
+from server.providers.exchange import Deadlines
 from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.transport import Transport
@@ -168,7 +169,7 @@ async def test_link_local_is_called_where_that_is_allowed_and_nowhere_never(name
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_every_adapter_says_what_is_allowed(names: Names, transport: Transport, make: Any, allowed: bool) -> None:
     names.answers = [[NOBODY]]
-    adapter = make(transport, SystemClock(), UuidV7(), connect_timeout_s=0.2)
+    adapter = make(transport, SystemClock(), UuidV7(), Deadlines(connect_s=0.2))
     provider = Provider("acme", "openai", "http://link.example:9/v1", allow_link_local=allowed)
     offer = Offer(provider, "test-1", frozenset(Endpoint))
     request = GenerationRequest(endpoint=Endpoint.CHAT, model="acme/test-1", turns=(Turn(Role.USER, (Text("Hi"),)),))

@@ -18,7 +18,7 @@ from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint
 from server.providers import exchange, gemini
 from server.providers.anthropic import AnthropicAdapter
-from server.providers.exchange import MAX_ERROR_BYTES
+from server.providers.exchange import MAX_ERROR_BYTES, Deadlines
 from server.providers.gemini import GeminiAdapter
 from server.providers.openai import OpenAIAdapter
 from server.transport import Transport
@@ -124,7 +124,7 @@ async def test_an_endless_error_is_read_in_part(place: Place, stream: bool) -> N
 
 
 async def test_an_error_that_drips_costs_no_more_than_its_time(place: Place) -> None:
-    place.adapter = place.make(error_body_timeout_s=0.2)
+    place.adapter = place.make(Deadlines(error_body_s=0.2))
     place.upstream.script(chunked([b"x", Hang()], status=502, content_type="text/html"))
     began = time.monotonic()
     assert (await place.failure(stream=False)).status == 502

@@ -17,7 +17,7 @@ from server.domain.events import Completed, FinishReason, Started, TextDelta
 from server.domain.ports import ProviderAdapter
 from server.domain.request import FunctionTool, Reasoning, Role, ToolCall, ToolResult, Turn
 from server.domain.usage import Usage
-from server.providers.exchange import MAX_ERROR_BYTES
+from server.providers.exchange import MAX_ERROR_BYTES, Deadlines
 from server.providers.gemini import GeminiAdapter
 from server.transport import Transport
 from tests.fakes.gemini_upstream import KEY, GeminiUpstream
@@ -280,7 +280,7 @@ async def test_an_error_body_that_stalls_still_has_its_status(upstream: GeminiUp
     upstream.script([Send(head + b'{"error":'), Hang()])
 
     async with Transport() as transport:
-        adapter = GeminiAdapter(transport, FixedClock(), CountingIds(), error_body_timeout_s=0.05)
+        adapter = GeminiAdapter(transport, FixedClock(), CountingIds(), Deadlines(error_body_s=0.05))
         failed = await failure(adapter, at(upstream), ask())
 
     assert (failed.category, failed.status) == (FailureCategory.OVERLOADED, 503)

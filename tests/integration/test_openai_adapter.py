@@ -18,7 +18,7 @@ from server.domain.events import Completed, FinishReason, ProviderEvent, Started
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, FunctionTool, GenerationRequest, Role
 from server.domain.usage import Usage
-from server.providers.exchange import DRAIN_TIMEOUT_S, MAX_ERROR_BYTES
+from server.providers.exchange import DRAIN_TIMEOUT_S, MAX_ERROR_BYTES, Deadlines
 from server.providers.openai import OpenAIAdapter
 from server.transport import Transport
 from tests.fakes.chat_wire import DONE, delta_chunk, finish_chunk, frame, role_chunk, text_chunk, text_chunks, tool_call
@@ -316,7 +316,7 @@ async def test_an_error_body_that_stalls_still_has_its_status(upstream: Upstream
     upstream.script([Send(head + b'{"error":'), Hang()])
 
     async with Transport() as transport:
-        adapter = OpenAIAdapter(transport, FixedClock(), CountingIds(), error_body_timeout_s=0.05)
+        adapter = OpenAIAdapter(transport, FixedClock(), CountingIds(), Deadlines(error_body_s=0.05))
         failed = await failure(adapter, at(upstream), ask())
 
     assert (failed.category, failed.status, failed.retry_after_s) == (FailureCategory.RATE_LIMITED, 429, 3.0)

@@ -40,7 +40,7 @@ def offer_of(upstream: VideoUpstream, **facts: Any) -> Offer:
 
 def adapter_of(upstream: VideoUpstream, transport: Transport) -> VideoAdapter:
     kind = GeminiVideos if upstream.dialect == "gemini" else OpenAIVideos
-    return kind(transport, HandClock(), connect_timeout_s=5)
+    return kind(transport, HandClock())
 
 
 def wanted(**fields: Any) -> VideoRequest:

@@ -14,7 +14,7 @@ from server.providers.anthropic_decode import MessagesDecoder
 from server.providers.anthropic_encode import encode_messages
 from server.providers.anthropic_errors import failure_of_reply
 from server.providers.anthropic_refusals import unsupported
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
+from server.providers.exchange import DEADLINES, USER_AGENT, Deadlines, Exchanges, Post
 from server.providers.http_port import HttpTransport
 
 PATH: Final = "/messages"
@@ -32,13 +32,9 @@ class AnthropicAdapter:
         transport: HttpTransport,
         clock: Clock,
         ids: IdSource,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
-        self._exchanges = Exchanges(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
+        self._exchanges = Exchanges(transport, clock, deadlines)
         self._clock = clock
         self._ids = ids
 

@@ -19,7 +19,7 @@ from server.domain.usage import Usage
 from server.domain.work import Work
 from server.providers.decoding import UNREADABLE
 from server.providers.embeddings import Call, Reply, calls, embed, vectors
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
+from server.providers.exchange import DEADLINES, USER_AGENT, Deadlines, Exchanges, Post
 from server.providers.gemini_wire import counted
 from server.providers.http_port import HttpTransport, ResponseHeaders
 from server.providers.openai_errors import failure_in_band, failure_of_reply, protocol_failure
@@ -58,13 +58,9 @@ class CohereAdapter:
         self,
         transport: HttpTransport,
         clock: Clock,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
-        self._exchanges = Exchanges(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
+        self._exchanges = Exchanges(transport, clock, deadlines)
         self._clock = clock
 
     def supports(self, offer: Offer, request: Work) -> str | None:

@@ -27,7 +27,6 @@ MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
 """The longest stream, of all its events."""
 MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error body is read."""
-ERROR_BODY_TIMEOUT_S: Final = 10.0
 DRAIN_TIMEOUT_S: Final = 0.1
 """How long the end of a body may take after the terminator; a connection read to its end can be used again."""
 
@@ -39,6 +38,16 @@ _REDIRECT: Final = UpstreamError(
 
 FailureOfReply = Callable[[int, ResponseHeaders, bytes], ProviderFailure]
 """What a reply outside 2xx means: its status, headers and the beginning of its body."""
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """How long a provider may take, in seconds: to be connected to, and for the body of an error."""
+
+    connect_s: float = 5.0
+    error_body_s: float = 10.0
+
+
+DEADLINES: Final = Deadlines()
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -63,14 +72,11 @@ class Exchanges:
         self,
         transport: HttpTransport,
         clock: Clock,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         self._transport = transport
         self._clock = clock
-        self._connect_timeout_s = connect_timeout_s
-        self._error_body_timeout_s = error_body_timeout_s
+        self._deadlines = deadlines
 
     async def run(self, post: Post, decoder: StreamDecoder, failure_of: FailureOfReply) -> ProviderStream:
         """The events of the answer; as one batch at the end unless `in_batches`. Raises ProviderFailure."""
@@ -78,13 +84,13 @@ class Exchanges:
             post.url,
             headers=post.headers,
             body=post.body,
-            connect_timeout_s=self._connect_timeout_s,
+            connect_timeout_s=self._deadlines.connect_s,
             allow_link_local=post.provider.allow_link_local,
         )
         async with response:
             headroom = headroom_of(response.headers, self._clock.now())
             if not 200 <= response.status < 300:
-                failure = await failed_reply(response, post.provider, self._error_body_timeout_s, failure_of)
+                failure = await failed_reply(response, post.provider, self._deadlines.error_body_s, failure_of)
                 failure.headroom = headroom
                 raise failure
             request_id = upstream_request_id(response.headers, post.provider)

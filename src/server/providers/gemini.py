@@ -19,11 +19,12 @@ from server.domain.request import GENERATING, Endpoint, GenerationRequest, Reque
 from server.domain.work import Work
 from server.providers import gemini_embeddings, gemini_images
 from server.providers.exchange import (
-    ERROR_BODY_TIMEOUT_S,
+    DEADLINES,
     MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
     MAX_STREAM_BYTES,
     USER_AGENT,
+    Deadlines,
     Exchanges,
     FailureOfReply,
     failed_reply,
@@ -50,20 +51,16 @@ class GeminiAdapter:
         transport: HttpTransport,
         clock: Clock,
         ids: IdSource,
+        deadlines: Deadlines = DEADLINES,
         *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
         linger_s: float = LINGER_S,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._ids = ids
-        self._connect_timeout_s = connect_timeout_s
-        self._error_body_timeout_s = error_body_timeout_s
+        self._deadlines = deadlines
         self._linger_s = linger_s
-        self._exchanges = Exchanges(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
+        self._exchanges = Exchanges(transport, clock, deadlines)
 
     def supports(self, offer: Offer, request: Work) -> str | None:
         """As the port says. Raises GatewayError where `provider_options` holds what no client may set."""
@@ -97,12 +94,12 @@ class GeminiAdapter:
             url(offer, stream=request.stream),
             headers=_headers(provider, request),
             body=encode(offer, request),
-            connect_timeout_s=self._connect_timeout_s,
+            connect_timeout_s=self._deadlines.connect_s,
             allow_link_local=provider.allow_link_local,
         )
         async with response:
             if not 200 <= response.status < 300:
-                raise await failed_reply(response, provider, self._error_body_timeout_s, failure_of)
+                raise await failed_reply(response, provider, self._deadlines.error_body_s, failure_of)
             if request.stream and is_event_stream(response, request.stream):
                 events_of = self._events(_Overheard(response), decoder, provider, MAX_STREAM_BYTES)
                 async with aclosing(events_of) as batches:

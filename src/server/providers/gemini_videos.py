@@ -13,7 +13,7 @@ from server.domain.catalog import Offer, Provider
 from server.domain.errors import GatewayError, ProviderFailure, Reason
 from server.domain.ports import Clock
 from server.domain.video import Content, JobReport, Variant, VideoRequest
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, FailureOfReply
+from server.providers.exchange import DEADLINES, Deadlines, FailureOfReply
 from server.providers.gemini_errors import failure_of_reply
 from server.providers.gemini_videos_decode import begun, report
 from server.providers.http_port import HttpTransport, ResponseHeaders, SizedBody
@@ -56,13 +56,9 @@ class GeminiVideos:
         self,
         transport: HttpTransport,
         clock: Clock,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
-        self._calls = VideoCalls(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
+        self._calls = VideoCalls(transport, clock, deadlines)
         self._clock = clock
 
     def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:

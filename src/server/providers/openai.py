@@ -17,7 +17,7 @@ from server.domain.request import GENERATING, Endpoint, GenerationRequest, Reque
 from server.domain.work import Work
 from server.providers import openai_embeddings, openai_images, openai_speech, openai_transcriptions
 from server.providers.decoding import StreamDecoder
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, Exchanges, Post
+from server.providers.exchange import DEADLINES, USER_AGENT, Deadlines, Exchanges, Post
 from server.providers.http_port import HttpTransport, ResponseHeaders
 from server.providers.openai_apis import PATHS, Api, api_for, unsupported
 from server.providers.openai_chat_decode import ChatDecoder
@@ -50,14 +50,10 @@ class OpenAIAdapter:
         transport: HttpTransport,
         clock: Clock,
         ids: IdSource,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
-        self._exchanges = Exchanges(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
-        self._pictures = Pictures(transport, connect_timeout_s=connect_timeout_s)
+        self._exchanges = Exchanges(transport, clock, deadlines)
+        self._pictures = Pictures(transport, deadlines)
         self._clock = clock
         self._ids = ids
 

@@ -9,7 +9,7 @@ from server.domain.catalog import Offer, Provider
 from server.domain.errors import ProviderFailure
 from server.domain.ports import Clock
 from server.domain.video import Content, JobReport, Variant, VideoRequest
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, FailureOfReply
+from server.providers.exchange import DEADLINES, Deadlines, FailureOfReply
 from server.providers.http_port import HttpTransport, ResponseHeaders
 from server.providers.openai_errors import failure_of_reply
 from server.providers.openai_videos_decode import begun, report
@@ -30,13 +30,9 @@ class OpenAIVideos:
         self,
         transport: HttpTransport,
         clock: Clock,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
-        self._calls = VideoCalls(
-            transport, clock, connect_timeout_s=connect_timeout_s, error_body_timeout_s=error_body_timeout_s
-        )
+        self._calls = VideoCalls(transport, clock, deadlines)
         self._clock = clock
 
     def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:

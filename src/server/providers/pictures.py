@@ -16,7 +16,7 @@ from server.domain.addresses import is_near
 from server.domain.catalog import Provider
 from server.domain.images import MadeImage
 from server.domain.upload import Upload
-from server.providers.exchange import MAX_BODY_BYTES, USER_AGENT
+from server.providers.exchange import DEADLINES, MAX_BODY_BYTES, USER_AGENT, Deadlines
 from server.providers.http_port import HttpTransport
 from server.providers.media import image_type
 from server.providers.openai_errors import protocol_failure
@@ -45,9 +45,9 @@ class LinkedImage(msgspec.Struct, frozen=True):
 class Pictures:
     """Fetches pictures. `headers` are those of the provider's own requests; they go to its own origin only."""
 
-    def __init__(self, transport: HttpTransport, *, connect_timeout_s: float = 5.0) -> None:
+    def __init__(self, transport: HttpTransport, deadlines: Deadlines = DEADLINES) -> None:
         self._transport = transport
-        self._connect_timeout_s = connect_timeout_s
+        self._deadlines = deadlines
 
     async def whole(
         self, pictures: Sequence[MadeImage | LinkedImage], provider: Provider, headers: Mapping[str, str]
@@ -74,7 +74,7 @@ class Pictures:
             "GET",
             picture.url,
             headers=sent,
-            connect_timeout_s=self._connect_timeout_s,
+            connect_timeout_s=self._deadlines.connect_s,
             allow_link_local=is_own and provider.allow_link_local,
             allow_near=is_own or is_near(urlsplit(provider.base_url).hostname or ""),
         )

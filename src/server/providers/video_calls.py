@@ -16,7 +16,7 @@ from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailur
 from server.domain.ports import Clock
 from server.domain.video import CONTENT_GONE, Content, JobReport, Variant, VideoStatus
 from server.providers.decoding import UNREADABLE
-from server.providers.exchange import ERROR_BODY_TIMEOUT_S, USER_AGENT, FailureOfReply, failed_reply
+from server.providers.exchange import DEADLINES, USER_AGENT, Deadlines, FailureOfReply, failed_reply
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SizedBody
 from server.providers.openai_error_tables import category_of
 from server.providers.openai_errors import protocol_failure
@@ -63,20 +63,17 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class VideoCalls:
-    """Everything that the dialects do alike. `connect_timeout_s` as `HttpTransport` has it; no other deadlines."""
+    """Everything that the dialects do alike. Its callers set all deadlines but `deadlines`."""
 
     def __init__(
         self,
         transport: HttpTransport,
         clock: Clock,
-        *,
-        connect_timeout_s: float = 5.0,
-        error_body_timeout_s: float = ERROR_BODY_TIMEOUT_S,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         self._transport = transport
         self._clock = clock
-        self._connect_timeout_s = connect_timeout_s
-        self._error_body_timeout_s = error_body_timeout_s
+        self._deadlines = deadlines
 
     async def ask(
         self,
@@ -95,7 +92,7 @@ class VideoCalls:
             url,
             headers={"accept": "application/json", "user-agent": USER_AGENT, **headers},
             body=body,
-            connect_timeout_s=self._connect_timeout_s,
+            connect_timeout_s=self._deadlines.connect_s,
             allow_link_local=provider.allow_link_local,
             once=once,
         )
@@ -132,7 +129,7 @@ class VideoCalls:
                 "GET",
                 url,
                 headers=headers,
-                connect_timeout_s=self._connect_timeout_s,
+                connect_timeout_s=self._deadlines.connect_s,
                 allow_link_local=is_own and provider.allow_link_local,
                 allow_near=is_own or _is_near(provider),
             )
@@ -153,7 +150,7 @@ class VideoCalls:
         raise protocol_failure("The provider's content has moved too often.")
 
     async def _failure(self, response: HttpResponse, provider: Provider, failure_of: FailureOfReply) -> ProviderFailure:
-        failure = await failed_reply(response, provider, self._error_body_timeout_s, failure_of)
+        failure = await failed_reply(response, provider, self._deadlines.error_body_s, failure_of)
         failure.headroom = headroom_of(response.headers, self._clock.now())
         return failure
 
