@@ -267,6 +267,75 @@ video_jobs = Table(
     Index("ix_video_jobs_due_ms", "due_ms", sqlite_where=text(IS_OPEN), postgresql_where=text(IS_OPEN)),
 )
 
+WAITS: Final = "state = 'pending'"
+"""Of a delivery. In these words everywhere, or the index is not used."""
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("suffix", Text, primary_key=True, comment="the <x> of wh_<x>"),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events_json", LargeBinary, comment="a list of types; NULL for all"),
+    Column("description", Text, nullable=False),
+    Column("secret", Text, nullable=False, comment="in clear: what is sent is signed with it"),
+    Column("previous_secret", Text, comment="signs as well until previous_expires_at"),
+    Column("previous_expires_at", BigInteger),
+    Column("disabled", Boolean, nullable=False),
+    Column("disabled_reason", Text, comment="gone, failing; NULL where its team did it"),
+    Column("failing_since", BigInteger, comment="nothing could be delivered from then on"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger),
+    Index("ix_webhooks_team_id", "team_id", "suffix"),
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("suffix", Text, primary_key=True, comment="the <x> of evt_<x>"),
+    Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="the id of what it tells of"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False, comment="the body of each attempt"),
+    Index("ix_webhook_events_created_at", "created_at"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column(
+        "number",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        comment="ascending in the order of what happened",
+    ),
+    Column("webhook_suffix", Text, ForeignKey("webhooks.suffix", ondelete="CASCADE"), nullable=False),
+    Column("event_suffix", Text, ForeignKey("webhook_events.suffix", ondelete="CASCADE"), nullable=False),
+    Column("subject", Text, nullable=False, comment="that of its event"),
+    Column("state", Text, nullable=False, comment="pending, delivered, dead"),
+    Column("attempts", Integer, nullable=False),
+    Column("queued_ms", BigInteger, nullable=False, comment="in milliseconds: when it was made, or replayed"),
+    Column("due_ms", BigInteger, nullable=False, comment="in milliseconds: when to send it, or the lease's end"),
+    Column("lease_owner", Text, comment="the worker that sends it now"),
+    Column("attempted_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("status", Integer, comment="that the receiver answered last"),
+    Column("error", Text, comment="what went wrong last, in one word"),
+    Index("uq_webhook_deliveries_event_suffix", "event_suffix", "webhook_suffix", unique=True),
+    Index("ix_webhook_deliveries_webhook_suffix", "webhook_suffix", "number"),
+    Index("ix_webhook_deliveries_due_ms", "due_ms", sqlite_where=text(WAITS), postgresql_where=text(WAITS)),
+    Index(
+        "ix_webhook_deliveries_subject",
+        "subject",
+        "webhook_suffix",
+        "number",
+        sqlite_where=text(WAITS),
+        postgresql_where=text(WAITS),
+    ),
+)
+
 health_reports = Table(
     "health_reports",
     metadata,
