@@ -70,6 +70,7 @@ _DATA: Final = {
     "AISTATS_DATABASE_URL": ("postgresql+asyncpg://…", "SQLite in the data directory"),
     "AISTATS_VALKEY_URL": ("valkey://…, where workers share health", "the database"),
     "AISTATS_CONFIG": ("your providers and models", "none"),
+    "AISTATS_SECRETS_DIR": ("files that are variables by their names", "none"),
     "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }
 _WORKERS: Final = {"AISTATS_WORKERS": ("how many worker processes", "one a core")}
@@ -94,6 +95,9 @@ def cli() -> None:
     Start everything with `aistats-gateway up`; `aistats-gateway doctor` says what is missing. Settings come from
     the environment, in variables that start with AISTATS_; each command's --help names those that matter to it.
     """
+    from server.secret_files import read_secret_files
+
+    read_secret_files(os.environ)
 
 
 def _settings(*, with_logs: bool = False) -> Settings:

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     valkey_url: str | None = Field(default=None, repr=False)
     """Where workers tell each other how providers are; None: in the database."""
     config: Path | None = None
+    secrets_dir: Path | None = None
+    """Where variables come from that are not in the environment, a file each; `server.secret_files` has read them."""
 
     workers: int = Field(default_factory=lambda: min(available_cores(), MAX_WORKERS), ge=1, le=MAX_WORKERS)
     local_model: bool = True
@@ -95,7 +97,7 @@ class Settings(BaseSettings):
     def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if not (isinstance(value, str) and not value.strip())}
 
-    @field_validator("data_dir", "config", "tls_cert", "tls_key")
+    @field_validator("data_dir", "config", "secrets_dir", "tls_cert", "tls_key")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
