@@ -80,7 +80,7 @@ def gateways(cores: Cores, directory: Path, upstream_port: int) -> Iterator[dict
         off = gateway(cores, directory / "unmetered", upstream_port, module="bench.unmetered")
         targets = {OFF: stack.enter_context(off)}
         targets[ON] = stack.enter_context(gateway(cores, directory / "metered", upstream_port))
-        if (url := stack.enter_context(_postgresql(cores))) is not None:
+        if (url := stack.enter_context(postgresql(cores))) is not None:
             environ = {"AISTATS_DATABASE_URL": url}
             on = gateway(cores, directory / "postgresql", upstream_port, environ=environ)
             targets[ON_POSTGRESQL] = stack.enter_context(on)
@@ -88,7 +88,7 @@ def gateways(cores: Cores, directory: Path, upstream_port: int) -> Iterator[dict
 
 
 @contextmanager
-def _postgresql(cores: Cores) -> Iterator[str | None]:
+def postgresql(cores: Cores) -> Iterator[str | None]:
     """A server on the load's core, as on another machine; None where PostgreSQL is not installed."""
     from tests.integration.databases import PostgresServer
 
