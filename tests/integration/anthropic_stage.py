@@ -31,7 +31,7 @@ PRICES = PriceList(
         "output_text_tokens": nanos("25"),
     }
 )
-ROUTING = Routing(timeout_s=5.0, first_byte_timeout_s=2.0, idle_timeout_s=2.0, max_attempts=2)
+ROUTING = Routing(timeout_s=60.0, first_byte_timeout_s=20.0, idle_timeout_s=20.0, max_attempts=2)
 
 
 def catalog(base_url: str) -> Catalog:

@@ -33,7 +33,7 @@ PRICE = PriceList({"input_text_tokens": 20_000_000})
 """20 nano-dollars a token."""
 NANOS_EACH = 60
 """Of an input, of which a stand-in counts three tokens."""
-ROUTING = Routing(timeout_s=5.0, first_byte_timeout_s=0.5, idle_timeout_s=0.5, max_attempts=2)
+ROUTING = Routing(timeout_s=60.0, first_byte_timeout_s=20.0, idle_timeout_s=20.0, max_attempts=2)
 FACTS: Mapping[str, EmbeddingFacts] = {
     "numbers": EmbeddingFacts(),
     "packed": EmbeddingFacts(encoding="base64"),

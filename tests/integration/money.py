@@ -33,7 +33,8 @@ from tests.fakes.openai_upstream import Upstream
 
 PRICES = PriceList({"input_text_tokens": 150_000_000, "output_text_tokens": 600_000_000})
 """150 and 600 nano-dollars a token."""
-ROUTING = Routing(timeout_s=5.0, first_byte_timeout_s=0.5, idle_timeout_s=0.5, max_attempts=2)
+ROUTING = Routing(timeout_s=60.0, first_byte_timeout_s=20.0, idle_timeout_s=20.0, max_attempts=2)
+"""A busy machine is never taken for a silent provider: who is about silence sets a limit (`Till.limit`)."""
 CREDIT = 10_000_000_000
 
 
@@ -68,6 +69,11 @@ class Till:
             "a/b:free": Model("a/b:free", free, max_output_tokens=1000),
         }
         return Catalog(providers, models, routing=ROUTING)
+
+    def limit(self, **limits: Any) -> None:
+        """Other limits, in seconds, for the catalogue as it is."""
+        routing = msgspec.structs.replace(self.current.routing, **limits)
+        self.current = msgspec.structs.replace(self.current, routing=routing)
 
     async def open(self, credit_nanos: int = CREDIT) -> None:
         team = await Teams(self.database, self.clock, self.ids).create("payer")

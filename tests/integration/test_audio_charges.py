@@ -125,6 +125,7 @@ async def test_the_most_that_speech_may_cost_is_held_meanwhile(counter: Till) ->
 async def test_a_cut_speech_is_charged_its_characters_once(
     counter: Till, stream: bool, end: Step, reason: Reason
 ) -> None:
+    counter.limit(idle_timeout_s=0.5)
     counter.first.script(speech(PIECES[0], end))
     call = counter.call()
     with pytest.raises(GatewayError) as cut:
@@ -159,6 +160,8 @@ NO_SOUND: dict[str, Reply] = {
 
 @pytest.mark.parametrize("name", NO_SOUND)
 async def test_nothing_relayed_costs_nothing(counter: Till, name: str) -> None:
+    if name == "silent":
+        counter.limit(first_byte_timeout_s=0.5)
     counter.first.script(NO_SOUND[name])
     counter.second.script(NO_SOUND[name])
     call = counter.call()
@@ -240,7 +243,8 @@ async def test_a_cut_transcript_is_charged_once(counter: Till) -> None:
 
 async def test_a_streamed_transcript_may_begin_as_late_as_a_whole_one(counter: Till) -> None:
     """The file has to be sent and listened to first, and some providers stream nothing."""
-    counter.first.script([Pause(2 * ROUTING.first_byte_timeout_s), *transcript_events()])
+    counter.limit(first_byte_timeout_s=0.25)
+    counter.first.script([Pause(0.5), *transcript_events()])
     events = await counter.run(counter.call(), heard(stream=True))
     assert (isinstance(events[-1], Settled), counter.second.requests) == (True, [])
 

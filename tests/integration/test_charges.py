@@ -201,6 +201,7 @@ async def test_reasoning_counts_as_output(counter: Till) -> None:
 
 async def test_a_failure_without_output_costs_nothing(counter: Till) -> None:
     """U2."""
+    counter.limit(first_byte_timeout_s=0.5)
     counter.first.script(silent())
     counter.second.script(silent())
     call = counter.call()

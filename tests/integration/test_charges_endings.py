@@ -76,6 +76,7 @@ async def failed(counter: Till) -> None:
 
 
 async def timed_out(counter: Till) -> None:
+    counter.limit(first_byte_timeout_s=0.5)
     counter.first.script(silent())
     counter.second.script(silent())
     await counter.run(counter.call(), counter.request())

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from server.domain.catalog import Catalog, Model, Offer, Provider, Routing
@@ -29,7 +28,7 @@ AFTER_S = 0.1
 
 @pytest.fixture
 def hedged(bench: Bench) -> Bench:
-    bench.limit(hedge_after_s=AFTER_S, first_byte_timeout_s=1.5, max_attempts=3)
+    bench.limit(hedge_after_s=AFTER_S, max_attempts=3)
     return bench
 
 
@@ -46,20 +45,22 @@ def in_flight(bench: Bench) -> list[int]:
     return [bench.health.entry(key).in_flight for key in keys]
 
 
-async def test_the_first_to_show_output_wins_and_the_other_is_cancelled(hedged: Bench) -> None:
-    hedged.first.script(silent())
-    hedged.second.script(chat_stream("se", "cond"))
+async def test_the_first_to_show_output_wins_and_the_other_is_cancelled(bench: Bench) -> None:
+    after_s = 1.0
+    bench.limit(hedge_after_s=after_s)
+    bench.first.script(silent())
+    bench.second.script(chat_stream("se", "cond"))
     began_s = time.monotonic()
-    events = await hedged.run()
-    assert AFTER_S <= time.monotonic() - began_s < 1.0
+    events = await bench.run()
+    assert after_s <= time.monotonic() - began_s < 10
     assert text_of(events) == "second"
     assert outcomes(events) == {"first": "outrun", "second": "chosen"}
     account = account_of(events)
     assert (account.meta.provider, account.meta.attempts) == ("second", 2)
-    assert account.meta.latency_ms < 1000 * AFTER_S, "from when this one was called"
-    assert account.meta.gateway_ms < 1000 * AFTER_S, "nobody waited for the gateway"
-    await hedged.first.wait_disconnect(timeout=0.5)
-    assert in_flight(hedged) == [0, 0]
+    assert account.meta.latency_ms < 1000 * after_s, "from when this one was called"
+    assert account.meta.gateway_ms < 1000 * after_s, "nobody waited for the gateway"
+    await bench.first.wait_disconnect()
+    assert in_flight(bench) == [0, 0]
 
 
 async def test_who_was_only_slow_may_still_win(hedged: Bench) -> None:
@@ -69,7 +70,7 @@ async def test_who_was_only_slow_may_still_win(hedged: Bench) -> None:
     assert text_of(events) == "first"
     assert outcomes(events) == {"first": "chosen", "second": "outrun"}
     assert account_of(events).meta.provider == "first"
-    await hedged.second.wait_disconnect(timeout=0.5)
+    await hedged.second.wait_disconnect()
 
 
 async def test_a_silent_provider_is_known_to_be_slow(hedged: Bench) -> None:
@@ -95,16 +96,17 @@ async def test_a_silent_provider_is_known_to_be_slow(hedged: Bench) -> None:
     ids=["off", "one_attempt", "no_fallbacks", "one_provider", "whole_answer", "pinned"],
 )
 async def test_nobody_else_is_called(bench: Bench, limits: dict[str, Any], wishes: dict[str, Any]) -> None:
-    bench.limit(**{"hedge_after_s": AFTER_S, "first_byte_timeout_s": 1.5, **limits})
+    bench.limit(**{"hedge_after_s": AFTER_S, **limits})
     bench.first.script([Pause(3 * AFTER_S), *chat_stream("slow")] if wishes.get("stream", True) else slow(3 * AFTER_S))
     events = await bench.run(**wishes)
     assert account_of(events).meta.provider == "first"
     assert bench.second.requests == []
 
 
-async def test_who_is_fast_enough_costs_one_call(hedged: Bench) -> None:
-    assert outcomes(await hedged.run()) == {"first": "chosen", "second": "not_needed"}
-    assert hedged.second.requests == []
+async def test_who_is_fast_enough_costs_one_call(bench: Bench) -> None:
+    bench.limit(hedge_after_s=10.0)
+    assert outcomes(await bench.run()) == {"first": "chosen", "second": "not_needed"}
+    assert bench.second.requests == []
 
 
 async def test_a_failure_while_both_run_leaves_the_other(hedged: Bench) -> None:
@@ -133,7 +135,7 @@ async def test_there_is_one_hedge_and_no_attempt_too_many(hedged: Bench) -> None
     upstreams = {"p1": hedged.first, "p2": hedged.second, "p3": hedged.first, "p4": hedged.second}
     providers = {name: Provider(name, "openai", upstream.base_url) for name, upstream in upstreams.items()}
     offers = tuple(Offer(provider, "test-1", frozenset({Endpoint.CHAT})) for provider in providers.values())
-    routing = Routing(timeout_s=3.0, first_byte_timeout_s=0.4, max_attempts=3, hedge_after_s=AFTER_S)
+    routing = Routing(timeout_s=60.0, first_byte_timeout_s=0.4, max_attempts=3, hedge_after_s=AFTER_S)
     hedged.current = Catalog(providers, {"a/b:free": Model("a/b:free", offers)}, routing=routing)
     for upstream in (hedged.first, hedged.second):
         upstream.script(silent(), silent())
@@ -154,8 +156,8 @@ async def test_a_client_that_leaves_ends_both(hedged: Bench) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await hedged.first.wait_disconnect(timeout=0.2)
-    await hedged.second.wait_disconnect(timeout=0.2)
+    await hedged.first.wait_disconnect()
+    await hedged.second.wait_disconnect()
     assert in_flight(hedged) == [0, 0]
 
 
@@ -166,10 +168,10 @@ async def test_a_shutdown_ends_both(hedged: Bench) -> None:
     await hedged.second.wait_request()
     hedged.shutdown.begin()
     with pytest.raises(GatewayError) as ended:
-        await asyncio.wait_for(running, 1)
+        await asyncio.wait_for(running, 10)
     assert ended.value.reason is Reason.SHUTTING_DOWN
-    await hedged.first.wait_disconnect(timeout=0.2)
-    await hedged.second.wait_disconnect(timeout=0.2)
+    await hedged.first.wait_disconnect()
+    await hedged.second.wait_disconnect()
 
 
 # What it costs.
@@ -178,8 +180,7 @@ async def test_a_shutdown_ends_both(hedged: Bench) -> None:
 @pytest.fixture
 async def counter(database: Database) -> AsyncIterator[Till]:
     async with till(database) as counter:
-        routing = msgspec.structs.replace(counter.current.routing, hedge_after_s=AFTER_S, first_byte_timeout_s=1.5)
-        counter.current = msgspec.structs.replace(counter.current, routing=routing)
+        counter.limit(hedge_after_s=AFTER_S)
         yield counter
 
 
@@ -238,4 +239,4 @@ async def test_a_stream_that_is_read_to_its_end_for_nobody_races_all_the_same(co
     await asyncio.gather(running, return_exceptions=True)
     record = await counter.settled(call)
     assert (record.provider, record.disconnect) == ("second", "drained")
-    await counter.first.wait_disconnect(timeout=0.5)
+    await counter.first.wait_disconnect()
