@@ -278,7 +278,11 @@ async def worker(
         }
         looks = Looks(jobs, film_makers, catalog, clock, random.random, *(() if meter is None else (meter.settled,)))
         lease_s = settings.worker_lease_s
-        videos = Videos(catalog, film_makers, jobs, accounts, looks, clock, shutdown, health, lease_s=lease_s)
+        videos = Videos(
+            *(catalog, film_makers, jobs, accounts, looks, clock, shutdown, health),
+            lease_s=lease_s,
+            deadline_s=settings.video_deadline_s,
+        )
         runner_of_jobs = VideoRunner(jobs, looks, clock, lease_s=lease_s)
         stack.push_async_callback(runner_of_jobs.close)
         stack.push_async_callback(videos.close, GOODBYE_S)

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
     worker_lease_s: float = Field(default=30.0, ge=1, le=3600)
     """How long a worker may be silent before others end what it has reserved."""
+    video_deadline_s: int = Field(default=3600, ge=1, le=7 * 86_400)
+    """How long a video may take before it is `expired`."""
 
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Where the supervisor tells its figures, on the loopback only; None for nowhere."""

@@ -2,6 +2,7 @@
 
 python -m tests.chaos [--database sqlite|postgres|both] [--requests N] [--clients N] [--seed N]
                       [--kill-every S] [--gateway-kills N] [--keep DIRECTORY]
+python -m tests.chaos --videos [--jobs N] [--seed N] [--kill-every S] [--spread S] [--keep DIRECTORY]
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import msgspec
 
 from tests.chaos.run import Kind, Options, Outcome, logged, run, terminal
 from tests.chaos.table import table
+from tests.chaos.videos import command as videos
 
 
 def main() -> int:
     """Run it; the exit code."""
+    if "--videos" in sys.argv[1:]:
+        return videos.main([argument for argument in sys.argv[1:] if argument != "--videos"])
     told = _arguments()
     kinds = get_args(Kind) if told.database == "both" else (told.database,)
     directory = Path(told.keep) if told.keep else Path(tempfile.mkdtemp(prefix="chaos-"))

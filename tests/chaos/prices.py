@@ -88,7 +88,7 @@ def lines(provider: str, used: Tokens) -> dict[str, tuple[int, int]]:
         "output_text_tokens": used.output - reasoning,
         "reasoning_text_tokens": reasoning,
     }
-    return {name: (count, _nanos(prices[name], count)) for name, count in quantities.items() if count}
+    return {name: (count, line(prices[name], count)) for name, count in quantities.items() if count}
 
 
 def cost(provider: str, used: Tokens) -> int:
@@ -116,5 +116,6 @@ def usd(nanos: int) -> str:
     return f"{Decimal(nanos).scaleb(-9):.9f}"
 
 
-def _nanos(price: str, count: int) -> int:
+def line(price: str, count: int) -> int:
+    """Nano-dollars of one line; `price` is in dollars per million."""
     return int((Decimal(price) * count * 1000).to_integral_value(ROUND_CEILING))

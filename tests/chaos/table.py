@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.chaos import prices
 from tests.chaos.prices import Tokens
-from tests.chaos.reconcile import Evidence
+from tests.chaos.reconcile import Evidence, Violation
 from tests.chaos.run import Outcome
 from tests.chaos.upstream import Attempt
 
@@ -24,21 +24,26 @@ def table(outcome: Outcome) -> str:
         f" {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
         f" {len(outcome.kills) - whole} workers and {whole} whole gateways killed"
     )
-    parts = [title, "", *_rows("clients saw", _seen(evidence)), *_rows("providers", _served(evidence))]
-    parts += [*_rows("the books", _booked(evidence)), *_rows("money, USD", _money(evidence)), ""]
-    parts += [_verdict(rule, len(broken)) for rule, broken in outcome.violations.items()]
-    broken = [violation for violations in outcome.violations.values() for violation in violations]
-    parts += ["", *(str(violation) for violation in broken[:SHOWN_VIOLATIONS])]
+    parts = [title, "", *rows("clients saw", _seen(evidence)), *rows("providers", _served(evidence))]
+    parts += [*rows("the books", _booked(evidence)), *rows("money, USD", _money(evidence)), ""]
+    return "\n".join([*parts, *verdicts(outcome.violations)]).rstrip() + "\n"
+
+
+def verdicts(found: Mapping[str, Sequence[Violation]]) -> list[str]:
+    """A line for each rule, and then what breaks them."""
+    lines = [_verdict(rule, len(broken)) for rule, broken in found.items()]
+    broken = [violation for violations in found.values() for violation in violations]
+    lines += ["", *(str(violation) for violation in broken[:SHOWN_VIOLATIONS])]
     if len(broken) > SHOWN_VIOLATIONS:
-        parts.append(f"... and {len(broken) - SHOWN_VIOLATIONS} more")
-    return "\n".join(parts).rstrip() + "\n"
+        lines.append(f"... and {len(broken) - SHOWN_VIOLATIONS} more")
+    return lines
 
 
 def _verdict(rule: str, broken: int) -> str:
     return f"  {'ok  ' if not broken else 'FAIL'}  {rule}" + (f": {broken} violations" if broken else "")
 
 
-def _rows(title: str, cells: Sequence[tuple[str, object]]) -> list[str]:
+def rows(title: str, cells: Sequence[tuple[str, object]]) -> list[str]:
     """A title, and beside it as many cells a line as fit."""
     lines, line = [], ""
     for name, value in cells:

@@ -11,9 +11,10 @@ refused in their words. A reply that is lost is lost after the job has begun.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -92,7 +93,8 @@ class Job:
 class VideoUpstream(WireServer):
     """`submits` counts by idempotency key, or by prompt where none came. `honours_keys`: a key begins one job only.
 
-    `files_origin`: where it says that its files are; itself where that is None.
+    `files_origin`: where it says that its files are; itself where that is None. `poll_after_ms`: when to ask again, as
+    OpenAI's API says it. What jobs there are and what they make is up to `plan_for` and `film`.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class VideoUpstream(WireServer):
         self.submits: Counter[str] = Counter()
         self.honours_keys = honours_keys
         self.files_origin: str | None = None
+        self.poll_after_ms: int | None = None
+        self._numbers = itertools.count(1)
 
     async def __aenter__(self) -> VideoUpstream:
         await super().__aenter__()
@@ -118,6 +122,14 @@ class VideoUpstream(WireServer):
     @property
     def key(self) -> str:
         return KEYS[self.dialect]
+
+    def plan_for(self, asked: Mapping[str, Any]) -> Plan:
+        """Of the next job that begins."""
+        return self.plans.popleft() if self.plans else self.plan
+
+    def film(self, job: Job, start: int, end: int) -> list[Step]:
+        """Send that part of what was made."""
+        return [Send(piece) for piece in _pieces(start, end)]
 
     def answer(self, request: Request) -> Reply:
         path, _, query = request.path.partition("?")
@@ -233,10 +245,10 @@ class VideoUpstream(WireServer):
         known = next((job for job in self.jobs.values() if job.key == key), None) if self.honours_keys else None
         job = known
         if job is None:
-            plan = self.plans.popleft() if self.plans else self.plan
+            plan = self.plan_for(asked)
             if not isinstance(plan.submit, str):
                 return plan.submit
-            number = len(self.jobs) + 1
+            number = next(self._numbers)
             name = f"models/{model}/operations/op{number}" if self.dialect == "gemini" else f"native_{number}"
             job = Job(name, key, plan, {**asked, "remixed": remixed}, files=files)
             self.jobs[name] = job
@@ -244,11 +256,14 @@ class VideoUpstream(WireServer):
                 return [Cut() if plan.submit == "lost" else Reset()]
         match self.dialect:
             case "openai":
-                return json_reply(self._told(job))
+                return json_reply(self._told(job), headers=self._hint())
             case "xai":
                 return json_reply({"request_id": job.id})
             case "gemini":
                 return json_reply({"name": job.id})
+
+    def _hint(self) -> dict[str, str]:
+        return {} if self.poll_after_ms is None else {"openai-poll-after-ms": str(self.poll_after_ms)}
 
     def _complaints(self, asked: dict[str, Any], remixed: str | None) -> Iterator[str]:
         if self.dialect == "gemini":
@@ -279,7 +294,7 @@ class VideoUpstream(WireServer):
             job.ended = job.plan.outcome
         match self.dialect:
             case "openai":
-                reply = json_reply(self._told(job))
+                reply = json_reply(self._told(job), headers=self._hint())
             case "xai":
                 reply = self._told_xai(job)
             case "gemini":
@@ -312,7 +327,7 @@ class VideoUpstream(WireServer):
         if wanted is not None:
             headers["content-range"] = f"bytes {start}-{end - 1}/{media.size}"
         until = end if media.cut_at is None else min(end, media.cut_at)
-        steps: list[Step] = [Send(piece) for piece in _pieces(start, until)]
+        steps = self.film(job, start, until)
         if media.gate is not None:
             steps.insert(1, media.gate)
         return [head(206 if wanted is not None else 200, headers), *steps, *([Cut()] if until < end else [])]

@@ -1,0 +1,216 @@
+"""One run: two gateways on one PostgreSQL, killed in turn while clients make videos; then quiet, then the reckoning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.chaos import books, prices
+from tests.chaos.books import Database, PostgresDatabase
+from tests.chaos.plan import DEFAULT
+from tests.chaos.reconcile import Violation
+from tests.chaos.run import Report
+from tests.chaos.videos.books import jobs, open_jobs
+from tests.chaos.videos.client import Clients, Told
+from tests.chaos.videos.plan import PROVIDERS, FilmPlan, plans_of
+from tests.chaos.videos.reconcile import Evidence, reconcile
+from tests.chaos.videos.studio import Studio, config
+from tests.e2e.gateway import Gateway
+from tests.integration.databases import PostgresServer
+
+TOP_UP: Final = "500.00"
+QUIET_WITHIN_S: Final = 60.0
+"""How long jobs, reservations and goodbyes may take to end once all clients have gone."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`spread_s`: over how long the videos begin. `kill_every_s`: a whole gateway is killed so often, in turn, once it
+    has served for `lives_s`; after `kills` of them no more. `hangs`: whether some go on until the deadline.
+    """
+
+    directory: Path
+    videos: int = 200
+    seed: int = 1
+    spread_s: float = 75.0
+    kill_every_s: float = 2.0
+    lives_s: float = 0.5
+    kills: int | None = None
+    lease_s: float = 2.0
+    deadline_s: int = 45
+    hangs: bool = True
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run came to. `kills` has when each was, in seconds after the beginning, and of which gateway."""
+
+    options: Options
+    evidence: Evidence
+    kills: tuple[tuple[float, int], ...]
+    violations: dict[str, list[Violation]]
+    traffic_s: float
+    quiet_s: float
+
+    @property
+    def is_clean(self) -> bool:
+        return not any(self.violations.values())
+
+
+async def run(options: Options, report: Report) -> Outcome:
+    """The whole of it. Everything that it starts has ended when it returns."""
+    hang_until_s = options.spread_s / 2 if options.hangs else 0.0
+    plans = plans_of(options.seed, options.videos, options.spread_s, hang_until_s=hang_until_s)
+    studios = {name: Studio(name, plans) for name in PROVIDERS}
+    async with contextlib.AsyncExitStack() as stack:
+        for studio in studios.values():
+            await stack.enter_async_context(studio)
+        database = await stack.enter_async_context(_postgres())
+        gateways = [_gateway(options, number, config(studios), database) for number in range(2)]
+        stack.push_async_callback(_killed, gateways)
+        await asyncio.to_thread(gateways[0].start)
+        await asyncio.to_thread(gateways[1].start)
+        done = gateways[0].run("wallet", "top-up", "--team", DEFAULT, "--usd", TOP_UP)
+        assert done.returncode == 0, done.stderr
+        clients = Clients([gateway.url for gateway in gateways], gateways[0].key)
+        stack.push_async_callback(clients.aclose)
+        storm = _Storm(options, plans, gateways, clients, report)
+        traffic_s = await storm.rage()
+        began_s = time.monotonic()
+        problems = await _quiet(database, report)
+        for told in storm.told:
+            if told.suffix is not None:
+                await clients.look(told)
+        listed = await clients.ids()
+        quiet_s = time.monotonic() - began_s
+        for arguments in (("ledger", "verify"),):
+            done = await asyncio.to_thread(gateways[0].run, *arguments)
+            if done.returncode != 0:
+                problems.append(Violation("ledger verify", f"exit {done.returncode}", done.stdout[-2000:]))
+        read, rows = await books.read(database), await jobs(database)
+        codes = await asyncio.gather(*(asyncio.to_thread(gateway.stop) for gateway in gateways))
+        problems += [Violation("a gateway", "stopped", f"with exit {code}") for code in codes if code != 0]
+    submits: dict[str, int] = {}
+    for studio in studios.values():
+        submits |= studio.submits
+    begun = [job for studio in studios.values() for job in studio.begun]
+    topped_up = {DEFAULT: prices.nanos(TOP_UP)}
+    evidence = Evidence(plans, storm.told, begun, submits, rows, read, topped_up, listed)
+    violations = {**reconcile(evidence), "the gateways come to rest, verify and stop": problems}
+    return Outcome(options, evidence, tuple(storm.kills), violations, traffic_s, quiet_s)
+
+
+class _Storm:
+    """Clients that make videos, and a killer among the gateways, until every video has ended."""
+
+    def __init__(
+        self,
+        options: Options,
+        plans: dict[int, FilmPlan],
+        gateways: list[Gateway],
+        clients: Clients,
+        report: Report,
+    ) -> None:
+        self.told = [Told(index) for index in plans]
+        self.kills: list[tuple[float, int]] = []
+        self._options, self._plans, self._gateways = options, plans, gateways
+        self._clients, self._report = clients, report
+        self._serves_since: list[float | None] = [time.monotonic()] * len(gateways)
+        self._done = False
+
+    async def rage(self) -> float:
+        """Seconds that it took."""
+        began_s = time.monotonic()
+        async with asyncio.TaskGroup() as helpers:
+            killing = helpers.create_task(self._kill_on(began_s))
+            telling = helpers.create_task(self._tell_on(began_s))
+            async with asyncio.TaskGroup() as clients:
+                for told in self.told:
+                    clients.create_task(self._client(told))
+            took_s = time.monotonic() - began_s
+            telling.cancel()
+            self._done = True
+            await killing
+        return took_s
+
+    async def _client(self, told: Told) -> None:
+        plan = self._plans[told.index]
+        await asyncio.sleep(plan.begins_at_s)
+        await self._clients.follow(plan, told)
+
+    async def _kill_on(self, began_s: float) -> None:
+        options, last_s = self._options, time.monotonic()
+        async with asyncio.TaskGroup() as starting:
+            while not self._done:
+                await asyncio.sleep(0.05)
+                number, now_s = len(self.kills) % len(self._gateways), time.monotonic()
+                since_s = self._serves_since[number]
+                if options.kills is not None and len(self.kills) >= options.kills:
+                    continue
+                if since_s is None or now_s < max(last_s + options.kill_every_s, since_s + options.lives_s):
+                    continue
+                self._serves_since[number] = None
+                self.kills.append((now_s - began_s, number))
+                last_s = now_s
+                await asyncio.to_thread(self._gateways[number].kill)
+                starting.create_task(self._start(number))
+
+    async def _start(self, number: int) -> None:
+        await asyncio.to_thread(self._gateways[number].start)
+        self._serves_since[number] = time.monotonic()
+
+    async def _tell_on(self, began_s: float) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now_s = time.monotonic() - began_s
+            begun = sum(plan.begins_at_s <= now_s for plan in self._plans.values())
+            over = sum(one.done for one in self.told)
+            self._report(
+                f"videos: {now_s:4.0f} s  {begun}/{len(self._plans)} asked for, {over} over,"
+                f" {sum(one.sha is not None for one in self.told)} downloaded, {len(self.kills)} gateways killed"
+            )
+
+
+def _gateway(options: Options, number: int, config: str, database: Database) -> Gateway:
+    directory = options.directory / f"gateway-{number}"
+    directory.mkdir(parents=True)
+    environ = {
+        "AISTATS_DATABASE_URL": database.url,
+        "AISTATS_WORKER_LEASE_S": f"{options.lease_s:g}",
+        "AISTATS_VIDEO_DEADLINE_S": str(options.deadline_s),
+        "AISTATS_GRPC_PORT": "0",
+        "CHAOS_VIDEO_KEY": "sk-video-canary",
+    }
+    return Gateway(directory, config, workers=1, environ=environ)
+
+
+@contextlib.asynccontextmanager
+async def _postgres() -> AsyncIterator[Database]:
+    server = PostgresServer()
+    try:
+        server.start()
+        name = await server.create_database()
+        yield PostgresDatabase(server.url(name), server.directory, name)
+    finally:
+        server.remove()
+
+
+async def _quiet(database: Database, report: Report) -> list[Violation]:
+    """Wait until no job and no reservation is open."""
+    deadline_s = time.monotonic() + QUIET_WITHIN_S
+    while (left := await open_jobs(database)) or (held := await books.open_holds(database)):
+        report(f"waiting for {left or held} jobs or reservations to end")
+        if time.monotonic() > deadline_s:
+            return [Violation("the runner", "jobs", f"{left} are open after {QUIET_WITHIN_S:g} s")]
+        await asyncio.sleep(0.25)
+    return []
+
+
+async def _killed(gateways: list[Gateway]) -> None:
+    for gateway in gateways:
+        if gateway.process is not None:
+            await asyncio.to_thread(gateway.kill)
