@@ -15,8 +15,11 @@ from server.domain.identity import Arrival, Call, Principal
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint, RoutingPreferences
 from server.domain.video import Video, VideoRequest
+from server.domain.video_contents import ObjectStore
 from server.pipeline.shutdown import Shutdown
+from server.pipeline.video_contents import KeptContents
 from server.pipeline.video_jobs import VideoRunner
+from server.pipeline.video_keeping import ContentKeeper, KeepLimits
 from server.pipeline.video_looks import Looks
 from server.pipeline.videos import Videos
 from server.providers.openai_videos import OpenAIVideos
@@ -24,6 +27,7 @@ from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger import SqlLedger
 from server.storage.tables import ledger_entries
+from server.storage.video_contents import SqlVideoContents
 from server.storage.video_jobs import SqlVideoJobs
 from server.transport import Transport
 from tests.fakes.health import middle, steady
@@ -34,6 +38,7 @@ from tests.integration.video_rows import LEASE_S, NANOS_PER_SECOND, PRICES
 
 CREDIT = 10 * USD
 PRICE = 8 * NANOS_PER_SECOND
+KEEP_S = 7 * 86_400
 LOOK_S = 10.0
 """After so long every job that goes on is due, failed looks aside."""
 
@@ -44,13 +49,22 @@ class Worker:
     def __init__(self, studio: Studio, name: str) -> None:
         self.ledger = SqlLedger(studio.database, studio.clock, name)
         self.commits = GroupCommit(studio.database)
-        self.store = SqlVideoJobs(studio.database, self.commits, studio.clock, name)
+        keeps = studio.objects is not None
+        self.store = SqlVideoJobs(studio.database, self.commits, studio.clock, name, keeps_content=keeps)
         adapters = {"openai": OpenAIVideos(studio.transport, studio.clock)}
         self.looks = Looks(self.store, adapters, studio, studio.clock, middle)  # type: ignore[arg-type]
         health = steady(studio.clock)
+        self.keeper = contents = None
+        if studio.objects is not None:
+            rows = SqlVideoContents(studio.database, self.commits, studio.clock, name)
+            contents = KeptContents(rows, studio.objects)
+            self.keeper = ContentKeeper(
+                rows, studio.objects, self.looks, studio.clock, studio.keep_limits, middle, lease_s=LEASE_S
+            )
         self.videos = Videos(
             *(studio, adapters, self.store, self.ledger, self.looks, studio.clock, studio.shutdown, health),  # type: ignore[arg-type]
             lease_s=LEASE_S,
+            contents=contents,
         )
         self.runner = VideoRunner(self.store, self.looks, studio.clock, lease_s=LEASE_S)
 
@@ -62,15 +76,29 @@ class Worker:
                 return
             await self.runner.idle()
 
+    async def keep(self) -> None:
+        """Copy and delete whatever is due, and wait for that."""
+        assert self.keeper is not None, "the studio has no store"
+        while True:
+            await self.keeper.round()
+            if not self.keeper.under_way:
+                return
+            await self.keeper.idle()
+
     async def close(self) -> None:
         await self.videos.close(10)
         await self.runner.close()
+        if self.keeper is not None:
+            await self.keeper.close()
         await self.ledger.close()
         await self.commits.close()
 
 
 class Studio:
-    """A team with credit, workers, and providers that offer the paid model `a/b` and the free one `a/b:free`."""
+    """A team with credit, workers, and providers that offer the paid model `a/b` and the free one `a/b:free`.
+
+    Workers that are made while there are `objects` keep content there.
+    """
 
     def __init__(
         self, database: Database, clock: ManualClock, transport: Transport, upstreams: Sequence[VideoUpstream]
@@ -80,6 +108,8 @@ class Studio:
         self.shutdown = Shutdown()
         self.ids = UuidV7()
         self.workers: list[Worker] = []
+        self.objects: ObjectStore | None = None
+        self.keep_limits = KeepLimits(max_bytes=1 << 20, max_age_s=KEEP_S, max_total_bytes=None)
         self.current = self.catalog()
 
     def catalog(

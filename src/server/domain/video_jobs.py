@@ -37,8 +37,9 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     `provider` and `provider_model` name the offer that it was submitted to, or is about to be; `prices` are what that
     offer cost then, and `expected_seconds` is how long it makes a video. `native_id` is None until the provider has
     given one. `held_nanos` is None where nothing is reserved. `seconds` and `size` are those of what was made. `errors`
-    counts the looks at it that failed in a row. `due_at` is when it is looked at next, or while somebody has its lease,
-    when that runs out. All times are seconds since 1970.
+    counts the looks at it that failed in a row. `expires_at` is until when its provider keeps the content, and
+    `kept_until` until when the gateway does, if it does. `due_at` is when it is looked at next, or while somebody has
+    its lease, when that runs out. All times are seconds since 1970.
     """
 
     opening: GenerationRecord
@@ -61,6 +62,7 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     completed_at: int | None = None
     expires_at: int | None = None
+    kept_until: int | None = None
     poll_after_s: float | None = None
     errors: int = 0
     usage: Usage | None = None

@@ -100,7 +100,7 @@ def seen(job: VideoJob) -> Video:
         progress=job.progress,
         started_at=job.started_at,
         completed_at=job.completed_at,
-        expires_at=job.expires_at,
+        expires_at=job.kept_until or job.expires_at,
         seconds=job.seconds or job.expected_seconds,
         size=job.size or facts.size,
         poll_after_seconds=None if job.has_ended else math.ceil(job.poll_after_s or POLL_AFTER_S),

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from server.domain import limits
 from server.domain.catalog import Catalog, Dialect, Offer
-from server.domain.errors import AttemptFailure, GatewayError, ProviderFailure, Reason
+from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Call, Principal
 from server.domain.ledger import Hold, Ledger, Settlement
 from server.domain.ports import CatalogSource, Clock
@@ -22,7 +22,6 @@ from server.domain.pricing import upper_bound
 from server.domain.request import Endpoint
 from server.domain.routing import Route
 from server.domain.video import (
-    CONTENT_GONE,
     VARIANTS,
     Content,
     Variant,
@@ -34,7 +33,6 @@ from server.domain.video import (
 from server.domain.video_jobs import JobFacts, Order, VideoJob, VideoJobStore
 from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt, is_billable, opening
-from server.pipeline.failures import exhausted, interrupted
 from server.pipeline.health.offers import Health
 from server.pipeline.health.router import RankByHealth
 from server.pipeline.pseudonyms import pseudonymised
@@ -43,7 +41,9 @@ from server.pipeline.route import candidates
 from server.pipeline.shutdown import Shutdown
 from server.pipeline.tenancy import refuse_shared_ids
 from server.pipeline.video_account import CANCELLED, OUTCOME_UNKNOWN, seen
+from server.pipeline.video_contents import KeptContents
 from server.pipeline.video_looks import Looks
+from server.pipeline.video_relay import relayed
 from server.pipeline.video_submit import Lost, Refused, Submissions, Superseded, Taken, expected_seconds
 
 __all__ = ["VideoPage", "Videos"]
@@ -54,8 +54,6 @@ DEADLINE_S: Final = 3600
 """How long a video may take before it expires."""
 WATCH_S: Final = 1.0
 """How often it is looked whether there is news for who watches."""
-CONTENT_WAIT_S: Final = 30.0
-"""How long a provider may take to begin with the content."""
 SAVE_S: Final = 60.0
 """How long a job that a provider has taken waits for a database that is away."""
 SAVE_PAUSE_S: Final = 0.5
@@ -80,6 +78,7 @@ class VideoPage(msgspec.Struct, frozen=True):
 
 class Videos:
     """Another team's videos do not exist. `lease_s`: how long a job waits for a worker that has said nothing.
+    `contents`: what the gateway keeps itself; without them, all content is relayed from its provider.
 
     Close it before the ledger: what it has begun to submit is still brought to an end.
     """
@@ -97,6 +96,7 @@ class Videos:
         *,
         lease_s: float,
         deadline_s: int = DEADLINE_S,
+        contents: KeptContents | None = None,
     ) -> None:
         self._catalog = catalog
         self._faces = {dialect: _Face(adapter) for dialect, adapter in adapters.items()}
@@ -110,6 +110,7 @@ class Videos:
         self._submit = Submissions(store, adapters, clock, health)
         self._lease_s = lease_s
         self._deadline_s = deadline_s
+        self._contents = contents
         self._running: set[asyncio.Task[Any]] = set()
 
     async def create(self, call: Call, request: VideoRequest) -> Video:
@@ -183,8 +184,8 @@ class Videos:
     ) -> Content:
         """What was made, or the part of it that `byte_range` (a `range` header) names; to be entered, and left.
 
-        What its `chunks` raises is a GatewayError. Raises GatewayError: `resource_not_found` where there is none, or no
-        longer, `not_ready` where there is none yet.
+        It comes from where the gateway keeps it, or else from its provider. What its `chunks` raises is a GatewayError.
+        Raises GatewayError: `resource_not_found` where there is none, or no longer, `not_ready` before there is any.
         """
         limits.check_choice(variant, VARIANTS, "variant")
         wanted: Variant = next(one for one in VARIANTS if one == variant)
@@ -193,30 +194,13 @@ class Videos:
             raise GatewayError(
                 Reason.NOT_READY, f'The video is {job.status.value}: it has content once it is "completed".'
             )
-        if job.status is not VideoStatus.COMPLETED or job.native_id is None:
+        if job.status is not VideoStatus.COMPLETED:
             raise GatewayError(Reason.RESOURCE_NOT_FOUND, f"The video is {job.status.value}: it has no content.")
-        way = self._looks.way(job)
-        if way is None:
-            raise GatewayError(
-                Reason.PROVIDERS_UNAVAILABLE, "The provider that has this video is not in use here at the moment."
-            )
-        adapter, offer = way
-        try:
-            async with asyncio.timeout(CONTENT_WAIT_S):
-                try:
-                    content = await adapter.content(offer, job.native_id, job.handle, wanted, byte_range)
-                except ProviderFailure as failure:
-                    if failure.upstream.code != CONTENT_GONE or job.handle is None:
-                        raise
-                    handle = (await adapter.poll(offer, job.native_id)).handle
-                    content = await adapter.content(offer, job.native_id, handle, wanted, byte_range)
-        except ProviderFailure as failure:
-            raise _content_error(offer, failure) from failure
-        except TimeoutError:
-            raise GatewayError(
-                Reason.UPSTREAM_TIMEOUT, "The provider did not begin with the content in time."
-            ) from None
-        return _Relayed(content, offer)
+        if job.kept_until is not None and job.kept_until <= self._clock.now():
+            raise GatewayError(Reason.RESOURCE_NOT_FOUND, "The content of this video has expired.")
+        if self._contents is not None and (kept := await self._contents.open(job, wanted, byte_range)) is not None:
+            return kept
+        return await relayed(self._looks, job, wanted, byte_range)
 
     async def watch(self, principal: Principal, video_id: str) -> AsyncGenerator[Video, None]:
         """The video as it is, and again whenever it has changed, until it has ended. Raises GatewayError."""
@@ -400,54 +384,12 @@ class _Face:
         return self._adapter.unsupported(offer, request)
 
 
-class _Relayed:
-    """Content whose failures are told in the gateway's words."""
-
-    def __init__(self, content: Content, offer: Offer) -> None:
-        self._content = content
-        self._offer = offer
-
-    @property
-    def status(self) -> int:
-        return self._content.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._content.headers
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        try:
-            async for chunk in self._content.chunks():
-                yield chunk
-        except ProviderFailure as failure:
-            raise interrupted((_recorded(self._offer, failure),)) from failure
-
-    async def __aenter__(self) -> Self:
-        await self._content.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._content.__aexit__(*exc_info)
-
-
 def _bound(request: VideoRequest, route: Route) -> int:
     """The most that it may cost on any candidate, in nano-dollars."""
     prompt = estimate_prompt(request)
     return max(
         upper_bound(one.offer.prices, prompt, 0, {"video_seconds": expected_seconds(one.offer, request)})
         for one in route.candidates
-    )
-
-
-def _content_error(offer: Offer, failure: ProviderFailure) -> GatewayError:
-    if failure.upstream.code == CONTENT_GONE:
-        return GatewayError(Reason.RESOURCE_NOT_FOUND, "The content of this video is no longer kept.")
-    return exhausted((_recorded(offer, failure),))
-
-
-def _recorded(offer: Offer, failure: ProviderFailure) -> AttemptFailure:
-    return AttemptFailure(
-        offer.provider.id, failure.category, failure.status, failure.upstream, failure.retry_after_s, failure.request_id
     )
 
 

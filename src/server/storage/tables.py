@@ -336,6 +336,27 @@ webhook_deliveries = Table(
     ),
 )
 
+video_contents = Table(
+    "video_contents",
+    metadata,
+    Column("suffix", Text, primary_key=True, comment="of the video"),
+    Column("variant", Text, primary_key=True),
+    Column("state", Text, nullable=False, comment="wanted, stored, doomed"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False, comment="when to copy or delete it, or the lease's end"),
+    Column("lease_owner", Text, comment="the worker that copies or deletes it now"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="objects that were begun"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="in a row"),
+    Column("object_key", Text, comment="NULL until it is stored, as all that follows"),
+    Column("size", BigInteger),
+    Column("content_type", Text),
+    Column("etag", Text),
+    Column("stored_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Index("ix_video_contents_due_ms", "due_ms"),
+)
+"""Of what the gateway keeps of videos: the bytes are in the store of AISTATS_CONTENT_STORE."""
+
 health_reports = Table(
     "health_reports",
     metadata,

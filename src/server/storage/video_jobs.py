@@ -14,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import GatewayError, Reason
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
+from server.domain.video import VARIANTS, VideoStatus
 from server.domain.video_jobs import JobFacts, Order, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Unrecorded, apply
 from server.storage.tables import IS_OPEN, JOBS_WORKER, reservations, video_jobs
+from server.storage.video_contents import doom_contents, want_content
 
 __all__ = ["SqlVideoJobs"]
 
@@ -40,7 +42,10 @@ log = structlog.get_logger("server.storage")
 
 
 class SqlVideoJobs:
-    """Implements `server.domain.video_jobs.VideoJobStore` for the worker `worker_id`."""
+    """Implements `server.domain.video_jobs.VideoJobStore` for the worker `worker_id`.
+
+    `keeps_content`: the content of a job that is complete is wanted then.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class SqlVideoJobs:
         *,
         retention_s: int = RETENTION_S,
         max_open: int = MAX_OPEN,
+        keeps_content: bool = False,
     ) -> None:
         self._database = database
         self._commits = commits
@@ -58,6 +64,7 @@ class SqlVideoJobs:
         self._worker_id = worker_id
         self._retention_s = retention_s
         self._max_open = max_open
+        self._keeps_content = keeps_content
 
     async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
         row = {
@@ -118,6 +125,8 @@ class SqlVideoJobs:
             def work(connection: Connection) -> bool:
                 if connection.execute(ending).rowcount != 1:
                     return False
+                if self._keeps_content and job.status is VideoStatus.COMPLETED:
+                    connection.execute(want_content(job.suffix, VARIANTS[0], now))
                 # Whoever is to be told of the end of a job is told from here: what is written here, is written once.
                 apply(connection, [operation], worker_id=JOBS_WORKER, now=now)
                 return True
@@ -215,6 +224,7 @@ class SqlVideoJobs:
             bare = replace(job, facts=JobFacts(seconds=job.facts.seconds), handle=None, fault=None)
             values = {"deleted_at": int(self._clock.now()), "job_json": _encode(bare)}
             result = await connection.execute(update(video_jobs).where(*ended).values(values))
+            await connection.execute(doom_contents(suffix, self._clock.now()))
             return result.rowcount == 1
 
         return await self._commits.submit(work)
