@@ -32,6 +32,7 @@ from rest_bridge.openapi_images import IMAGES, IMAGES_BODIES, IMAGES_WORDS
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
 from rest_bridge.openapi_videos import VIDEO_WORDS, VIDEOS
+from rest_bridge.openapi_webhooks import WEBHOOKS
 from rest_bridge.pricing import CalculationJson, PricingPageJson
 from rest_bridge.pricing_decode import PricingBody
 from rest_bridge.responses_decode import TOOLS, ResponsesBody
@@ -188,6 +189,7 @@ SURFACES: Final[Mapping[str, Surface]] = {
     ),
     "ApiKeysRestService.GetCurrentApiKey": Surface(reply=OneKeyJson),
     "ApiKeysRestService.ListAuditLog": Surface(reply=AuditPageJson),
+    **WEBHOOKS,
     "DescriptionRestService.GetOpenApiYaml": Surface(reply=dict[str, Any], media="application/yaml", kept=True),
     "DescriptionRestService.GetOpenApiJson": Surface(reply=dict[str, Any], kept=True),
     "DescriptionRestService.GetDocsPage": Surface(reply=str, media="text/html", kept=True),

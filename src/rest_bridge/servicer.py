@@ -25,6 +25,7 @@ from aistats.gateway.v1 import (
     pricing_pb2,
     responses_pb2,
     videos_pb2,
+    webhooks_pb2,
 )
 from rest_bridge.app import RestApp
 from rest_bridge.documents import Documents
@@ -366,6 +367,61 @@ class ApiKeysRestServicer(_Face):
         return self._serve(context, "GET", "/v1/audit-log", query=_query(request))
 
 
+class WebhooksRestServicer(_Face):
+    """`aistats.gateway.v1.WebhooksRestService`."""
+
+    def ListWebhooks(
+        self, request: webhooks_pb2.ListWebhooksRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", "/v1/webhooks")
+
+    def CreateWebhook(self, request: HttpBody, context: CallContext) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", "/v1/webhooks", request)
+
+    def GetWebhook(
+        self, request: webhooks_pb2.GetWebhookRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "GET", _webhook_path(request.webhook_id))
+
+    def UpdateWebhook(
+        self, request: webhooks_pb2.WebhookRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "PATCH", _webhook_path(request.webhook_id), request.body)
+
+    def DeleteWebhook(
+        self, request: webhooks_pb2.DeleteWebhookRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "DELETE", _webhook_path(request.webhook_id))
+
+    def RotateWebhookSecret(
+        self, request: webhooks_pb2.WebhookRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_webhook_path(request.webhook_id)}/rotate_secret", request.body)
+
+    def TestWebhook(
+        self, request: webhooks_pb2.WebhookRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_webhook_path(request.webhook_id)}/test", request.body)
+
+    def ListWebhookDeliveries(
+        self, request: webhooks_pb2.ListWebhookDeliveriesRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        query = {name: value for name, value in _query(request).items() if name != "webhook_id"}
+        return self._serve(context, "GET", f"{_webhook_path(request.webhook_id)}/deliveries", query=query)
+
+    def ReplayWebhookDelivery(
+        self, request: webhooks_pb2.WebhookDeliveryRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        delivery = quote(request.delivery_id, safe="")
+        path = f"{_webhook_path(request.webhook_id)}/deliveries/{delivery}/replay"
+        return self._serve(context, "POST", path, request.body)
+
+    def ReplayDeadWebhookDeliveries(
+        self, request: webhooks_pb2.WebhookRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_webhook_path(request.webhook_id)}/replay", request.body)
+
+
 class GenerationsRestServicer(_Face):
     """`aistats.gateway.v1.GenerationsRestService`."""
 
@@ -400,6 +456,10 @@ def _key_path(key_id: str) -> str:
 
 def _video_path(video_id: str) -> str:
     return f"/v1/videos/{quote(video_id, safe='')}"
+
+
+def _webhook_path(webhook_id: str) -> str:
+    return f"/v1/webhooks/{quote(webhook_id, safe='')}"
 
 
 def _response_path(response_id: str) -> str:

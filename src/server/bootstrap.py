@@ -32,6 +32,7 @@ from aistats.gateway.v1 import (
     pricing_pb2_grpc,
     responses_pb2_grpc,
     videos_pb2_grpc,
+    webhooks_pb2_grpc,
 )
 from rest_bridge.api_keys import ApiKeysRest
 from rest_bridge.app import RestApp
@@ -66,8 +67,11 @@ from rest_bridge.servicer import (
     PricingRestServicer,
     ResponsesRestServicer,
     VideosRestServicer,
+    WebhooksRestServicer,
 )
 from rest_bridge.videos import VideosRest
+from rest_bridge.videos_encode import encode_video
+from rest_bridge.webhooks import WebhooksRest
 from server.catalogue.load import read_catalog
 from server.catalogue.problems import CatalogError
 from server.catalogue.watch import ReloadingCatalog
@@ -102,10 +106,13 @@ from server.pipeline.respond import Respond
 from server.pipeline.shutdown import Shutdown
 from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
+from server.pipeline.video_account import seen
 from server.pipeline.video_jobs import VideoRunner
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
+from server.pipeline.webhook_delivery import WebhookRunner
+from server.pipeline.webhooks import Webhooks
 from server.processes import LEAVE, RECORDS_LOST
 from server.providers.anthropic import AnthropicAdapter
 from server.providers.cohere import CohereAdapter
@@ -132,6 +139,7 @@ from server.rpc.readiness import endpoints_served, is_ready
 from server.rpc.registry import Registration, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.rpc.videos import VideosServicer
+from server.rpc.webhooks import WebhooksServicer
 from server.settings import Settings
 from server.spool import Spool
 from server.storage.api_keys import SqlApiKeys
@@ -151,8 +159,12 @@ from server.storage.schema import require_current_schema, verify
 from server.storage.sweeper import Sweeper
 from server.storage.valkey_health import ValkeyHealthExchange
 from server.storage.video_jobs import SqlVideoJobs
+from server.storage.webhook_events import Outbox, purge_events
+from server.storage.webhook_queue import SqlWebhookQueue
+from server.storage.webhooks import SqlWebhooks
 from server.transport import Transport
 from server.tuning import collect_seldom
+from server.webhook_post import WebhookPost
 
 READINESS_S: Final = 0.5
 """How often it is looked which services can do their work."""
@@ -230,6 +242,7 @@ async def worker(
         purges: Sequence[Callable[[], Awaitable[int]]] = (
             *(store.purge, records.purge_contents, records.purge_records),
             partial(purge_audit, commits, clock),
+            partial(purge_events, commits, clock),
         )
         await stack.enter_async_context(_running(catalog.watch(), *map(_purging, purges)))
 
@@ -271,7 +284,8 @@ async def worker(
         embed = Embed(generate)
         speak, transcribe = Speak(generate), Transcribe(generate)
         draw = Draw(generate)
-        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id)
+        outbox = Outbox(ids, clock, lambda job: encode_video(seen(job)))
+        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id, outbox=outbox)
         film_makers: dict[Dialect, VideoAdapter] = {
             "openai": OpenAIVideos(transport, clock, deadlines),
             "gemini": GeminiVideos(transport, clock, deadlines),
@@ -287,6 +301,17 @@ async def worker(
         stack.push_async_callback(runner_of_jobs.close)
         stack.push_async_callback(videos.close, GOODBYE_S)
         await stack.enter_async_context(_running(runner_of_jobs.run(), _purging(jobs.purge)))
+        post = WebhookPost(transport, clock, allow_private=settings.webhooks_allow_private)
+        queue = SqlWebhookQueue(database, commits, clock, ledger.worker_id)
+        deliveries = WebhookRunner(queue, post, clock, random.random, lease_s=lease_s)
+        stack.push_async_callback(deliveries.close)
+        await stack.enter_async_context(_running(deliveries.run()))
+        webhooks = Webhooks(
+            SqlWebhooks(database, clock, ids),
+            clock,
+            allow_http=settings.webhooks_allow_http,
+            allow_private=settings.webhooks_allow_private,
+        )
         video_models = VideoModels(catalog)
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
@@ -307,6 +332,7 @@ async def worker(
             ImagesRest(draw),
             ModerationsRest(moderate),
             VideosRest(videos, video_models),
+            WebhooksRest(webhooks),
             CreditsRest(credits, clock),
             PricingRest(catalog),
             ApiKeysRest(api_keys),
@@ -338,6 +364,8 @@ async def worker(
             (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
             (videos_pb2_grpc.add_VideosServiceServicer_to_server, VideosServicer(videos, video_models)),
             (videos_pb2_grpc.add_VideosRestServiceServicer_to_server, VideosRestServicer(bridge)),
+            (webhooks_pb2_grpc.add_WebhooksServiceServicer_to_server, WebhooksServicer(webhooks)),
+            (webhooks_pb2_grpc.add_WebhooksRestServiceServicer_to_server, WebhooksRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
             (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server, ApiKeysServicer(api_keys)),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from server.cli_shared import as_json, date, example, print_json, print_table, unknown_team, with_database
-from server.domain.keys import AuditEntry, AuditFilter
+from server.domain.keys import AuditAction, AuditEntry, AuditFilter
 from server.storage.audit import read_audit
 from server.storage.database import Database
 from server.storage.teams import Team, find_team
@@ -28,8 +28,8 @@ def audit() -> None:
 )
 @click.option("--team", help="Only what was done in this team, by name.")
 @click.option("--actor", help="Only what this key did, by its id; `cli` for these commands.")
-@click.option("--action", help="Only this: key.create, key.update, key.rotate, key.revoke, team.create, team.update.")
-@click.option("--target", help="Only what was done to this key or team, by its id.")
+@click.option("--action", help=f"Only this: {', '.join(get_args(AuditAction))}.")
+@click.option("--target", help="Only what was done to this key, team or webhook, by its id.")
 @click.option("--limit", type=click.IntRange(1, MAX_ENTRIES), default=50, show_default=True, help="How many at most.")
 @as_json
 def list_audit(

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     local_media_url: str | None = None
     """Set by the supervisor for its workers: where what is embedded answers, up to and including `/v1`."""
 
+    webhooks_allow_http: bool = False
+    webhooks_allow_private: bool = False
+    """Whether teams may have webhooks without TLS, and on this machine or in a private network."""
+
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     record_days: int | None = Field(default=None, ge=1, le=36_500)

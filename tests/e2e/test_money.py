@@ -373,6 +373,11 @@ COSTS_NOTHING = {
     "/v1/api-keys",
     "/v1/api-keys/{key_id}/rotate",
     "/v1/videos/{video_id}/cancel",
+    "/v1/webhooks",
+    "/v1/webhooks/{webhook_id}/rotate_secret",
+    "/v1/webhooks/{webhook_id}/test",
+    "/v1/webhooks/{webhook_id}/replay",
+    "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/replay",
 }
 NEED_ANOTHER = {"/v1/videos/{video_id}/remix"}
 """They cost something, and go on from what has been paid for."""

@@ -108,6 +108,18 @@ def test_real_replies_of_every_route_are_as_described(
         assert ask("GET", video, address).status_code == 404
     ask("GET", "/v1/key")
     ask("GET", "/v1/audit-log")
+    hook, address = "/v1/webhooks/{webhook_id}", f"/v1/webhooks/{made['/v1/webhooks']['data']['id']}"
+    queued = ask("POST", f"{hook}/test", f"{address}/test").json()["data"]
+    ask("POST", f"{hook}/deliveries/{{delivery_id}}/replay", f"{address}/deliveries/{queued['id']}/replay")
+    ask("POST", f"{hook}/replay", f"{address}/replay", {"since": 0})
+    ask("POST", f"{hook}/rotate_secret", f"{address}/rotate_secret", {"overlap_s": 60})
+    ask("GET", f"{hook}/deliveries", f"{address}/deliveries?state=pending&limit=1")
+    ask("PATCH", hook, address, {"description": "renamed", "disabled": True})
+    assert ask("POST", f"{hook}/test", f"{address}/test").status_code == 409
+    for one in ask("GET", "/v1/webhooks").json()["data"]:
+        ask("GET", hook, f"/v1/webhooks/{one['id']}")
+        ask("DELETE", hook, f"/v1/webhooks/{one['id']}")
+    assert ask("GET", hook, address).status_code == 404
 
     generation = chat.headers["x-generation-id"]
     for path in ("/v1/generation", "/v1/generations"):

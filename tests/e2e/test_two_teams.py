@@ -28,10 +28,12 @@ from tests.fakes.routes import RestRoute, TypedMethod, rest_routes, typed_method
 OWNED: Mapping[str, str] = {
     "response_id": "response", "previous_response_id": "response", "generation_id": "generation", "id": "generation",
     "video_id": "video", "key_id": "key", "actor": "key", "target": "key", "after": "generation",
+    "webhook_id": "webhook", "delivery_id": "delivery",
 }  # fmt: skip
 """What fields of requests, and variables of paths, are the ids of."""
 PUBLIC = {"model_id", "name"}
 """Those that name what everybody may see: a model, a file of the documentation."""
+UNRECORDED = ("/v1/api-keys", "/v1/webhooks")
 MARKER = f"canary-{secrets.token_hex(8)}"
 TIMINGS = 25
 
@@ -59,18 +61,24 @@ class Owner(Purse):
             self.made("/v1/embeddings", {"model": "acme/embeddings-only:free", "input": MARKER}),
             self.made("/v1/audio/speech", {"model": SPEAKER, "input": MARKER, "voice": "alloy"}),
             self.made("/v1/videos", {"model": FILMER, "prompt": MARKER}),
+            self.made("/v1/webhooks", {"url": "https://hooks.invalid/", "description": MARKER}),
         ]
+        webhook = made[8].json()["data"]["id"]
+        delivery = self.made(f"/v1/webhooks/{webhook}/test", {}).json()["data"]["id"]
+        httpx.patch(f"{gateway.url}/v1/webhooks/{webhook}", json={"disabled": True}, headers=self.headers)
         self.ids = {
             "response": made[0].json()["id"].removeprefix("resp_"),
             "generation": made[1].headers["x-generation-id"].removeprefix("gen_"),
             "key": made[3].json()["data"]["id"],
             "video": made[7].json()["id"].removeprefix("video_"),
+            "webhook": webhook.removeprefix("wh_"),
+            "delivery": delivery.removeprefix("whd_"),
         }
         while self.get(f"/v1/videos/{self.ids['video']}").json()["status"] != "completed":
             time.sleep(0.1)
         self.traces = {
             MARKER, self.get("/v1/key").json()["data"]["team_id"], self.key, self.key.split("_")[3], *self.ids.values(),
-            *(one.headers["x-generation-id"].removeprefix("gen_") for one in made if "api-keys" not in one.url.path),
+            *(one.headers["x-generation-id"].removeprefix("gen_") for one in made if one.url.path not in UNRECORDED),
             *(reply.headers["x-request-id"] for reply in made),
         }  # fmt: skip
 
@@ -79,12 +87,15 @@ class Owner(Purse):
         assert reply.status_code in ({200, 201, 202} if status is None else {status}), reply.text
         return reply
 
+    def id(self, name: str) -> str:
+        return f"wh_{self.ids['webhook']}" if name == "webhook_id" else self.ids[OWNED[name]]
+
     def state(self) -> dict[str, Any]:
         """Everything that it sees of its own, but for when its keys were last used."""
         seen = {str(route): self.get(route.path) for route in LISTS}
         for route in WITH_IDS:
             if route.method == "GET":
-                seen[str(route)] = self.get(route.at(*(self.ids[OWNED[name]] for name in route.variables)))
+                seen[str(route)] = self.get(route.at(*(self.id(name) for name in route.variables)))
         return {name: _still(reply) for name, reply in seen.items() if "/health" not in name}
 
 
@@ -118,7 +129,7 @@ def spellings(kind: str, suffix: str) -> list[str]:
     near = [f"{number + step:0{len(suffix)}x}" for step in (-1, 1)]
     if kind == "key":
         return [suffix, suffix.upper(), *near, f"aistats_v1_sk_{suffix}", f"{suffix}%20", f"..%2Fapi-keys%2F{suffix}"]
-    prefixes = ("resp_", "gen_", "chatcmpl-", "chatcmpl_", "msg_", "modr-", "emb_", "video_", "")
+    prefixes = ("resp_", "gen_", "chatcmpl-", "chatcmpl_", "msg_", "modr-", "emb_", "video_", "wh_", "whd_", "evt_", "")
     written = [f"{prefix}{suffix}" for prefix in prefixes]
     written += [f"{prefix}{one}" for prefix in ("resp_", "gen_") for one in near]
     dashed = "-".join((suffix[:8], suffix[8:12], suffix[12:16], suffix[16:20], suffix[20:]))
@@ -159,23 +170,24 @@ def test_every_id_that_can_be_asked_for_is_known_here() -> None:
 
 @pytest.mark.parametrize("route", WITH_IDS, ids=str)
 def test_what_is_anothers_has_never_been(client: httpx.Client, owner: Owner, route: RestRoute) -> None:
-    [variable] = route.variables
-    kind = OWNED[variable]
+    kind, *others = (OWNED[name] for name in route.variables)
+    others = [f"whd_{owner.ids[one]}" for one in others]
     suffix, unknown = owner.ids[kind], never(kind, owner.ids[kind])
     for theirs, nobodys in zip(spellings(kind, suffix), spellings(kind, unknown), strict=True):
-        seen, expected = ask(client, route, theirs), ask(client, route, nobodys)
+        seen, expected = ask(client, route, theirs, *others), ask(client, route, nobodys, *others)
         assert as_one(seen, theirs, suffix) == as_one(expected, nobodys, unknown), theirs
         assert seen.status_code == httpx.codes.NOT_FOUND, theirs
 
 
 @pytest.mark.parametrize("route", WITH_IDS, ids=str)
 def test_nor_does_it_take_longer(client: httpx.Client, owner: Owner, route: RestRoute) -> None:
-    kind = OWNED[route.variables[0]]
+    kind, *others = (OWNED[name] for name in route.variables)
+    others = [f"whd_{owner.ids[one]}" for one in others]
     took_s: dict[str, list[float]] = {owner.ids[kind]: [], never(kind, owner.ids[kind]): []}
     for _ in range(TIMINGS):
         for one, times in took_s.items():
             asked_s = time.perf_counter()
-            ask(client, route, one)
+            ask(client, route, one, *others)
             times.append(time.perf_counter() - asked_s)
     theirs_s, nobodys_s = (statistics.median(times) for times in took_s.values())
     assert abs(theirs_s - nobodys_s) < 0.5 * max(theirs_s, nobodys_s) + 0.002
@@ -205,7 +217,8 @@ def test_nothing_that_another_writes_changes_it(
     acme.reset()
     for route in WITH_IDS:
         if route.method != "GET":
-            assert ask(client, route, owner.ids[OWNED[route.variables[0]]]).status_code == httpx.codes.NOT_FOUND
+            ids = [owner.id(name) for name in route.variables]
+            assert ask(client, route, *ids).status_code == httpx.codes.NOT_FOUND
     response, unknown = owner.ids["response"], never("response", owner.ids["response"])
     for stream in (False, True):
         goes_on = {"model": FREE, "input": "x", "stream": stream}

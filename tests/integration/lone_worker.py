@@ -105,6 +105,17 @@ class LoneWorker(Gateway):
             time.sleep(0.1)
         return made
 
+    @cached_property
+    def delivery(self) -> dict[str, str]:
+        """Of a webhook that may be changed."""
+        create, test = (
+            next(route for route in rest_routes() if str(route) == name)
+            for name in ("POST /v1/webhooks", "POST /v1/webhooks/{webhook_id}/test")
+        )
+        made = json.loads(self.rest(create, json.dumps(bodies(create)[0]).encode()).body)["data"]
+        queued: dict[str, str] = json.loads(self.rest(test, webhook_id=made["id"]).body)["data"]
+        return queued
+
     def ids(self, route: RestRoute) -> dict[str, str]:
         """Of things that there are, for the variables of a route's path. Raises LookupError for one nobody knows."""
         known: dict[str, Callable[[], str]] = {
@@ -112,6 +123,8 @@ class LoneWorker(Gateway):
             "response_id": lambda: self.response_id,
             "generation_id": lambda: self.response_id,
             "video_id": lambda: self.video_id,
+            "webhook_id": lambda: self.delivery["webhook_id"],
+            "delivery_id": lambda: self.delivery["id"],
             "model_id": lambda: "acme/test-1",
         }
         return {name: known[name]() for name in route.variables}
@@ -175,6 +188,7 @@ def lone_worker(tmp_path_factory: pytest.TempPathFactory, quiet_upstream: Upstre
     worker.create_team("default")
     assert worker.key
     worker.start()
+    assert worker.delivery
     yield worker
     assert worker.stop() == 0, worker.log[-4000:]
     for said in ("unhandled_exception", "request_failed", "Traceback"):

@@ -21,9 +21,14 @@ WITH_BODY = [route for route in rest_routes() if route.body]
 A_METHOD = list({route.target: route for route in WITH_BODY}.values())
 """One route of each method: its other paths are the same to it."""
 A_BODY = [(route, body) for route in A_METHOD for body in bodies(route) if not isinstance(body, FormBody)]
+OF_NOTHING = ("nothing", "white space", "single quotes", "Python")
+"""The last two are `{}`, where a body has nothing in it."""
 MAY_BE_EMPTY = {
     "RotateApiKey": ("nothing", "white space"),
-    "CancelVideo": ("nothing", "white space", "single quotes", "Python"),  # of nothing, both are `{}`
+    "RotateWebhookSecret": ("nothing", "white space"),
+    "CancelVideo": OF_NOTHING,
+    "TestWebhook": OF_NOTHING,
+    "ReplayWebhookDelivery": OF_NOTHING,
 }
 TAKES_A_BODY = {"POST", "PUT", "PATCH"}
 

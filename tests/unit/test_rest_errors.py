@@ -50,6 +50,7 @@ CONTRACT = {
     Reason.OUTCOME_NOT_KEPT: (409, "conflict_error", "user", "user"),
     Reason.TOO_MANY_KEYS: (409, "conflict_error", "user", "user"),
     Reason.NOT_READY: (409, "conflict_error", "user", "user"),
+    Reason.TOO_MANY_WEBHOOKS: (409, "conflict_error", "user", "user"),
     Reason.REQUEST_TOO_LARGE: (413, "request_too_large", "user", "user"),
     Reason.UPSTREAM_RATE_LIMITED: (429, "rate_limit_error", "system", "upstream"),
     Reason.ALL_CANDIDATES_FAILED: (502, "provider_error", "system", "upstream"),

@@ -68,6 +68,7 @@ class Reason(StrEnum):
     OUTCOME_NOT_KEPT = "outcome_not_kept"
     TOO_MANY_KEYS = "too_many_keys"
     NOT_READY = "not_ready"
+    TOO_MANY_WEBHOOKS = "too_many_webhooks"
     REQUEST_TOO_LARGE = "request_too_large"
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     ALL_CANDIDATES_FAILED = "all_candidates_failed"
@@ -110,6 +111,7 @@ CODE_OF_REASON: dict[Reason, ErrorCode] = {
     Reason.OUTCOME_NOT_KEPT: ErrorCode.CONFLICT,
     Reason.TOO_MANY_KEYS: ErrorCode.CONFLICT,
     Reason.NOT_READY: ErrorCode.CONFLICT,
+    Reason.TOO_MANY_WEBHOOKS: ErrorCode.CONFLICT,
     Reason.REQUEST_TOO_LARGE: ErrorCode.REQUEST_TOO_LARGE,
     Reason.UPSTREAM_RATE_LIMITED: ErrorCode.RATE_LIMIT,
     Reason.ALL_CANDIDATES_FAILED: ErrorCode.PROVIDER,

@@ -47,7 +47,18 @@ MAX_LIMIT_NANOS: Final = 10**18
 DEFAULT_OVERLAP_S: Final = 86_400
 MAX_OVERLAP_S: Final = 30 * 86_400
 
-AuditAction: TypeAlias = Literal["key.create", "key.update", "key.rotate", "key.revoke", "team.create", "team.update"]
+AuditAction: TypeAlias = Literal[
+    "key.create",
+    "key.update",
+    "key.rotate",
+    "key.revoke",
+    "team.create",
+    "team.update",
+    "webhook.create",
+    "webhook.update",
+    "webhook.rotate_secret",
+    "webhook.delete",
+]
 
 
 class NoLimit(ValueError):

@@ -107,9 +107,10 @@ class VideoJobStore(Protocol):
         """Prolong one's lease; False where it is lost."""
         ...
 
-    async def save(self, job: VideoJob, *, leased: bool = False) -> bool:
+    async def save(self, job: VideoJob, *, leased: bool = False, began: bool = False) -> bool:
         """Write what has become of a job that goes on, to be looked at again at `due_at`; `leased`: by us alone.
 
+        `began`: its provider has only now begun, of which its team may want to be told.
         False where it has ended, or somebody else has its lease.
         """
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -26,6 +26,7 @@ from server.domain.keys import (
     MAX_OVERLAP_S,
     Actor,
     ApiKeyStore,
+    AuditAction,
     AuditEntry,
     AuditFilter,
     IssuedKey,
@@ -48,7 +49,7 @@ from server.domain.restrictions import (
 __all__ = ["ApiKeys", "AuditPage", "KeyPage"]
 
 MAX_FILTER_CHARS: Final = 100
-ACTIONS: Final = ("key.create", "key.update", "key.rotate", "key.revoke", "team.create", "team.update")
+ACTIONS: Final[tuple[str, ...]] = get_args(AuditAction)
 
 _KEY_ID: Final = re.compile(r"[a-z0-9]{4,32}")
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,18}")

@@ -66,9 +66,9 @@ class Looks:
         """
         if report.status in TERMINAL:
             return await self.end(job, report.status, report=report)
-        job = moved_on(job, report, self._clock.now())
+        was, job = job.status, moved_on(job, report, self._clock.now())
         job = replace(job, due_at=self._due(job, report.poll_after_s or POLL_AFTER_S))
-        return job if await self._store.save(job) else None
+        return job if await self._store.save(job, began=job.status is not was) else None
 
     async def failed(self, job: VideoJob, retry_after_s: float | None = None) -> bool:
         """Its provider could not be asked: look again later, and each time later still. Raises as `take`."""

@@ -21,6 +21,7 @@ from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Unrecorded, apply
 from server.storage.tables import IS_OPEN, JOBS_WORKER, reservations, video_jobs
 from server.storage.video_contents import doom_contents, want_content
+from server.storage.webhook_events import Outbox
 
 __all__ = ["SqlVideoJobs"]
 
@@ -56,6 +57,7 @@ class SqlVideoJobs:
         *,
         retention_s: int = RETENTION_S,
         max_open: int = MAX_OPEN,
+        outbox: Outbox | None = None,
         keeps_content: bool = False,
     ) -> None:
         self._database = database
@@ -64,6 +66,7 @@ class SqlVideoJobs:
         self._worker_id = worker_id
         self._retention_s = retention_s
         self._max_open = max_open
+        self._outbox = outbox
         self._keeps_content = keeps_content
 
     async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
@@ -109,9 +112,20 @@ class SqlVideoJobs:
         statement = update(video_jobs).where(*self._leased(suffix)).values(due_ms=_ms(until))
         return await self._changes_one(statement)
 
-    async def save(self, job: VideoJob, *, leased: bool = False) -> bool:
+    async def save(self, job: VideoJob, *, leased: bool = False, began: bool = False) -> bool:
         values = _changing(job, self._worker_id if leased else None)
-        return await self._changes_one(update(video_jobs).where(*self._leased(job.suffix)).values(values))
+        statement = update(video_jobs).where(*self._leased(job.suffix)).values(values)
+        outbox = self._outbox
+        if not began or outbox is None:
+            return await self._changes_one(statement)
+
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(statement)).rowcount != 1:
+                return False
+            await connection.run_sync(outbox.note, job)
+            return True
+
+        return await self._commits.submit(work)
 
     async def finish(self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False) -> bool:
         now = self._clock.now()
@@ -127,7 +141,8 @@ class SqlVideoJobs:
                     return False
                 if self._keeps_content and job.status is VideoStatus.COMPLETED:
                     connection.execute(want_content(job.suffix, VARIANTS[0], now))
-                # Whoever is to be told of the end of a job is told from here: what is written here, is written once.
+                if self._outbox is not None:
+                    self._outbox.note(connection, job)
                 apply(connection, [operation], worker_id=JOBS_WORKER, now=now)
                 return True
 

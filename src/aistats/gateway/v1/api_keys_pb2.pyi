@@ -745,9 +745,11 @@ class ListAuditLogRequest(_message.Message):
     actor: _builtins.str
     """actor: the id of the key that made the change, or `cli`."""
     action: _builtins.str
-    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create` or `team.update`."""
+    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create`, `team.update`,
+    `webhook.create`, `webhook.update`, `webhook.rotate_secret` or `webhook.delete`.
+    """
     target: _builtins.str
-    """target: the id of the key or team that was changed."""
+    """target: the id of the key, team or webhook that was changed."""
     to: _builtins.int
     """to: before this second since 1970."""
     limit: _builtins.int
@@ -815,9 +817,11 @@ class ListAuditLogRestRequest(_message.Message):
     actor: _builtins.str
     """actor: the id of the key that made the change, or `cli`."""
     action: _builtins.str
-    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create` or `team.update`."""
+    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create`, `team.update`,
+    `webhook.create`, `webhook.update`, `webhook.rotate_secret` or `webhook.delete`.
+    """
     target: _builtins.str
-    """target: the id of the key or team that was changed."""
+    """target: the id of the key, team or webhook that was changed."""
     to: _builtins.str
     """to: before this time; seconds since 1970 or RFC 3339."""
     limit: _builtins.str
@@ -927,9 +931,11 @@ class AuditEntry(_message.Message):
     actor: _builtins.str
     """actor: the id of the key that made it, or `cli`."""
     action: _builtins.str
-    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create` or `team.update`."""
+    """action: `key.create`, `key.update`, `key.rotate`, `key.revoke`, `team.create`, `team.update`,
+    `webhook.create`, `webhook.update`, `webhook.rotate_secret` or `webhook.delete`.
+    """
     target: _builtins.str
-    """target: the id of the key or team that was changed."""
+    """target: the id of the key, team or webhook that was changed."""
     request_id: _builtins.str
     """request_id: of the request that made it; absent for the command line."""
     before_json: _builtins.str

@@ -226,6 +226,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "NOT_READY", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
     """
+    ERROR_REASON_TOO_MANY_WEBHOOKS: _ErrorReason.ValueType  # 40
+    """ERROR_REASON_TOO_MANY_WEBHOOKS: the team has as many webhooks as it may have: delete some. ABORTED.
+
+        {"reason": "TOO_MANY_WEBHOOKS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says precisely why a call failed. It is the `reason` of the google.rpc.ErrorInfo (domain
@@ -437,5 +442,10 @@ ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 39
 """ERROR_REASON_NOT_READY: what is asked for is still being made: ask again later. ABORTED.
 
     {"reason": "NOT_READY", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
+"""
+ERROR_REASON_TOO_MANY_WEBHOOKS: ErrorReason.ValueType  # 40
+"""ERROR_REASON_TOO_MANY_WEBHOOKS: the team has as many webhooks as it may have: delete some. ABORTED.
+
+    {"reason": "TOO_MANY_WEBHOOKS", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
