@@ -15,9 +15,9 @@ from server.domain.ledger import Hold, Settlement
 from server.domain.pricing import PriceList
 from server.domain.record import GenerationRecord
 from server.domain.usage import Usage
-from server.domain.video import TERMINAL, VideoFault, VideoStatus
+from server.domain.video import TERMINAL, VideoFault, VideoRequest, VideoStatus
 
-__all__ = ["JobFacts", "Order", "VideoJob", "VideoJobStore"]
+__all__ = ["JobFacts", "KeptRequest", "Order", "VideoJob", "VideoJobStore"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 
@@ -31,15 +31,25 @@ class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     remixed_from: str | None = None
 
 
+class KeptRequest(msgspec.Struct, frozen=True):
+    """What a job is submitted with; `picture` is what the request had as its `reference`."""
+
+    request: VideoRequest
+    picture: bytes | None = None
+    media_type: str = ""
+    filename: str = ""
+
+
 class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     """One job. `opening` is its record as far as it is known: whose it is, when it began, which providers were tried.
 
     `provider` and `provider_model` name the offer that it was submitted to, or is about to be; `prices` are what that
     offer cost then, and `expected_seconds` is how long it makes a video. `native_id` is None until the provider has
-    given one. `held_nanos` is None where nothing is reserved. `seconds` and `size` are those of what was made. `errors`
-    counts the looks at it that failed in a row. `expires_at` is until when its provider keeps the content, and
-    `kept_until` until when the gateway does, if it does. `due_at` is when it is looked at next, or while somebody has
-    its lease, when that runs out. All times are seconds since 1970.
+    given one; until then the request is `kept` where the job may be submitted again. `held_nanos` is None where nothing
+    is reserved. `seconds` and `size` are those of what was made. `errors` counts the looks at it that failed in a row.
+    `expires_at` is until when its provider keeps the content, and `kept_until` until when the gateway does, if it does.
+    `due_at` is when it is looked at next, or while somebody has its lease, when that runs out. All times are seconds
+    since 1970.
     """
 
     opening: GenerationRecord
@@ -55,6 +65,7 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
     due_at: float
     charged_nanos: int | None = None
     native_id: str | None = None
+    kept: KeptRequest | None = None
     handle: str | None = None
     progress: int = 0
     seconds: float | None = None

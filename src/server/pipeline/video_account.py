@@ -37,7 +37,7 @@ def fault_of(failure: AttemptFailure) -> VideoFault:
 
 
 def moved_on(job: VideoJob, report: JobReport, now: float) -> VideoJob:
-    """A job that goes on. It never goes back: neither its status nor its progress."""
+    """A job that goes on, or has just been taken. It never goes back: neither its status nor its progress."""
     has_begun = job.status is VideoStatus.IN_PROGRESS or report.status is VideoStatus.IN_PROGRESS
     started_at = job.started_at
     if has_begun and started_at is None:
@@ -54,6 +54,7 @@ def moved_on(job: VideoJob, report: JobReport, now: float) -> VideoJob:
         started_at=started_at,
         poll_after_s=report.poll_after_s,
         errors=0,
+        kept=None,
     )
 
 
@@ -63,6 +64,7 @@ def ended(
     """A job at its end, and how that settles. `fault` says why there is no video; with none, `report` may."""
     if report is not None:
         job = moved_on(job, report, now)
+    job = replace(job, kept=None)
     if status is not VideoStatus.COMPLETED:
         failure = None if report is None else report.failure
         fault = fault or (_FAULTS.get(status, NO_VIDEO) if failure is None else fault_of(failure))
@@ -79,6 +81,7 @@ def ended(
         status=status,
         progress=100,
         seconds=job.seconds or seconds,
+        started_at=job.opening.created_at if job.started_at is None else job.started_at,
         completed_at=int(now),
         charged_nanos=None if job.held_nanos is None else pricing.total_nanos,
         usage=usage,

@@ -13,12 +13,14 @@ from typing import Final
 
 import structlog
 
-from server.domain.errors import GatewayError, ProviderFailure
+from server.domain.catalog import Offer
+from server.domain.errors import HINTS, GatewayError, ProviderFailure
 from server.domain.ports import Clock
-from server.domain.video import TERMINAL, JobReport, VideoStatus
+from server.domain.video import TERMINAL, JobReport, VideoAdapter, VideoFault, VideoStatus, may_have_begun
 from server.domain.video_jobs import VideoJob, VideoJobStore
 from server.pipeline.video_account import EXPIRED, OUTCOME_UNKNOWN
 from server.pipeline.video_looks import Looks
+from server.pipeline.video_submit import submit_again
 
 __all__ = ["VideoRunner"]
 
@@ -105,14 +107,37 @@ class VideoRunner:
 
     async def _look(self, job: VideoJob) -> None:
         try:
-            if job.native_id is None:  # whoever was about to submit it is gone
-                await self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
+            if job.native_id is None:  # whoever was about to submit it is gone, or was not answered
+                await self._submit_again(job)
             else:
                 await self._ask(job, job.native_id)
         except GatewayError:
             pass  # the database is away; the job is due again when the lease is over
         except Exception:
             _log.exception("video_look_failed", id=f"video_{job.suffix}", provider=job.provider)
+
+    async def _submit_again(self, job: VideoJob) -> None:
+        """Only a provider that heeds the job's key knows whether it has it. Its refusal says that it has not."""
+        way, is_late = self._way(job), self._clock.now() >= job.deadline_at
+        if job.kept is None or is_late or (way is not None and not way[1].videos.idempotent):
+            await self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
+            return
+        if way is None:
+            await self._looks.failed(job)
+            return
+        try:
+            taken = await submit_again(*way, job, job.kept, self._clock, self._look_s)
+        except ProviderFailure as failure:
+            category = failure.category
+            _log.info("submit_failed", provider=job.provider, category=category.value)
+            if failure.is_final and not may_have_begun(failure):
+                fault = VideoFault(category.value, HINTS[category])
+                await self._looks.end(job, VideoStatus.FAILED, fault=fault, unsubmitted=True)
+            else:
+                await self._looks.failed(job, failure.retry_after_s)
+            return
+        if await self._looks.take(taken.job, taken.report) is None:
+            await self._looks.let_go(taken.job, taken.report.native_id)
 
     async def _ask(self, job: VideoJob, native_id: str) -> None:
         """Ask its provider, even past the deadline: what is complete by then is not thrown away."""
@@ -138,13 +163,18 @@ class VideoRunner:
 
     async def _report(self, job: VideoJob, native_id: str) -> JobReport | None:
         """None while the catalogue does not have its provider. Raises ProviderFailure, TimeoutError."""
-        way = self._looks.way(job)
+        way = self._way(job)
         if way is None:
-            if job.provider not in self._missed:
-                self._missed.add(job.provider)
-                _log.warning("video_provider_missing", provider=job.provider, remedy="put it back into the catalogue")
             return None
-        self._missed.discard(job.provider)
         adapter, offer = way
         async with asyncio.timeout(self._look_s):
             return await adapter.poll(offer, native_id)
+
+    def _way(self, job: VideoJob) -> tuple[VideoAdapter, Offer] | None:
+        way = self._looks.way(job)
+        if way is not None:
+            self._missed.discard(job.provider)
+        elif job.provider not in self._missed:
+            self._missed.add(job.provider)
+            _log.warning("video_provider_missing", provider=job.provider, remedy="put it back into the catalogue")
+        return way

@@ -59,6 +59,11 @@ class Looks:
         adapter = None if offer is None else self._adapters.get(offer.provider.dialect)
         return None if offer is None or adapter is None else (adapter, offer)
 
+    def can_ask_again(self, job: VideoJob) -> bool:
+        """Whether a job may be submitted again: its provider knows the key, and the request is still there."""
+        way = self.way(job)
+        return job.kept is not None and way is not None and way[1].videos.idempotent
+
     async def take(self, job: VideoJob, report: JobReport) -> VideoJob | None:
         """Write what `report` says of a job whose lease is ours; None where it has ended already, or is another's.
 
@@ -96,6 +101,15 @@ class Looks:
         self._observe(settlement)
         _log.info("video_ended", id=f"video_{job.suffix}", status=status.value, provider=job.provider)
         return job
+
+    async def let_go(self, job: VideoJob, native_id: str) -> None:
+        """Of what a provider has taken and could not be kept: it need not go on, unless somebody else has kept it.
+
+        Raises as `take`.
+        """
+        current = await self._store.get(job.team_id, job.suffix)
+        if current is None or current.native_id != native_id:
+            await self.cancel(replace(job, native_id=native_id))
 
     async def cancel(self, job: VideoJob) -> None:
         """Have its provider stop, if it can: what becomes of the job has been decided already."""

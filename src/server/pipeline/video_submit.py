@@ -19,17 +19,20 @@ from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, 
 from server.domain.ports import Clock
 from server.domain.record import AttemptRecord
 from server.domain.routing import Candidate, Route
+from server.domain.upload import HeldUpload
 from server.domain.video import JobReport, VideoAdapter, VideoRequest, may_have_begun
-from server.domain.video_jobs import VideoJob, VideoJobStore
+from server.domain.video_jobs import KeptRequest, VideoJob, VideoJobStore
 from server.pipeline.failures import exhausted, unavailable
 from server.pipeline.health.offers import Health, Watch
 from server.pipeline.health.router import choices, route_key
 from server.pipeline.units import USUAL_VIDEO_SECONDS
 
-__all__ = ["Lost", "Refused", "Submissions", "Superseded", "Taken", "expected_seconds"]
+__all__ = ["Lost", "Refused", "Submissions", "Superseded", "Taken", "expected_seconds", "kept", "submit_again"]
 
 MAX_ID_CHARS: Final = 1024
 """Of a provider's id of a job; Veo's are the longest, and have no more than a few hundred."""
+MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
+"""Of a picture that is kept with its job until a provider has taken that."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -42,7 +45,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """A provider may have it, and nobody will ever know."""
+    """A provider may have it; only one that heeds the job's key can be asked again."""
 
     job: VideoJob
 
@@ -61,6 +64,34 @@ class Superseded(msgspec.Struct, frozen=True):
 def expected_seconds(offer: Offer, request: VideoRequest) -> int:
     """How long a video it makes of the request."""
     return request.seconds or offer.videos.default_seconds or USUAL_VIDEO_SECONDS
+
+
+async def kept(request: VideoRequest, route: Route) -> KeptRequest | None:
+    """What has to be kept of a request that may be submitted again; None where it may not, or is too large."""
+    if not any(candidate.offer.videos.idempotent for candidate in route.candidates):
+        return None
+    picture = request.reference
+    if picture is None:
+        return KeptRequest(request)
+    if picture.size > MAX_KEPT_BYTES:
+        return None
+    data = b"".join([piece async for piece in picture.pieces()])
+    return KeptRequest(replace(request, reference=None), data, picture.media_type, picture.filename)
+
+
+async def submit_again(
+    adapter: VideoAdapter, offer: Offer, job: VideoJob, kept: KeptRequest, clock: Clock, limit_s: float
+) -> Taken:
+    """Submit a job that its provider may have, with the same key: it begins what it does not have.
+
+    Raises ProviderFailure.
+    """
+    request = kept.request
+    if kept.picture is not None:
+        request = replace(request, reference=HeldUpload(kept.picture, kept.media_type, kept.filename))
+    began_s = clock.monotonic()
+    report = await _submit_once(adapter, job, offer, request, limit_s)
+    return Taken(_tried(job, offer, _ms_since(clock, began_s), None), report)
 
 
 class Submissions:
@@ -98,7 +129,7 @@ class Submissions:
                 try:
                     report = await self._submit(job, candidate.offer, request, routing.timeout_s)
                 except ProviderFailure as failure:
-                    job = _tried(job, candidate.offer, self._ms_since(began_s), failure)
+                    job = _tried(job, candidate.offer, _ms_since(self._clock, began_s), failure)
                     failures.append(_recorded(candidate.offer, failure))
                     watch.told(failure.headroom)
                     watch.failed(failure.category, failure.retry_after_s, of_model=failure.is_of_model)
@@ -108,7 +139,7 @@ class Submissions:
                     if failure.is_final or len(failures) >= limit:
                         break
                 else:
-                    took_ms = self._ms_since(began_s)
+                    took_ms = _ms_since(self._clock, began_s)
                     _succeeded(watch, took_ms)
                     return Taken(_tried(job, candidate.offer, took_ms, None), report)
             finally:
@@ -120,34 +151,39 @@ class Submissions:
 
     async def _submit(self, job: VideoJob, offer: Offer, request: VideoRequest, limit_s: float) -> JobReport:
         """Raises ProviderFailure. Whoever knows the key of a job is asked again where his answer was lost."""
+        adapter = self._adapters[offer.provider.dialect]
         try:
-            return await self._submit_once(job, offer, request, limit_s)
+            return await _submit_once(adapter, job, offer, request, limit_s)
         except ProviderFailure as failure:
             if not (offer.videos.idempotent and may_have_begun(failure)):
                 raise
             lost = failure
         try:
-            return await self._submit_once(job, offer, request, limit_s)
+            return await _submit_once(adapter, job, offer, request, limit_s)
         except ProviderFailure as failure:
             raise lost from failure  # whatever is said now, there may be a job
 
-    async def _submit_once(self, job: VideoJob, offer: Offer, request: VideoRequest, limit_s: float) -> JobReport:
-        try:
-            async with asyncio.timeout(limit_s):
-                report = await self._adapters[offer.provider.dialect].submit(offer, request, f"video_{job.suffix}")
-        except TimeoutError:
-            raise ProviderFailure(FailureCategory.TIMEOUT) from None
-        except ProviderFailure:
-            raise
-        except Exception as error:  # the file that was being sent is gone, say: what was sent is not known
-            _log.exception("submit_broke", provider=offer.provider.id)
-            raise ProviderFailure(FailureCategory.PROTOCOL) from error
-        if not (0 < len(report.native_id) <= MAX_ID_CHARS and report.native_id.isprintable()):
-            raise ProviderFailure(FailureCategory.PROTOCOL)
-        return report
 
-    def _ms_since(self, began_s: float) -> float:
-        return round((self._clock.monotonic() - began_s) * 1000.0, 3)
+async def _submit_once(
+    adapter: VideoAdapter, job: VideoJob, offer: Offer, request: VideoRequest, limit_s: float
+) -> JobReport:
+    try:
+        async with asyncio.timeout(limit_s):
+            report = await adapter.submit(offer, request, f"video_{job.suffix}")
+    except TimeoutError:
+        raise ProviderFailure(FailureCategory.TIMEOUT) from None
+    except ProviderFailure:
+        raise
+    except Exception as error:  # the file that was being sent is gone, say: what was sent is not known
+        _log.exception("submit_broke", provider=offer.provider.id)
+        raise ProviderFailure(FailureCategory.PROTOCOL) from error
+    if not (0 < len(report.native_id) <= MAX_ID_CHARS and report.native_id.isprintable()):
+        raise ProviderFailure(FailureCategory.PROTOCOL)
+    return report
+
+
+def _ms_since(clock: Clock, began_s: float) -> float:
+    return round((clock.monotonic() - began_s) * 1000.0, 3)
 
 
 def _succeeded(watch: Watch, took_ms: float) -> None:

@@ -44,7 +44,7 @@ from server.pipeline.video_account import CANCELLED, OUTCOME_UNKNOWN, seen
 from server.pipeline.video_contents import KeptContents
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_relay import relayed
-from server.pipeline.video_submit import Lost, Refused, Submissions, Superseded, Taken, expected_seconds
+from server.pipeline.video_submit import Lost, Refused, Submissions, Superseded, Taken, expected_seconds, kept
 
 __all__ = ["VideoPage", "Videos"]
 
@@ -265,7 +265,7 @@ class Videos:
     ) -> Video:
         """Keep it, submit it, and keep what came of that."""
         asked = replace(request, seconds=facts.seconds)
-        job = self._opened(call, asked, facts, route)
+        job = replace(self._opened(call, asked, facts, route), kept=await kept(request, route))
         hold = None
         if job.held_nanos is not None:
             hold = Hold(job.held_nanos, job.opening, call.principal.spend_limit)
@@ -275,6 +275,8 @@ class Videos:
             match outcome:
                 case Taken():
                     await self._taken(outcome)
+                case Lost(job) if self._looks.can_ask_again(job):
+                    await self._insist(lambda: self._looks.failed(job))
                 case Lost(job):
                     await self._insist(
                         lambda: self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
@@ -289,12 +291,15 @@ class Videos:
 
     async def _taken(self, taken: Taken) -> None:
         """Keep what the provider says; where that is not to be, it need not go on either."""
-        is_kept = False
+        job, native_id = taken.job, taken.report.native_id
         try:
-            is_kept = await self._insist(lambda: self._looks.take(taken.job, taken.report)) is not None
-        finally:
-            if not is_kept:
-                await self._looks.cancel(replace(taken.job, native_id=taken.report.native_id))
+            is_kept = await self._insist(lambda: self._looks.take(job, taken.report)) is not None
+        except BaseException:
+            if not self._looks.can_ask_again(job):
+                await self._looks.cancel(replace(job, native_id=native_id))
+            raise
+        if not is_kept:
+            await self._looks.let_go(job, native_id)
 
     def _opened(self, call: Call, request: VideoRequest, facts: JobFacts, route: Route) -> VideoJob:
         """The job as it is kept before anybody has heard of it."""
