@@ -1,6 +1,7 @@
 """Databases for tests: a SQLite file, and a PostgreSQL server that this process starts and stops.
 
-`database_url` gives each test an empty database of both kinds in turn; `database` one that has its schema.
+`database_url` gives each test a database of both kinds in turn, `database` the same one open. They have the schema: the
+first that is made is migrated, the others are copies of it. `empty_database_url` is for tests of migrations.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class PostgresServer:
             os.chown(self.directory, pwd.getpwnam(self._user).pw_uid, -1)
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._has_template = False
         try:
             self._run("initdb", "--pgdata=data", "--username=test", "--auth=trust", "--no-sync", "--encoding=UTF8",
                       "--locale=C", "--no-instructions")  # fmt: skip
@@ -107,6 +109,19 @@ class PostgresServer:
         name = f"test_{self._databases}"
         await self.execute("postgres", f"CREATE DATABASE {name}")
         return name
+
+    async def copy_database(self) -> str:
+        """The URL of one that has the schema."""
+        if not self._has_template:
+            await self.execute("postgres", "CREATE DATABASE template_of_tests")
+            await migrate.upgrade(self.url("template_of_tests"))
+            self._has_template = True
+        self._databases += 1
+        name = f"test_{self._databases}"
+        # Copying files is half the work of copying through the log, which is the usual way.
+        await self.execute("postgres", f"CREATE DATABASE {name} TEMPLATE template_of_tests STRATEGY FILE_COPY")
+        _made.add(self.url(name))
+        return self.url(name)
 
     async def execute(self, database: str, statement: str) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(host=str(self.directory), user="test", database=database)
@@ -227,15 +242,25 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def postgres_url(postgres: PostgresServer) -> str:
-    return postgres.url(await postgres.create_database())
+    return await postgres.copy_database()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database."""
+    """The URL of a database with its schema."""
     if request.param == "sqlite":
-        tmp_path: Path = request.getfixturevalue("tmp_path")
-        return f"sqlite+aiosqlite:///{tmp_path / 'data' / 'gateway.db'}"
+        url: str = request.getfixturevalue("sqlite_url")
+        await make_schema(url)
+        return url
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return await server.copy_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_database_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return url
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.url(await server.create_database())
 
@@ -249,12 +274,51 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def migrated(url: str, *, pool_size: int = 5, slot_wait_s: float = 5.0) -> AsyncIterator[Database]:
-    await migrate.upgrade(url)
+    await make_schema(url)
     opened = Database.open(url, pool_size=pool_size, slot_wait_s=slot_wait_s)
     try:
         yield opened
     finally:
         await opened.close()
+
+
+async def make_schema(url: str) -> None:
+    """As `migrate.upgrade`, but a SQLite file that is not there yet is a copy of one that was migrated before."""
+    if (file := _missing_file(url)) is not None:
+        _write(file, await _schema())
+    elif url not in _made:
+        await migrate.upgrade(url)
+    _made.add(url)
+
+
+_made: set[str] = set()
+"""The URLs of databases that have the schema."""
+_template: list[bytes] = []
+"""A SQLite file with the schema and nothing else, once there is one."""
+
+
+async def _schema() -> bytes:
+    if not _template:
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "schema.db"
+            await migrate.upgrade(f"sqlite+aiosqlite:///{file}")
+            _template.append(_read(file))
+    return _template[0]
+
+
+def _missing_file(url: str) -> Path | None:
+    file = Path(url.removeprefix("sqlite+aiosqlite:///"))
+    return None if url == str(file) or file.exists() else file
+
+
+def _read(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_bytes(content)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 
-from server.storage import migrate
 from server.storage.database import Database
 from server.storage.tables import generations
 from tests.integration.databases import ManualClock
@@ -32,7 +31,6 @@ from tests.integration.ledger_world import (
 @pytest.fixture
 async def counted(database_url: str, clock: ManualClock) -> AsyncIterator[tuple[Forgetful, list[Fate], asyncio.Event]]:
     """A database, what became of each transaction of a ledger, and whether one has begun."""
-    await migrate.upgrade(database_url)
     opened = Forgetful.open(database_url)
     assert isinstance(opened, Forgetful)
     await make_teams(opened, clock, 1000 * USD)

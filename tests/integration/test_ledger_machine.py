@@ -312,9 +312,7 @@ def test_any_order_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_any_order_on_postgresql(postgres: PostgresServer) -> None:
     async def prepare() -> str:
-        url = postgres.url(await postgres.create_database())
-        await migrate.upgrade(url)
-        return url
+        return await postgres.copy_database()
 
     class OnPostgres(LedgerMachine):
         pass

@@ -12,7 +12,6 @@ from sqlalchemy.pool import QueuePool
 from structlog.testing import capture_logs
 
 from server.domain.errors import GatewayError, Reason
-from server.storage import migrate
 from server.storage.database import Database
 from server.storage.ledger import SqlLedger
 from server.storage.sweeper import Sweeper
@@ -41,7 +40,6 @@ ANSWERED: Fate = "answered"
 @pytest.fixture
 async def patient(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
     """A database that a team of 1000 USD has, and whose statements give up soon."""
-    await migrate.upgrade(database_url)
     opened = Database.open(database_url, slot_wait_s=0.2, statement_timeout_s=0.2, quiet=True)
     await make_teams(opened, clock, 1000 * USD)
     try:
@@ -52,7 +50,6 @@ async def patient(database_url: str, clock: ManualClock) -> AsyncIterator[Databa
 
 @pytest.fixture
 async def forgetful(database_url: str, clock: ManualClock) -> AsyncIterator[Forgetful]:
-    await migrate.upgrade(database_url)
     opened = Forgetful.open(database_url, quiet=True)
     assert isinstance(opened, Forgetful)
     await make_teams(opened, clock, 1000 * USD)

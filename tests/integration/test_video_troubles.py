@@ -9,11 +9,10 @@ import pytest
 
 from server.domain.errors import GatewayError, Reason
 from server.domain.video import VideoStatus
-from server.storage import migrate
 from server.storage.database import Database
 from tests.fakes.video_upstream import BLOCK, Media, Plan
 from tests.fakes.wire import Hang
-from tests.integration.databases import ManualClock
+from tests.integration.databases import ManualClock, make_schema
 from tests.integration.ledger_world import stalled
 from tests.integration.video_rows import LEASE_S
 from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
@@ -32,7 +31,7 @@ class Gate:
 
 @pytest.fixture
 async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
-    await migrate.upgrade(sqlite_url)
+    await make_schema(sqlite_url)
     database = Database.open(sqlite_url, slot_wait_s=0.2, statement_timeout_s=0.2, quiet=True)
     try:
         async with studio_with(database, clock, 2) as opened:
