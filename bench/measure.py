@@ -70,12 +70,17 @@ def run(scenario: Scenario, target: Target, cores: Cores, duration_s: float) -> 
     duration_s = max(duration_s, scenario.min_s)
     is_grpc = scenario.kind in ("grpc", "grpc-direct")
     spec = (_grpc_spec if is_grpc else _spec)(scenario, target, duration_s)
+    return run_spec(scenario.name, spec, target, cores)
+
+
+def run_spec(name: str, spec: LoadSpec | GrpcLoadSpec, target: Target, cores: Cores) -> Sample:
+    """One run, bounded. Raises Failed where any request failed."""
     before = target.cpu_s()
-    result = _load("bench.grpc_load" if is_grpc else "bench.load", spec, cores)
+    result = _load("bench.load" if isinstance(spec, LoadSpec) else "bench.grpc_load", spec, cores)
     after = target.cpu_s()
     if result.failed or not result.requests:
-        raise Failed(f"{scenario.name}: {result.failed} requests failed, {result.requests} did not")
-    return Sample(result, {name: after[name] - spent for name, spent in before.items()})
+        raise Failed(f"{name}: {result.failed} requests failed, {result.requests} did not")
+    return Sample(result, {part: after[part] - spent for part, spent in before.items()})
 
 
 def body(kind: Kind, model: str, *, stream: bool) -> str:
@@ -130,7 +135,8 @@ def _grpc_spec(scenario: Scenario, target: Target, duration_s: float) -> GrpcLoa
 
 def _load(module: str, spec: LoadSpec | GrpcLoadSpec, cores: Cores) -> LoadResult:
     process = subprocess.run(
-        (*MODULE, module, msgspec.json.encode(spec).decode()),
+        (*MODULE, module),
+        input=msgspec.json.encode(spec),
         cwd=ROOT,
         capture_output=True,
         timeout=LOAD_LIMIT_S,

@@ -28,6 +28,8 @@ START_TIMEOUT_S = 30.0
 STREAM_EVENTS = 100
 PACED_MS = 10
 SHORT_EVENTS = 10
+LATE = "late-60"
+"""The stand-in's model that answers after 60 ms."""
 DIMENSIONS = 576
 PRICED = {"price": {"input_text_tokens": "0.15", "output_text_tokens": "0.60"}}
 CREDIT_USD = "1000000"
@@ -68,7 +70,7 @@ class Failed(Exception):
 def upstream(cores: Cores) -> Iterator[Target]:
     """The stand-in for a provider: it answers at once, from ready-made bytes."""
     argv = (*MODULE, "tests.fakes.instant_upstream", "--port", "0", "--events", str(STREAM_EVENTS))
-    with _running(argv, cores.load, stdout=subprocess.PIPE) as process:
+    with running(argv, cores.load, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
@@ -96,11 +98,11 @@ def floor(cores: Cores, directory: Path) -> Iterator[Target]:
     with (directory / "log").open("w+b") as log:
         echo = (*MODULE, "bench.echo_worker", str(socket_path))
         with (
-            _running(echo, cores.gateway, stdout=log) as worker,
-            _running(envoy_argv(settings, config), cores.gateway, stdout=log) as envoy,
+            running(echo, cores.gateway, stdout=log) as worker,
+            running(envoy_argv(settings, config), cores.gateway, stdout=log) as envoy,
         ):
-            _wait(socket_path.exists, (worker, envoy), log.name)
-            _wait(lambda: _answers(settings.http_port, "/nowhere"), (worker, envoy), log.name)
+            wait(socket_path.exists, (worker, envoy), log.name)
+            wait(lambda: answers(settings.http_port, "/nowhere"), (worker, envoy), log.name)
             yield Target("floor", settings.http_port, (Part("envoy", envoy.pid), Part("worker", worker.pid)))
 
 
@@ -132,8 +134,8 @@ def gateway(
     }
     with (directory / "log").open("w+b") as log:
         argv = (*MODULE, module, "up")
-        with _running(argv, cores.gateway, stdout=log, environ=variables) as supervisor:
-            _wait(lambda: _answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
+        with running(argv, cores.gateway, stdout=log, environ=variables) as supervisor:
+            wait(lambda: answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
             _top_up(variables)
             key = (directory / "data" / "bootstrap-key").read_text().strip()
             yield Target(
@@ -161,7 +163,7 @@ def _top_up(variables: Mapping[str, str]) -> None:
 def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
     """Models of one provider; a stand-in's model says how it answers. Those that cost something are for the ledger."""
     free = {"instant": "instant", "paced": f"slow-{STREAM_EVENTS}-{PACED_MS}", "slow": slow_model}
-    paid = {"paid": "instant", "paid-short": f"slow-{SHORT_EVENTS}-0"}
+    paid = {"paid": "instant", "paid-short": f"slow-{SHORT_EVENTS}-0", "paid-late": LATE}
     models = [
         *((f"{name}:free", model, {}) for name, model in free.items()),
         *((*item, PRICED) for item in paid.items()),
@@ -207,13 +209,14 @@ def _children(supervisor_pid: int) -> tuple[Part, ...]:
 
 
 @contextmanager
-def _running(
+def running(
     argv: Sequence[str],
     core: int,
     *,
     stdout: object,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on that core until the block is left."""
     process = subprocess.Popen(
         argv,
         cwd=ROOT,
@@ -236,8 +239,14 @@ def _running(
             process.wait()
 
 
-def _wait(is_ready: Callable[[], bool], processes: Sequence[subprocess.Popen[bytes]], log: str) -> None:
-    give_up_at = time.monotonic() + START_TIMEOUT_S
+def wait(
+    is_ready: Callable[[], bool],
+    processes: Sequence[subprocess.Popen[bytes]],
+    log: str,
+    limit_s: float = START_TIMEOUT_S,
+) -> None:
+    """Raises Failed, with the end of the log, where one of them ends first or the time is over."""
+    give_up_at = time.monotonic() + limit_s
     while not is_ready():
         ended = any(process.poll() is not None for process in processes)
         if ended or time.monotonic() > give_up_at:
@@ -245,7 +254,7 @@ def _wait(is_ready: Callable[[], bool], processes: Sequence[subprocess.Popen[byt
         time.sleep(0.05)
 
 
-def _answers(port: int, path: str, status: int | None = None) -> bool:
+def answers(port: int, path: str, status: int | None = None) -> bool:
     """Whether something answers there, with this status where one is given."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as reply:

@@ -2,7 +2,8 @@
 
     python -m tests.fakes.instant_upstream --port 18081 --events 100
 
-The request's body decides: without `"stream":true` one small completion; with it a stream of `--events` text deltas
+The request's body decides: without `"stream":true` one small completion, of a model called `late-<milliseconds>` so
+much later; with it a stream of `--events` text deltas
 in one write, or `--every` seconds apart. A model called `slow-<events>-<milliseconds>` overrides both. A
 model called `embed-<dimensions>` makes vectors, as base64 where that is asked for. An event that
 is sent at a time of its own says when, as text: `@` and the monotonic clock, so that whoever gets it on this machine
@@ -34,6 +35,7 @@ from tests.fakes.wire import Send
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream" *: *true')
 _SLOW = re.compile(rb'"model" *: *"slow-(\d+)-(\d+)"')
+_LATE = re.compile(rb'"model" *: *"late-(\d+)"')
 _EMBED = re.compile(rb'"model" *: *"embed-(\d+)"')
 
 
@@ -100,7 +102,11 @@ class Instant(asyncio.Protocol):
             self._transport.write(embeddings(body.count(b'"x"'), int(embed[1]), encoding))
             return
         if not _STREAM.search(body):
-            self._transport.write(UNARY)
+            if (late := _LATE.search(body)) is not None:
+                delay_s = int(late[1]) / 1000
+                self._timer = asyncio.get_running_loop().call_later(delay_s, self._transport.write, UNARY)
+            else:
+                self._transport.write(UNARY)
             return
         events, every_s = self._events, self._every_s
         if (slow := _SLOW.search(body)) is not None:
