@@ -76,7 +76,7 @@ class RestApp:
 
     async def _answer(self, request: RestRequest, route: Route, path_params: Mapping[str, str]) -> RestResponse:
         try:
-            call = await self._authenticate(request, route, route.scopes)
+            call = await self._call(request, route, path_params)
         except GatewayError as error:
             if error.reason is Reason.MISSING_SCOPE and route.endpoint is not None:
                 with suppress(GatewayError):  # of a key without any scope
@@ -110,6 +110,11 @@ class RestApp:
         except Exception as error:
             await self._record(exchange.call, route, error, exchange.body, exchange.form)
             raise
+
+    async def _call(self, request: RestRequest, route: Route, path_params: Mapping[str, str]) -> Call:
+        if route.signed is not None:
+            return Call(request.arrival, await route.signed(request, path_params))
+        return await self._authenticate(request, route, route.scopes)
 
     async def _authenticate(self, request: RestRequest, route: Route, scopes: Sequence[Scope]) -> Call:
         """The call, with the first of the scopes that the key has."""

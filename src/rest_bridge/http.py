@@ -9,7 +9,7 @@ import msgspec
 
 from rest_bridge.uploads import Form
 from server.domain.errors import GatewayError, Reason
-from server.domain.identity import Arrival, Call, Scope
+from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.request import Endpoint
 
 JSON: Final = "application/json"
@@ -90,6 +90,8 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[RestResponse]]
+Signed: TypeAlias = Callable[[RestRequest, Mapping[str, str]], Awaitable[Principal]]
+"""Who stands behind a request by what its address itself says. Raises GatewayError."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -97,7 +99,7 @@ class Route(msgspec.Struct, frozen=True):
 
     A key needs one of `scopes`. `endpoint` is set where the route generates: its requests are recorded, all of them.
     A key may also come in the header `key_header` (lower-case), and that one counts then. `takes_form`: its body may be
-    `multipart/form-data`.
+    `multipart/form-data`. `signed`: it takes no key; whom its caller acts for, the address says.
     """
 
     method: str
@@ -108,6 +110,7 @@ class Route(msgspec.Struct, frozen=True):
     errors: ErrorWriter | None = None
     key_header: str | None = None
     takes_form: bool = False
+    signed: Signed | None = None
 
 
 ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)

@@ -296,7 +296,7 @@ class _Description:
         if surface.form is not None:
             schema = self._form(surface, words)
             content[FORM] = {"schema": schema, "examples": _examples(surface.form_examples)}
-        return {"required": True, "content": content}
+        return {"required": surface.needs_body, "content": content}
 
     def _form(self, surface: Surface, words: Mapping[str, str]) -> Schema:
         """A form has files beside its fields, and its lists come entry by entry, as `name[]`."""

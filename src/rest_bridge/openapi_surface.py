@@ -23,7 +23,7 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     `reply` is what a 200 holds, `events` what each event of a stream does. `stream` says how these follow each other,
     and `stream_example` shows it. `kept`: replies have an etag. `media`: of what is no JSON, such as a page; `sounds`:
     of replies that are bytes; `text_example`: of a reply that may be plain text as well. `is_file`: its bytes are
-    somebody else's to send, part by part, and once they are there.
+    somebody else's to send, part by part, and once they are there. `needs_body`: it may not be left out.
     """
 
     reply: Type = None
@@ -44,3 +44,4 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True):
     text_example: str = ""
     status: int = 200
     is_file: bool = False
+    needs_body: bool = True

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rest_bridge.openapi_surface import Surface
-from rest_bridge.videos_decode import RemixBody, VideoBody
-from rest_bridge.videos_encode import DeletedVideoJson, VideoJson, VideoModelsJson, VideosJson
+from rest_bridge.videos_decode import LinkBody, RemixBody, VideoBody
+from rest_bridge.videos_encode import DeletedVideoJson, DownloadUrlJson, VideoJson, VideoModelsJson, VideosJson
 
 __all__ = ["VIDEOS", "VIDEO_WORDS"]
 
@@ -38,6 +38,14 @@ VIDEOS: Final[Mapping[str, Surface]] = {
     ),
     "VideosRestService.DownloadVideo": Surface(sounds=_FILES, is_file=True),
     "VideosRestService.DescribeContent": Surface(is_file=True),
+    "VideosRestService.CreateVideoDownloadUrl": Surface(
+        body=LinkBody,
+        examples={"a day": {"expires_in_seconds": 86_400}},
+        needs_body=False,
+        reply=DownloadUrlJson,
+    ),
+    "VideosRestService.DownloadSignedVideo": Surface(sounds=_FILES, is_file=True),
+    "VideosRestService.DescribeSignedContent": Surface(is_file=True),
 }
 
 VIDEO_WORDS: Final[Mapping[str, str]] = {
@@ -50,6 +58,9 @@ VIDEO_WORDS: Final[Mapping[str, str]] = {
         "with one as its `image_url`. No address is fetched."
     ),
     "VideosRequestVideo.negative_prompt": "What is not to be seen; at most 4,096 characters.",
+    "VideosRequestLink.ttl_seconds": "Another word for `expires_in_seconds`.",
+    "VideosRequestLink.index": "Which video of the job: 0, for it makes one.",
+    "VideosDownloadUrl.download_url": "The same as `url`.",
     "Video.seconds": "How long the video is, or is meant to be, as text.",
     "Video.polling_url": "Where to look at the job again, on this gateway.",
     "Video.content_url": "Where to download it from, on this gateway; null until it is completed.",

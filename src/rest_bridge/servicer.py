@@ -48,7 +48,7 @@ _OF_THE_HOST: Final = frozenset({"x-generation-id", "x-request-id"})
 """Headers that whoever carries the call adds to every call by itself."""
 _LENGTH: Final = "content-length"
 """Of a body that has not come yet, or that a HEAD does not want."""
-_OWN: Final = frozenset({"etag", _LENGTH, "accept-ranges", POLL_AFTER})
+_OWN: Final = frozenset({"etag", _LENGTH, "accept-ranges", "content-disposition", POLL_AFTER})
 """Headers of a 200 that Envoy does not know by itself."""
 _HIDDEN: Final = frozenset({*_OF_THE_HOST, _OF_THE_MESSAGE, _LENGTH})
 
@@ -219,11 +219,30 @@ class VideosRestServicer(_Face):
     ) -> AsyncGenerator[HttpBody, None]:
         return self._content(request, context, "HEAD")
 
+    def CreateVideoDownloadUrl(
+        self, request: videos_pb2.VideoRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._serve(context, "POST", f"{_video_path(request.video_id)}/download_url", request.body)
+
+    def DownloadSignedVideo(
+        self, request: videos_pb2.SignedVideoRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._content(request, context, "GET", "download")
+
+    def DescribeSignedContent(
+        self, request: videos_pb2.SignedVideoRestRequest, context: CallContext
+    ) -> AsyncGenerator[HttpBody, None]:
+        return self._content(request, context, "HEAD", "download")
+
     def _content(
-        self, request: videos_pb2.DownloadVideoRestRequest, context: CallContext, method: str
+        self,
+        request: videos_pb2.DownloadVideoRestRequest | videos_pb2.SignedVideoRestRequest,
+        context: CallContext,
+        method: str,
+        last: str = "content",
     ) -> AsyncGenerator[HttpBody, None]:
         query = {name: value for name, value in _query(request).items() if name != "video_id"}
-        return self._serve(context, method, f"{_video_path(request.video_id)}/content", query=query)
+        return self._serve(context, method, f"{_video_path(request.video_id)}/{last}", query=query)
 
 
 class AudioRestServicer(_Face):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from typing import Final
 
 import msgspec
 
-from rest_bridge.http import ANY_KEY, Exchange, RestResponse, Route, json_response
+from rest_bridge.http import ANY_KEY, Exchange, RestRequest, RestResponse, Route, json_response
 from rest_bridge.json import check_json_headers, decode_body
 from rest_bridge.query import check_query, single, whole_number
-from rest_bridge.videos_decode import decode_remix, decode_video, decode_video_form
-from rest_bridge.videos_encode import encode_deleted, encode_models, encode_page, encode_video
+from rest_bridge.videos_decode import decode_link, decode_remix, decode_video, decode_video_form
+from rest_bridge.videos_encode import encode_deleted, encode_link, encode_models, encode_page, encode_video
+from server.domain.identity import Principal
 from server.domain.request import Endpoint
 from server.domain.video import VARIANTS, Content, Video, VideoRequest
+from server.domain.video_links import DISPOSITIONS, GivenLink, LinkWish
+from server.pipeline.video_links import VideoLinks
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
 
@@ -32,17 +35,36 @@ class NothingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _NOTHING: Final = msgspec.json.Decoder(NothingBody)
 _HEADERS: Final = ("content-type", "content-length", "content-range", "accept-ranges", "etag", "last-modified")
 """Of a provider's reply, what is told of content."""
+_LINK: Final = ("variant", "disposition", "expires", "signature")
+"""The query of a signed address."""
+_HARMLESS: Final = (("x-content-type-options", "nosniff"), ("content-security-policy", "sandbox"))
+"""Of what a browser shows as a page of its own: nothing in a file may run in the gateway's name."""
+_KEPT_BY: Final = ("cache-control", "private, no-cache")
+"""No cache may have it for longer than its address is good."""
+_ENDINGS: Final = {
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+    "image/webp": "webp",
+    "image/jpeg": "jpg",
+    "image/png": "png",
+}
 
 
 class VideosRest:
     """Handlers of `/v1/videos` and its aliases."""
 
-    def __init__(self, videos: Videos, models: VideoModels) -> None:
+    def __init__(self, videos: Videos, models: VideoModels, links: VideoLinks) -> None:
         self._videos = videos
         self._models = models
+        self._links = links
 
     def routes(self) -> tuple[Route, ...]:
-        return tuple(route for path in PATHS for route in self._at(path))
+        signed = f"{PATHS[0]}/{{video_id}}/download"
+        return (
+            *(route for path in PATHS for route in self._at(path)),
+            Route("GET", signed, self.download_signed, (), signed=self._signed_by),
+            Route("HEAD", signed, self.describe_signed, (), signed=self._signed_by),
+        )
 
     def _at(self, path: str) -> tuple[Route, ...]:
         at = f"{path}/{{video_id}}"
@@ -56,6 +78,7 @@ class VideosRest:
             Route("POST", f"{at}/remix", self.remix, endpoint=Endpoint.VIDEO),
             Route("GET", f"{at}/content", self.download),
             Route("HEAD", f"{at}/content", self.describe),
+            Route("POST", f"{at}/download_url", self.link),
         )
 
     async def create(self, exchange: Exchange) -> RestResponse:
@@ -116,9 +139,32 @@ class VideosRest:
         async with await self._content(exchange) as content:
             return RestResponse(content.status, _headers(content), b"")
 
-    async def _content(self, exchange: Exchange) -> Content:
+    async def link(self, exchange: Exchange) -> RestResponse:
+        wish = LinkWish()
+        if exchange.body.strip():
+            check_json_headers(exchange.request.headers)
+            wish = decode_link(exchange.body)
+        video_id, principal = _id(exchange), exchange.call.principal
+        link = await self._links.make(principal, video_id, wish, exchange.request.headers)
+        return json_response(encode_link(link))
+
+    async def download_signed(self, exchange: Exchange) -> RestResponse:
+        content = await self._content(exchange, _LINK)
+        return RestResponse(content.status, _signed_headers(exchange, content), _Body(content))
+
+    async def describe_signed(self, exchange: Exchange) -> RestResponse:
+        async with await self._content(exchange, _LINK) as content:
+            return RestResponse(content.status, _signed_headers(exchange, content), b"")
+
+    async def _signed_by(self, request: RestRequest, path_params: Mapping[str, str]) -> Principal:
+        given = {name: values[0] if len(values) == 1 else None for name, values in request.query.items()}
+        return await self._links.principal(
+            GivenLink(path_params["video_id"], *(given.get(name) for name in _LINK)),
+        )
+
+    async def _content(self, exchange: Exchange, known: Collection[str] = ("variant",)) -> Content:
         request = exchange.request
-        check_query(request, ("variant",))
+        check_query(request, known)
         variant = single(request, "variant") or VARIANTS[0]
         return await self._videos.content(exchange.call.principal, _id(exchange), variant, request.headers.get("range"))
 
@@ -139,6 +185,14 @@ def _id(exchange: Exchange) -> str:
 def _headers(content: Content) -> tuple[tuple[str, str], ...]:
     told = content.headers
     return tuple((name, told[name]) for name in _HEADERS if name in told)
+
+
+def _signed_headers(exchange: Exchange, content: Content) -> tuple[tuple[str, str], ...]:
+    told = _headers(content)
+    ending = _ENDINGS.get(dict(told).get("content-type", ""), "bin")
+    disposition = single(exchange.request, "disposition") or DISPOSITIONS[0]
+    name = f'{disposition}; filename="{_id(exchange)}.{ending}"'
+    return (*told, ("content-disposition", name), _KEPT_BY, *_HARMLESS)
 
 
 class _Body:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -11,14 +11,16 @@ from rest_bridge.content import inline_file
 from rest_bridge.extras import ExtrasBody
 from rest_bridge.form_fields import decode_fields
 from rest_bridge.json import decode_body, invalid
+from server.domain.catalog import VideoVariant
 from server.domain.errors import GatewayError, Reason
 from server.domain.limits import MAX_SHOWN_CHARS, invalid_value, missing_field
 from server.domain.request import Endpoint
 from server.domain.upload import Upload
 from server.domain.video import VideoRequest
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
+from server.domain.video_links import Disposition, LinkWish, link_wish
 
-__all__ = ["RemixBody", "VideoBody", "decode_remix", "decode_video", "decode_video_form"]
+__all__ = ["LinkBody", "RemixBody", "VideoBody", "decode_link", "decode_remix", "decode_video", "decode_video_form"]
 
 _SECONDS: Final = ("seconds", "duration", "duration_seconds")
 _SETTINGS: Final = ("size", "resolution", "aspect_ratio", "seed", "negative_prompt")
@@ -53,8 +55,19 @@ class RemixBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str
 
 
+class LinkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/videos/{video_id}/download_url`. `ttl_seconds` is another word for `expires_in_seconds`."""
+
+    variant: VideoVariant | None = None
+    expires_in_seconds: int | None = None
+    ttl_seconds: int | None = None
+    disposition: Disposition | None = None
+    index: Literal[0] | None = None
+
+
 _VIDEO: Final = msgspec.json.Decoder(VideoBody)
 _REMIX: Final = msgspec.json.Decoder(RemixBody)
+_LINK: Final = msgspec.json.Decoder(LinkBody)
 
 
 async def decode_video(body: bytes) -> VideoRequest:
@@ -72,6 +85,17 @@ def decode_remix(body: bytes) -> str:
     prompt = decode_body(_REMIX, body).prompt
     check_prompt(prompt)
     return prompt
+
+
+def decode_link(body: bytes) -> LinkWish:
+    """Raises GatewayError naming the field that is wrong."""
+    asked = decode_body(_LINK, body)
+    spelling, lifetime_s = "expires_in_seconds", asked.expires_in_seconds
+    if asked.ttl_seconds is not None:
+        if lifetime_s is not None:
+            raise invalid_value("ttl_seconds", "cannot be given together with expires_in_seconds, which says as much")
+        spelling, lifetime_s = "ttl_seconds", asked.ttl_seconds
+    return link_wish(asked.variant, lifetime_s, asked.disposition, spelling)
 
 
 async def _request(body: VideoBody, files: Iterable[tuple[str, Upload]]) -> VideoRequest:

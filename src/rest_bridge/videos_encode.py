@@ -11,14 +11,17 @@ from rest_bridge.pricing_json import PricingJson, rates_json, usage_pricing
 from server.domain.catalog import VideoVariant
 from server.domain.usage import Usage
 from server.domain.video import Video
+from server.domain.video_links import Link
 from server.pipeline.models import Listed, ListedOffer
 
 __all__ = [
     "DeletedVideoJson",
+    "DownloadUrlJson",
     "VideoJson",
     "VideoModelsJson",
     "VideosJson",
     "encode_deleted",
+    "encode_link",
     "encode_models",
     "encode_page",
     "encode_video",
@@ -87,6 +90,16 @@ class DeletedVideoJson(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
+
+
+class DownloadUrlJson(msgspec.Struct, frozen=True, kw_only=True):
+    """`url` and `download_url` are the same. `expires_at` is in seconds since 1970."""
+
+    object: Literal["video.download_url"] = "video.download_url"
+    url: str
+    download_url: str
+    variant: VideoVariant
+    expires_at: int
 
 
 class VideoOfferJson(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +173,10 @@ def encode_page(videos: tuple[Video, ...], has_more: bool) -> bytes:
 
 def encode_deleted(video_id: str) -> bytes:
     return _json(DeletedVideoJson(id=video_id))
+
+
+def encode_link(link: Link) -> bytes:
+    return _json(DownloadUrlJson(url=link.url, download_url=link.url, variant=link.variant, expires_at=link.expires_at))
 
 
 def _video(video: Video) -> VideoJson:

@@ -108,6 +108,7 @@ from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
 from server.pipeline.video_account import seen
 from server.pipeline.video_jobs import VideoRunner
+from server.pipeline.video_links import VideoLinks
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
@@ -146,6 +147,7 @@ from server.storage.api_keys import SqlApiKeys
 from server.storage.audit import purge_audit
 from server.storage.credits import SqlCredits
 from server.storage.database import Database, DatabaseUnusable
+from server.storage.deployment_secrets import SqlSecrets
 from server.storage.drained import SqlDrained
 from server.storage.generations import SqlRecords
 from server.storage.group_commit import GroupCommit
@@ -313,6 +315,14 @@ async def worker(
             allow_private=settings.webhooks_allow_private,
         )
         video_models = VideoModels(catalog)
+        video_links = VideoLinks(
+            videos,
+            jobs,
+            SqlSecrets(database, clock),
+            clock,
+            public_url=settings.public_url,
+            local_url=settings.http_url,
+        )
         count_tokens = TokenEstimate(catalog, adapters)
         last_used = LastUsed(database, clock)
         stack.push_async_callback(last_used.flush)
@@ -331,7 +341,7 @@ async def worker(
             AudioRest(speak, transcribe),
             ImagesRest(draw),
             ModerationsRest(moderate),
-            VideosRest(videos, video_models),
+            VideosRest(videos, video_models, video_links),
             WebhooksRest(webhooks),
             CreditsRest(credits, clock),
             PricingRest(catalog),
@@ -362,7 +372,7 @@ async def worker(
             (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw, spool)),
             (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
-            (videos_pb2_grpc.add_VideosServiceServicer_to_server, VideosServicer(videos, video_models)),
+            (videos_pb2_grpc.add_VideosServiceServicer_to_server, VideosServicer(videos, video_models, video_links)),
             (videos_pb2_grpc.add_VideosRestServiceServicer_to_server, VideosRestServicer(bridge)),
             (webhooks_pb2_grpc.add_WebhooksServiceServicer_to_server, WebhooksServicer(webhooks)),
             (webhooks_pb2_grpc.add_WebhooksRestServiceServicer_to_server, WebhooksRestServicer(bridge)),

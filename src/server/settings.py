@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import click
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     grpc_host: str = "127.0.0.1"
     grpc_port: int = Field(default=50051, ge=0, le=65535)
     """Where the workers listen for native gRPC without Envoy; 0 turns that off."""
+
+    public_url: str | None = None
+    """What clients know the gateway by, for addresses that it gives them; None: what each request was sent to."""
 
     data_dir: Path = Field(default=Path("data"), validate_default=True)
     database_url: str = Field(
@@ -119,6 +123,20 @@ class Settings(BaseSettings):
         if not value.startswith(_DATABASE_SCHEMES):
             raise ValueError("it must be sqlite+aiosqlite:///<path> or postgresql+asyncpg://<user>@<host>/<database>")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole or " " in value or parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("it must be http(s)://<host>, perhaps with a port and a path")
+        return value.rstrip("/")
 
     @field_validator("valkey_url")
     @classmethod

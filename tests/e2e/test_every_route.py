@@ -29,7 +29,9 @@ from tests.fakes.replies import compact, error_body, sse, sse_event
 from tests.fakes.routes import RestRoute, TypedMethod, rest_routes, typed_methods
 
 ROUTES = rest_routes()
-KEYLESS = {"/healthz", "/docs", "/docs/{name}", "/openapi.json", "/openapi.yaml"}
+SIGNED = {"/v1/videos/{video_id}/download"}
+"""Where a signature in the address stands for a key (test_video_links.py)."""
+KEYLESS = {"/healthz", "/docs", "/docs/{name}", "/openapi.json", "/openapi.yaml"} | SIGNED
 """What anybody may ask for."""
 KEYED = [route for route in ROUTES if route.path not in KEYLESS]
 TYPED = [method for method in typed_methods() if method.name != "GetLiveness"]

@@ -373,6 +373,7 @@ COSTS_NOTHING = {
     "/v1/api-keys",
     "/v1/api-keys/{key_id}/rotate",
     "/v1/videos/{video_id}/cancel",
+    "/v1/videos/{video_id}/download_url",
     "/v1/webhooks",
     "/v1/webhooks/{webhook_id}/rotate_secret",
     "/v1/webhooks/{webhook_id}/test",

@@ -102,6 +102,12 @@ def test_real_replies_of_every_route_are_as_described(
         ask("GET", f"{path}/models")
         for method in ("GET", "HEAD"):
             assert ask(method, f"{video}/content", f"{address}/content").status_code == 200
+        signed = (
+            ask("POST", f"{video}/download_url", f"{address}/download_url", {}).json()["url"].removeprefix(gateway.url)
+        )
+        if path == VIDEO_PATHS[0]:
+            for method in ("GET", "HEAD"):
+                assert ask(method, f"{video}/download", signed, headers={}).status_code == 200
         assert ask("POST", f"{video}/remix", f"{address}/remix", {"prompt": "At night"}).status_code == 202
         assert ask("POST", f"{video}/cancel", f"{address}/cancel", {}).status_code == 200
         ask("DELETE", video, address)

@@ -76,6 +76,9 @@ class Owner(Purse):
         }
         while self.get(f"/v1/videos/{self.ids['video']}").json()["status"] != "completed":
             time.sleep(0.1)
+        self.link = (
+            self.made(f"/v1/videos/{self.ids['video']}/download_url", {}).json()["url"].removeprefix(gateway.url)
+        )
         self.traces = {
             MARKER, self.get("/v1/key").json()["data"]["team_id"], self.key, self.key.split("_")[3], *self.ids.values(),
             *(one.headers["x-generation-id"].removeprefix("gen_") for one in made if one.url.path not in UNRECORDED),
@@ -95,7 +98,8 @@ class Owner(Purse):
         seen = {str(route): self.get(route.path) for route in LISTS}
         for route in WITH_IDS:
             if route.method == "GET":
-                seen[str(route)] = self.get(route.at(*(self.id(name) for name in route.variables)))
+                path = route.at(*(self.id(name) for name in route.variables))
+                seen[str(route)] = self.get(self.link if path.endswith("/download") else path)
         return {name: _still(reply) for name, reply in seen.items() if "/health" not in name}
 
 

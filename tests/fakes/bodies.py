@@ -186,6 +186,10 @@ FILMED: Final[Sequence[Json]] = (
 )  # fmt: skip
 REMIXED: Final[Sequence[Json]] = ({"prompt": "At night."},)
 NOTHING: Final[Sequence[Json]] = ({},)
+LINKED: Final[Sequence[Json]] = (
+    {},
+    {"variant": "video", "expires_in_seconds": 60, "disposition": "attachment", "index": 0},
+)
 VIDEO_PATHS: Final = ("/v1/videos", "/v1/video/generation", "/v1/video/generations")
 BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/chat/completions": CHAT,
@@ -203,6 +207,7 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     **{f"POST {path}": FILMED for path in VIDEO_PATHS},
     **{f"POST {path}/{{}}/remix": REMIXED for path in VIDEO_PATHS},
     **{f"POST {path}/{{}}/cancel": NOTHING for path in VIDEO_PATHS},
+    **{f"POST {path}/{{}}/download_url": LINKED for path in VIDEO_PATHS},
     "POST /v1/moderations": MODERATED,
     "POST /v1/moderation": MODERATED,
     **{f"POST /v1/{name}": KEY for name in ("api-keys", "keys")},

@@ -29,6 +29,7 @@ MAY_BE_EMPTY = {
     "CancelVideo": OF_NOTHING,
     "TestWebhook": OF_NOTHING,
     "ReplayWebhookDelivery": OF_NOTHING,
+    "CreateVideoDownloadUrl": OF_NOTHING,
 }
 TAKES_A_BODY = {"POST", "PUT", "PATCH"}
 

@@ -164,7 +164,8 @@ def test_keys_are_asked_for_where_they_are_needed() -> None:
     described = document()
     assert described["security"] == [{"bearer": []}]
     keyless = {path for _, path, operation in operations(described) if operation.get("security") == []}
-    assert keyless == {"/healthz", "/openapi.json", "/openapi.yaml", "/docs", "/docs/{name}"}
+    signed = {"/v1/videos/{video_id}/download"}
+    assert keyless == {"/healthz", "/openapi.json", "/openapi.yaml", "/docs", "/docs/{name}"} | signed
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         assert described["paths"][path]["post"]["security"] == [{"bearer": []}, {"x-api-key": []}]
 

@@ -143,6 +143,10 @@ class VideoJobStore(Protocol):
 
     async def get(self, team_id: str, suffix: str) -> VideoJob | None: ...
 
+    async def team_of(self, suffix: str) -> str | None:
+        """Whose a job is, for a caller who has shown that he may know; None where there is none, or no longer."""
+        ...
+
     async def find(self, team_id: str, key: str, since: int) -> VideoJob | None:
         """The job whose request came with the idempotency key, not before `since`; one that was deleted as well."""
         ...

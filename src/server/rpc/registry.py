@@ -54,6 +54,7 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "VideosService/CancelVideo": _INFERENCE,
         "VideosService/DeleteVideo": _INFERENCE,
         "VideosService/DownloadVideo": _INFERENCE,
+        "VideosService/CreateVideoDownloadUrl": _INFERENCE,
         "VideosService/ListVideoModels": _ANY_KEY,
         "GenerationsService/GetGeneration": _ANY_KEY,
         "GenerationsService/ListGenerations": _ANY_KEY,
@@ -109,6 +110,10 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "VideosRestService/RemixVideo": _NO_KEY,
         "VideosRestService/DownloadVideo": _NO_KEY,
         "VideosRestService/DescribeContent": _NO_KEY,
+        "VideosRestService/CreateVideoDownloadUrl": _NO_KEY,
+        # These need none at all, but the signature in their address.
+        "VideosRestService/DownloadSignedVideo": _NO_KEY,
+        "VideosRestService/DescribeSignedContent": _NO_KEY,
         "GenerationsRestService/GetGeneration": _NO_KEY,
         "GenerationsRestService/FindGeneration": _NO_KEY,
         "GenerationsRestService/ListGenerations": _NO_KEY,

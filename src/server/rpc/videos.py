@@ -12,7 +12,9 @@ from server.domain.request import Endpoint
 from server.domain.upload import HeldUpload
 from server.domain.video import VARIANTS, Video, VideoBilling, VideoRequest, VideoStatus
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
+from server.domain.video_links import link_wish
 from server.pipeline.models import Listed, ListedOffer
+from server.pipeline.video_links import VideoLinks
 from server.pipeline.video_models import VideoModels
 from server.pipeline.videos import Videos
 from server.rpc.context import CallContext
@@ -33,9 +35,10 @@ _SETTINGS: Final = ("seconds", "size", "resolution", "aspect_ratio", "seed", "ne
 class VideosServicer(videos_pb2_grpc.VideosServiceServicer):
     """Its methods take our own `CallContext`, so that any host can carry them."""
 
-    def __init__(self, videos: Videos, models: VideoModels) -> None:
+    def __init__(self, videos: Videos, models: VideoModels, links: VideoLinks) -> None:
         self._videos = videos
         self._models = models
+        self._links = links
 
     async def CreateVideo(  # type: ignore[override]  # the context is our own
         self, request: videos_pb2.CreateVideoRequest, context: CallContext
@@ -102,6 +105,15 @@ class VideosServicer(videos_pb2_grpc.VideosServiceServicer):
             yield videos_pb2.DownloadVideoResponse(head=head)
             async for chunk in chunks:
                 yield videos_pb2.DownloadVideoResponse(data=chunk)
+
+    async def CreateVideoDownloadUrl(  # type: ignore[override]
+        self, request: videos_pb2.CreateVideoDownloadUrlRequest, context: CallContext
+    ) -> videos_pb2.CreateVideoDownloadUrlResponse:
+        video_id = _id(request.video_id)
+        lifetime_s = request.expires_in_seconds if request.HasField("expires_in_seconds") else None
+        wish = link_wish(request.variant or None, lifetime_s, request.disposition or None)
+        link = await self._links.make(context.call.principal, video_id, wish, context.metadata)
+        return videos_pb2.CreateVideoDownloadUrlResponse(url=link.url, expires_at=link.expires_at, variant=link.variant)
 
     async def ListVideoModels(  # type: ignore[override]
         self, request: videos_pb2.ListVideoModelsRequest, context: CallContext

@@ -375,3 +375,12 @@ drained_providers = Table(
     Column("reason", Text, nullable=False, comment="the operator's words; may be empty"),
 )
 """Out of routing until the operator says otherwise."""
+
+deployment_secrets = Table(
+    "deployment_secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""What all gateways on the database know, and no client."""

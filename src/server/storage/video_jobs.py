@@ -195,6 +195,15 @@ class SqlVideoJobs:
 
         return await self._database.read(work)
 
+    async def team_of(self, suffix: str) -> str | None:
+        seen = video_jobs.c.suffix == suffix, video_jobs.c.deleted_at.is_(None)
+
+        async def work(connection: AsyncConnection) -> str | None:
+            team_id: str | None = await connection.scalar(select(video_jobs.c.team_id).where(*seen))
+            return team_id
+
+        return await self._database.read(work)
+
     async def find(self, team_id: str, key: str, since: int) -> VideoJob | None:
         query = (
             select(video_jobs.c.job_json, video_jobs.c.due_ms)

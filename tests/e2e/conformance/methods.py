@@ -19,8 +19,6 @@ from tests.e2e.conformance.cases import SHOWN, Row
 HERE = Path(__file__).parent
 WRONG_KEY = "aistats_v1_sk_nobody_nothing"
 NO_ROUTE = {404, 405}
-LATER = ("download_url",)
-"""What the gateway's API has a place for, and no route yet: parts of the names of methods."""
 
 Method = tuple[str, Callable[..., Any]]
 
@@ -117,7 +115,7 @@ def _rows(nowhere: Iterable[str], sdk: str, shown: Collection[str]) -> list[Row]
             sdk,
             group,
             f"{len(names)} methods" if len(names) > 1 else "",
-            "not yet" if any(kind in group for kind in LATER) else "not offered",
+            "not offered",
             "no such route",
         )
         for group, names in groups.items()

@@ -133,6 +133,17 @@ def test_a_video_by_its_resource(client: Phaseo) -> None:
     assert client.videos.delete(video["id"])["object"] == "video.deleted"
 
 
+@shows("phaseo", "get_video_download_url", "videos.download_url")
+def test_an_address_of_a_video(client: Phaseo) -> None:
+    video = until_made(client, client.generate_video(VIDEO)["id"])
+    for make in (client.get_video_download_url, client.videos.download_url):
+        link = make(video["id"], {"ttl_seconds": 60, "disposition": "attachment"})
+        assert httpx.get(link["download_url"]).content[4:8] == b"ftyp"
+        assert link["expires_at"] > video["created_at"]
+    client.delete_video(video["id"])
+    assert httpx.get(link["download_url"]).status_code == 404
+
+
 @shows("phaseo", "list_video_models", "videos.list_models")
 def test_models_of_videos(client: Phaseo) -> None:
     for listed in (client.list_video_models(), client.videos.list_models()):

@@ -787,6 +787,72 @@ class ContentHead(_message.Message):
 Global___ContentHead: _TypeAlias = ContentHead  # noqa: Y015
 
 @_typing.final
+class CreateVideoDownloadUrlRequest(_message.Message):
+    """CreateVideoDownloadUrlRequest names what is wanted of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    DISPOSITION_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """video_id: `video_<x>`; required."""
+    variant: _builtins.str
+    """variant: `video`, `thumbnail` or `spritesheet`; empty for `video`. Not every provider has the others."""
+    expires_in_seconds: _builtins.int
+    """expires_in_seconds: for how long it is good; 1 to 86,400; absent is 3,600. Never longer than the content can be had."""
+    disposition: _builtins.str
+    """disposition: `inline`, for a browser to show, or `attachment`, for it to save; empty for `inline`."""
+    def __init__(
+        self,
+        *,
+        video_id: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        expires_in_seconds: _builtins.int | None = ...,
+        disposition: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "disposition", b"disposition", "expires_in_seconds", b"expires_in_seconds", "variant", b"variant", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_in_seconds: _TypeAlias = _typing.Literal["expires_in_seconds"]  # noqa: Y015
+    _WhichOneofArgType__expires_in_seconds: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_seconds) -> _WhichOneofReturnType__expires_in_seconds | None: ...
+
+Global___CreateVideoDownloadUrlRequest: _TypeAlias = CreateVideoDownloadUrlRequest  # noqa: Y015
+
+@_typing.final
+class CreateVideoDownloadUrlResponse(_message.Message):
+    """CreateVideoDownloadUrlResponse is the address, to be handed on with care: who has it needs nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """url: where to GET it."""
+    expires_at: _builtins.int
+    """expires_at: until when; seconds since 1970."""
+    variant: _builtins.str
+    """variant: what is there."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "url", b"url", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateVideoDownloadUrlResponse: _TypeAlias = CreateVideoDownloadUrlResponse  # noqa: Y015
+
+@_typing.final
 class ListVideoModelsRequest(_message.Message):
     """ListVideoModelsRequest asks for nothing in particular."""
 
@@ -1030,3 +1096,49 @@ class DownloadVideoRestRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadVideoRestRequest: _TypeAlias = DownloadVideoRestRequest  # noqa: Y015
+
+@_typing.final
+class SignedVideoRestRequest(_message.Message):
+    """SignedVideoRestRequest is an address that CreateVideoDownloadUrl made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    DISPOSITION_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """video_id: from the path."""
+    @_builtins.property
+    def variant(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """variant: what it is of the job."""
+
+    @_builtins.property
+    def disposition(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """disposition: `inline` or `attachment`."""
+
+    @_builtins.property
+    def expires(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """expires: until when it is good; seconds since 1970."""
+
+    @_builtins.property
+    def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """signature: what makes it one of the gateway's."""
+
+    def __init__(
+        self,
+        *,
+        video_id: _builtins.str = ...,
+        variant: _abc.Iterable[_builtins.str] | None = ...,
+        disposition: _abc.Iterable[_builtins.str] | None = ...,
+        expires: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disposition", b"disposition", "expires", b"expires", "signature", b"signature", "variant", b"variant", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedVideoRestRequest: _TypeAlias = SignedVideoRestRequest  # noqa: Y015

@@ -77,6 +77,11 @@ class VideosServiceStub:
                 request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoRequest.SerializeToString,
                 response_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoResponse.FromString,
                 _registered_method=True)
+        self.CreateVideoDownloadUrl = channel.unary_unary(
+                '/aistats.gateway.v1.VideosService/CreateVideoDownloadUrl',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlRequest.SerializeToString,
+                response_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlResponse.FromString,
+                _registered_method=True)
         self.ListVideoModels = channel.unary_unary(
                 '/aistats.gateway.v1.VideosService/ListVideoModels',
                 request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.ListVideoModelsRequest.SerializeToString,
@@ -145,6 +150,13 @@ class VideosServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateVideoDownloadUrl(self, request, context):
+        """CreateVideoDownloadUrl makes an address at which what a completed job made can be had without a key, for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListVideoModels(self, request, context):
         """ListVideoModels lists the models that make videos.
         """
@@ -194,6 +206,11 @@ def add_VideosServiceServicer_to_server(servicer, server):
                     servicer.DownloadVideo,
                     request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoRequest.FromString,
                     response_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoResponse.SerializeToString,
+            ),
+            'CreateVideoDownloadUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateVideoDownloadUrl,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlRequest.FromString,
+                    response_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlResponse.SerializeToString,
             ),
             'ListVideoModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVideoModels,
@@ -430,6 +447,33 @@ class VideosService:
             _registered_method=True)
 
     @staticmethod
+    def CreateVideoDownloadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aistats.gateway.v1.VideosService/CreateVideoDownloadUrl',
+            aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlRequest.SerializeToString,
+            aistats_dot_gateway_dot_v1_dot_videos__pb2.CreateVideoDownloadUrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListVideoModels(request,
             target,
             options=(),
@@ -513,6 +557,21 @@ class VideosRestServiceStub:
                 request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoRestRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.CreateVideoDownloadUrl = channel.unary_stream(
+                '/aistats.gateway.v1.VideosRestService/CreateVideoDownloadUrl',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.VideoRestRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.DownloadSignedVideo = channel.unary_stream(
+                '/aistats.gateway.v1.VideosRestService/DownloadSignedVideo',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.DescribeSignedContent = channel.unary_stream(
+                '/aistats.gateway.v1.VideosRestService/DescribeSignedContent',
+                request_serializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class VideosRestServiceServicer:
@@ -583,6 +642,28 @@ class VideosRestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateVideoDownloadUrl(self, request, context):
+        """CreateVideoDownloadUrl takes nothing, or what is wanted of the job, and answers with the address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadSignedVideo(self, request, context):
+        """DownloadSignedVideo answers as DownloadVideo does, and needs no key: the address that CreateVideoDownloadUrl made is
+        signed, and any other is not found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeSignedContent(self, request, context):
+        """DescribeSignedContent answers with the headers of DownloadSignedVideo only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VideosRestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -629,6 +710,21 @@ def add_VideosRestServiceServicer_to_server(servicer, server):
             'DescribeContent': grpc.unary_stream_rpc_method_handler(
                     servicer.DescribeContent,
                     request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoRestRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'CreateVideoDownloadUrl': grpc.unary_stream_rpc_method_handler(
+                    servicer.CreateVideoDownloadUrl,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.VideoRestRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'DownloadSignedVideo': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadSignedVideo,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'DescribeSignedContent': grpc.unary_stream_rpc_method_handler(
+                    servicer.DescribeSignedContent,
+                    request_deserializer=aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -876,6 +972,87 @@ class VideosRestService:
             target,
             '/aistats.gateway.v1.VideosRestService/DescribeContent',
             aistats_dot_gateway_dot_v1_dot_videos__pb2.DownloadVideoRestRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateVideoDownloadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.VideosRestService/CreateVideoDownloadUrl',
+            aistats_dot_gateway_dot_v1_dot_videos__pb2.VideoRestRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadSignedVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.VideosRestService/DownloadSignedVideo',
+            aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeSignedContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aistats.gateway.v1.VideosRestService/DescribeSignedContent',
+            aistats_dot_gateway_dot_v1_dot_videos__pb2.SignedVideoRestRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

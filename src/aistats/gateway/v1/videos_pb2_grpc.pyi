@@ -52,6 +52,8 @@ class VideosServiceStub:
     """DeleteVideo forgets a job and what it made; one that has not ended is cancelled before."""
     DownloadVideo: _grpc.UnaryStreamMultiCallable[_videos_pb2.DownloadVideoRequest, _videos_pb2.DownloadVideoResponse]
     """DownloadVideo sends what a completed job made: what it is first, then its bytes."""
+    CreateVideoDownloadUrl: _grpc.UnaryUnaryMultiCallable[_videos_pb2.CreateVideoDownloadUrlRequest, _videos_pb2.CreateVideoDownloadUrlResponse]
+    """CreateVideoDownloadUrl makes an address at which what a completed job made can be had without a key, for a while."""
     ListVideoModels: _grpc.UnaryUnaryMultiCallable[_videos_pb2.ListVideoModelsRequest, _videos_pb2.ListVideoModelsResponse]
     """ListVideoModels lists the models that make videos."""
 
@@ -78,6 +80,8 @@ class VideosServiceAsyncStub(VideosServiceStub):
     """DeleteVideo forgets a job and what it made; one that has not ended is cancelled before."""
     DownloadVideo: _aio.UnaryStreamMultiCallable[_videos_pb2.DownloadVideoRequest, _videos_pb2.DownloadVideoResponse]  # type: ignore[assignment]
     """DownloadVideo sends what a completed job made: what it is first, then its bytes."""
+    CreateVideoDownloadUrl: _aio.UnaryUnaryMultiCallable[_videos_pb2.CreateVideoDownloadUrlRequest, _videos_pb2.CreateVideoDownloadUrlResponse]  # type: ignore[assignment]
+    """CreateVideoDownloadUrl makes an address at which what a completed job made can be had without a key, for a while."""
     ListVideoModels: _aio.UnaryUnaryMultiCallable[_videos_pb2.ListVideoModelsRequest, _videos_pb2.ListVideoModelsResponse]  # type: ignore[assignment]
     """ListVideoModels lists the models that make videos."""
 
@@ -151,6 +155,14 @@ class VideosServiceServicer(metaclass=_abc_1.ABCMeta):
         """DownloadVideo sends what a completed job made: what it is first, then its bytes."""
 
     @_abc_1.abstractmethod
+    def CreateVideoDownloadUrl(
+        self,
+        request: _videos_pb2.CreateVideoDownloadUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_videos_pb2.CreateVideoDownloadUrlResponse, _abc.Awaitable[_videos_pb2.CreateVideoDownloadUrlResponse]]:
+        """CreateVideoDownloadUrl makes an address at which what a completed job made can be had without a key, for a while."""
+
+    @_abc_1.abstractmethod
     def ListVideoModels(
         self,
         request: _videos_pb2.ListVideoModelsRequest,
@@ -187,6 +199,14 @@ class VideosRestServiceStub:
     """DownloadVideo answers with the bytes of what was made, or with the part of them that `range` names."""
     DescribeContent: _grpc.UnaryStreamMultiCallable[_videos_pb2.DownloadVideoRestRequest, _httpbody_pb2.HttpBody]
     """DescribeContent answers with the headers of DownloadVideo only."""
+    CreateVideoDownloadUrl: _grpc.UnaryStreamMultiCallable[_videos_pb2.VideoRestRequest, _httpbody_pb2.HttpBody]
+    """CreateVideoDownloadUrl takes nothing, or what is wanted of the job, and answers with the address."""
+    DownloadSignedVideo: _grpc.UnaryStreamMultiCallable[_videos_pb2.SignedVideoRestRequest, _httpbody_pb2.HttpBody]
+    """DownloadSignedVideo answers as DownloadVideo does, and needs no key: the address that CreateVideoDownloadUrl made is
+    signed, and any other is not found.
+    """
+    DescribeSignedContent: _grpc.UnaryStreamMultiCallable[_videos_pb2.SignedVideoRestRequest, _httpbody_pb2.HttpBody]
+    """DescribeSignedContent answers with the headers of DownloadSignedVideo only."""
 
 @_typing.type_check_only
 class VideosRestServiceAsyncStub(VideosRestServiceStub):
@@ -213,6 +233,14 @@ class VideosRestServiceAsyncStub(VideosRestServiceStub):
     """DownloadVideo answers with the bytes of what was made, or with the part of them that `range` names."""
     DescribeContent: _aio.UnaryStreamMultiCallable[_videos_pb2.DownloadVideoRestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """DescribeContent answers with the headers of DownloadVideo only."""
+    CreateVideoDownloadUrl: _aio.UnaryStreamMultiCallable[_videos_pb2.VideoRestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """CreateVideoDownloadUrl takes nothing, or what is wanted of the job, and answers with the address."""
+    DownloadSignedVideo: _aio.UnaryStreamMultiCallable[_videos_pb2.SignedVideoRestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """DownloadSignedVideo answers as DownloadVideo does, and needs no key: the address that CreateVideoDownloadUrl made is
+    signed, and any other is not found.
+    """
+    DescribeSignedContent: _aio.UnaryStreamMultiCallable[_videos_pb2.SignedVideoRestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """DescribeSignedContent answers with the headers of DownloadSignedVideo only."""
 
 class VideosRestServiceServicer(metaclass=_abc_1.ABCMeta):
     """VideosRestService is the REST face of videos. gRPC clients use VideosService. Every route also answers below
@@ -290,5 +318,31 @@ class VideosRestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """DescribeContent answers with the headers of DownloadVideo only."""
+
+    @_abc_1.abstractmethod
+    def CreateVideoDownloadUrl(
+        self,
+        request: _videos_pb2.VideoRestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """CreateVideoDownloadUrl takes nothing, or what is wanted of the job, and answers with the address."""
+
+    @_abc_1.abstractmethod
+    def DownloadSignedVideo(
+        self,
+        request: _videos_pb2.SignedVideoRestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """DownloadSignedVideo answers as DownloadVideo does, and needs no key: the address that CreateVideoDownloadUrl made is
+        signed, and any other is not found.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeSignedContent(
+        self,
+        request: _videos_pb2.SignedVideoRestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """DescribeSignedContent answers with the headers of DownloadSignedVideo only."""
 
 def add_VideosRestServiceServicer_to_server(servicer: VideosRestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
