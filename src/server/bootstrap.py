@@ -107,7 +107,9 @@ from server.pipeline.shutdown import Shutdown
 from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
 from server.pipeline.video_account import seen
+from server.pipeline.video_contents import KeptContents
 from server.pipeline.video_jobs import VideoRunner
+from server.pipeline.video_keeping import ContentKeeper, KeepLimits
 from server.pipeline.video_links import VideoLinks
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_models import VideoModels
@@ -156,10 +158,12 @@ from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
 from server.storage.last_used import LastUsed
 from server.storage.ledger import SqlLedger
+from server.storage.objects import Objects
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
 from server.storage.sweeper import Sweeper
 from server.storage.valkey_health import ValkeyHealthExchange
+from server.storage.video_contents import SqlVideoContents
 from server.storage.video_jobs import SqlVideoJobs
 from server.storage.webhook_events import Outbox, purge_events
 from server.storage.webhook_queue import SqlWebhookQueue
@@ -287,17 +291,20 @@ async def worker(
         speak, transcribe = Speak(generate), Transcribe(generate)
         draw = Draw(generate)
         outbox = Outbox(ids, clock, lambda job: encode_video(seen(job)))
-        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id, outbox=outbox)
+        keeps = settings.content_address is not None
+        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id, keeps_content=keeps, outbox=outbox)
         film_makers: dict[Dialect, VideoAdapter] = {
             "openai": OpenAIVideos(transport, clock, deadlines),
             "gemini": GeminiVideos(transport, clock, deadlines),
         }
         looks = Looks(jobs, film_makers, catalog, clock, random.random, *(() if meter is None else (meter.settled,)))
         lease_s = settings.worker_lease_s
+        contents = await _contents(stack, settings, database, commits, clock, ledger.worker_id, looks)
         videos = Videos(
             *(catalog, film_makers, jobs, accounts, looks, clock, shutdown, health),
             lease_s=lease_s,
             deadline_s=settings.video_deadline_s,
+            contents=contents,
         )
         runner_of_jobs = VideoRunner(jobs, looks, clock, lease_s=lease_s)
         stack.push_async_callback(runner_of_jobs.close)
@@ -407,6 +414,28 @@ async def worker(
             await stack.enter_async_context(telling(figures_socket(socket_path), meter.snapshot))
             await stack.enter_async_context(_running(meter.watch_loop()))
         yield host
+
+
+async def _contents(
+    stack: AsyncExitStack,
+    settings: Settings,
+    database: Database,
+    commits: GroupCommit,
+    clock: Clock,
+    worker_id: str,
+    looks: Looks,
+) -> KeptContents | None:
+    """What is kept of videos, with the keeper at work; None where nothing is."""
+    address = settings.content_address
+    if address is None:
+        return None
+    rows, objects = SqlVideoContents(database, commits, clock, worker_id), Objects(address, clock)
+    limits = KeepLimits(settings.content_max_bytes, settings.content_max_age_s, settings.content_total_bytes)
+    lease_s = settings.worker_lease_s
+    keeper = ContentKeeper(rows, objects, looks, clock, limits, random.random, lease_s=lease_s)
+    stack.push_async_callback(keeper.close)
+    await stack.enter_async_context(_running(keeper.run(), _purging(keeper.purge)))
+    return KeptContents(rows, objects)
 
 
 async def _close_books(ledger: SqlLedger) -> None:

@@ -71,6 +71,7 @@ _DATA: Final = {
     "AISTATS_VALKEY_URL": ("valkey://…, where workers share health", "the database"),
     "AISTATS_CONFIG": ("your providers and models", "none"),
     "AISTATS_SECRETS_DIR": ("files that are variables by their names", "none"),
+    "AISTATS_CONTENT_STORE": ("where videos are kept: a directory, s3://…, off", "./data/content"),
     "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }
 _WORKERS: Final = {"AISTATS_WORKERS": ("how many worker processes", "one a core")}

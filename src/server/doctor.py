@@ -23,6 +23,7 @@ from server.preflight import (
     Finding,
     Level,
     check_catalogue,
+    check_content_store,
     check_data_dir,
     check_ports,
     check_tls,
@@ -156,6 +157,19 @@ async def check_valkey(settings: Settings) -> list[Finding]:
     return [Finding("Valkey", "ok", settings.valkey.place)]
 
 
+async def check_content(settings: Settings) -> list[Finding]:
+    """What `up` looks at, and where content is kept in a bucket, that it is there. Videos go on without it."""
+    findings, address = await check_content_store(settings), settings.content_address
+    if findings or address is None:
+        return findings
+    from server.storage.objects import try_bucket
+
+    if problem := await try_bucket(address, PROVIDER_TIMEOUT_S):
+        advice = "check its name, endpoint and credentials; until then content is relayed from its provider"
+        return [Finding("content store", "warn", f"{address.place}: {problem}", advice)]
+    return [Finding("content store", "ok", address.place)]
+
+
 def _is_missing(path: str | None) -> bool:
     return path is not None and not Path(path).exists()
 
@@ -237,6 +251,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_tls,
     check_database,
     check_valkey,
+    check_content,
     check_catalogue,
     check_providers,
 )

@@ -99,6 +99,26 @@ async def is_gateway_running(settings: Settings) -> bool:
     return answer is not None and answer.status == 200
 
 
+async def check_content_store(settings: Settings) -> list[Finding]:
+    """The content of videos can be kept where it is to be: a directory that is there or can be made, or a bucket."""
+    name, address = "content store", settings.content_address
+    if address is None:
+        return [Finding(name, "ok", "switched off by AISTATS_CONTENT_STORE: content stays with its provider")]
+    if address.directory is None:
+        # Imported here, as few have a bucket.
+        from server.storage.objects import problem_with
+
+        problem = problem_with(address)
+        advice = "check AISTATS_CONTENT_STORE and the variables of its cloud (AWS_…, GOOGLE_…, AZURE_…)"
+        return [Finding(name, "fail", f"{address.place}: {problem}", advice)] if problem else []
+    above = next((path for path in (address.directory, *address.directory.parents) if path.exists()), Path("/"))
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return [Finding(name, "ok", address.place)]
+    advice = "make it writable, name another in AISTATS_CONTENT_STORE, or set that to off"
+    problem = "no permission to write there" if above.is_dir() else f"{above} is no directory"
+    return [Finding(name, "fail", f"{address.place}: {problem}", advice)]
+
+
 async def check_tls(settings: Settings) -> list[Finding]:
     """Certificate and key can be read and belong together. Nothing is found where TLS is off."""
     if settings.tls_cert is None or settings.tls_key is None:
@@ -130,7 +150,14 @@ async def check_catalogue(settings: Settings, environ: Mapping[str, str] = os.en
     return [Finding("catalogue", "ok", f"{len(catalog.models)} models of {len(catalog.providers)} providers")]
 
 
-PREFLIGHT: Final[tuple[Check, ...]] = (check_data_dir, check_ports, check_tls, check_envoy_binary, check_catalogue)
+PREFLIGHT: Final[tuple[Check, ...]] = (
+    check_data_dir,
+    check_ports,
+    check_tls,
+    check_envoy_binary,
+    check_content_store,
+    check_catalogue,
+)
 
 
 def explain(failure: OSError) -> str:

@@ -19,18 +19,21 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.storage.content_address import ContentAddress, parse_content_address
 from server.storage.valkey_url import ValkeyAddress, parse_valkey_url
 
 PREFIX: Final = "AISTATS_"
 MAX_WORKERS: Final = 128
 METRICS_HOST: Final = "127.0.0.1"
+DAY_S: Final = 86_400
+MAX_DIRECTORY_BYTES: Final = 10 << 30
 MAX_SOCKET_PATH_BYTES: Final = 100
 """Linux takes 107 bytes for the path of a Unix socket, others less."""
 
 _DATABASE_SCHEMES: Final = ("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")
 _LONGEST_SOCKET_NAME: Final = f"65535/worker-{MAX_WORKERS}.sock"
 """A second gateway on the same data directory has its sockets in a directory named by its port."""
-_SECRET: Final = frozenset({"database_url", "valkey_url"})
+_SECRET: Final = frozenset({"database_url", "valkey_url", "content_store"})
 """What may hold a password, and is never shown."""
 _FOREIGN: Final = frozenset({"AISTATS_API_KEY", "AISTATS_BASE_URL"})
 """Variables that clients of the gateway use; not ours, and no misspelling of ours."""
@@ -69,6 +72,14 @@ class Settings(BaseSettings):
     valkey_url: str | None = Field(default=None, repr=False)
     """Where workers tell each other how providers are; None: in the database."""
     config: Path | None = None
+    content_store: str = Field(default_factory=lambda data: str(data["data_dir"] / "content"), repr=False)
+    """Where the content of videos is kept: a directory, a bucket's URL, or `off`."""
+    content_max_bytes: int = Field(default=1 << 30, ge=1)
+    """Of one content: what is larger stays with its provider."""
+    content_max_age_s: int = Field(default=7 * DAY_S, ge=60, le=30 * DAY_S)
+    """No longer than jobs can be seen."""
+    content_max_total_bytes: int | None = Field(default=None, ge=1)
+    """Of all that is kept; None for `MAX_DIRECTORY_BYTES` in a directory, and for no limit in a bucket."""
     secrets_dir: Path | None = None
     """Where variables come from that are not in the environment, a file each; `server.secret_files` has read them."""
 
@@ -145,6 +156,12 @@ class Settings(BaseSettings):
             parse_valkey_url(value)
         return value
 
+    @field_validator("content_store")
+    @classmethod
+    def _check_content_store(cls, value: str) -> str:
+        parse_content_address(value)
+        return value
+
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -170,6 +187,18 @@ class Settings(BaseSettings):
     def valkey(self) -> ValkeyAddress | None:
         """What `valkey_url` says."""
         return None if self.valkey_url is None else parse_valkey_url(self.valkey_url)
+
+    @property
+    def content_address(self) -> ContentAddress | None:
+        """What `content_store` says; None where nothing is kept."""
+        return parse_content_address(self.content_store)
+
+    @property
+    def content_total_bytes(self) -> int | None:
+        """The most that is kept in all; None where that is the bucket's affair."""
+        address = self.content_address
+        is_directory = address is not None and address.directory is not None
+        return self.content_max_total_bytes or (MAX_DIRECTORY_BYTES if is_directory else None)
 
     @property
     def http_url(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from tests.fakes.films import film
 MODEL = "local/test-card-video:free"
 SMALL = {"model": MODEL, "prompt": "A cinematic sunrise over a mountain lake", "seconds": 1, "size": "320x180"}
 PATIENCE_S = 60.0
+DAY_S = 86_400
 BASES = ("/v1/videos", "/v1/video/generation", "/v1/video/generations")
 
 
@@ -31,12 +33,23 @@ def until_done(gateway: Gateway, video_id: str, **options: Any) -> dict[str, Any
         time.sleep(0.2)
 
 
+def until_kept(gateway: Gateway, video_id: str) -> dict[str, Any]:
+    """The video once the gateway has its content, and says until when."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        video = until_done(gateway, video_id)
+        if video["expires_at"] - video["completed_at"] > 6 * DAY_S:
+            return video
+        assert time.monotonic() < deadline, video
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def made(gateway: Gateway) -> dict[str, Any]:
-    """A video that is complete."""
+    """A video that is complete, and whose content is kept."""
     reply = gateway.post("/v1/videos", SMALL)
     assert reply.status_code == httpx.codes.ACCEPTED, reply.text
-    return until_done(gateway, reply.json()["id"])
+    return until_kept(gateway, reply.json()["id"])
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +96,14 @@ def test_other_variants(gateway: Gateway, made: dict[str, Any], variant: str, ki
     assert reply.headers["content-type"].startswith(kind)
     refused = gateway.get(f"{made['content_url']}?variant=smell")
     assert (refused.status_code, refused.json()["param"]) == (400, "variant")
+
+
+def test_what_is_downloaded_is_what_is_kept(gateway: Gateway, made: dict[str, Any]) -> None:
+    whole = gateway.get(made["content_url"])
+    [path] = (gateway.directory / "data" / "content").glob(f"{made['id'].removeprefix('video_')}-video-*")
+    assert path.read_bytes() == whole.content
+    assert path.parent.stat().st_mode & 0o077 == 0
+    assert whole.headers["etag"] == f'"{hashlib.sha256(whole.content).hexdigest()[:32]}"'
 
 
 def test_before_it_is_complete_there_is_nothing_to_download(gateway: Gateway) -> None:

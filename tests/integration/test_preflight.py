@@ -49,6 +49,23 @@ async def test_a_busy_port_is_seen_even_where_its_owner_would_share_it(
     assert f"AISTATS_{which.upper()}" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [("data/file/content", "is no directory"), ("az://container/films", "Account must be specified")],
+)
+async def test_content_that_could_not_be_kept_keeps_the_gateway_from_starting(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, said: str
+) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    settings.data_dir.mkdir(mode=0o700)
+    (settings.data_dir / "file").touch()
+    where = store if "://" in store else str(tmp_path / store)
+    with pytest.raises(PreflightFailed, match="AISTATS_CONTENT_STORE") as caught:
+        await preflight(settings.model_copy(update={"content_store": where}))
+    assert said in caught.value.message
+    await preflight(settings.model_copy(update={"content_store": "off"}))
+
+
 def test_a_port_taken_on_all_addresses_is_taken_on_one(listener: socket.socket) -> None:
     assert port_problem("0.0.0.0", listener.getsockname()[1]) is not None
     assert port_problem("127.0.0.1", unused_port()) is None

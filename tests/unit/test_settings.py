@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import MAX_SOCKET_PATH_BYTES, Settings, SettingsError, load_settings, unknown_variables
+from server.storage.content_address import ContentAddress
 from server.storage.valkey_url import ValkeyAddress
 
 
@@ -89,6 +90,12 @@ def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, blank: str) 
         ("AISTATS_DRAIN_TIMEOUT_S", "-1", "0"),
         ("AISTATS_RECORD_DAYS", "0", "1"),
         ("AISTATS_VALKEY_URL", "memcached://cache", "valkey://"),
+        ("AISTATS_CONTENT_STORE", "ftp://host/x", "s3://<bucket>/<prefix>"),
+        ("AISTATS_CONTENT_STORE", "s3://", "s3://<bucket>/<prefix>"),
+        ("AISTATS_CONTENT_STORE", "memory://x", "a directory"),
+        ("AISTATS_CONTENT_STORE", "s3://bucket/x?endpoint=y", "AWS_"),
+        ("AISTATS_CONTENT_MAX_AGE_S", "2592001", "2592000"),
+        ("AISTATS_CONTENT_MAX_BYTES", "0", "1"),
         ("AISTATS_DATABASE_URL", "mysql://u@h/d", "postgresql+asyncpg://"),
     ],
 )
@@ -112,6 +119,37 @@ def test_every_wrong_value_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         "AISTATS_HTTP_PORT",
         "AISTATS_WORKERS",
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "directory", "url", "total"),
+    [
+        ("", "data/content", "", 10 << 30),
+        ("elsewhere", "elsewhere", "", 10 << 30),
+        ("~/films", "home/films", "", 10 << 30),
+        ("s3://bucket/films", None, "s3://bucket/films", None),
+        ("gs://bucket", None, "gs://bucket", None),
+    ],
+)
+def test_where_content_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, directory: str | None, url: str, total: int | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AISTATS_CONTENT_STORE", value)
+    settings = load_settings()
+    assert settings.content_address == ContentAddress(None if directory is None else tmp_path / directory, url)
+    assert settings.content_total_bytes == total
+
+
+def test_content_may_stay_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISTATS_CONTENT_STORE", "OFF")
+    assert load_settings().content_address is None
+    monkeypatch.setenv("AISTATS_CONTENT_STORE", "file:///srv/films")
+    assert load_settings().content_address == ContentAddress(Path("/srv/films"))
+    monkeypatch.setenv("AISTATS_CONTENT_STORE", "s3://key:s3cret@bucket/x")
+    with pytest.raises(SettingsError, match="AWS_") as caught:
+        load_settings()
+    assert "s3cret" not in caught.value.message
 
 
 def test_a_certificate_without_its_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
