@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,7 +14,7 @@ import httpx
 
 from tests.chaos.videos.plan import FilmPlan
 
-GIVE_UP_S: Final = 120.0
+GIVE_UP_S: Final = 300.0
 """A video that takes longer is stuck, and a violation."""
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "expired"})
 _LIMITS_S: Final = httpx.Timeout(20.0, connect=5.0)
@@ -58,10 +59,11 @@ class Told:
 
 
 class Clients:
-    """They share connections. Close it."""
+    """They share connections. `answers` counts those of each origin. Close it."""
 
     def __init__(self, origins: Sequence[str], key: str) -> None:
         self._origins = origins
+        self.answers: Counter[str] = Counter()
         self._http = httpx.AsyncClient(
             timeout=_LIMITS_S,
             headers={"authorization": f"Bearer {key}"},
@@ -165,13 +167,15 @@ class Clients:
     async def _ask(self, method: str, path: str, told: Told, **rest: Any) -> httpx.Response:
         """Until there is an answer."""
         while True:
+            origin = self._origin(told)
             try:
-                answer = await self._http.request(method, self._origin(told) + path, **rest)
+                answer = await self._http.request(method, origin + path, **rest)
             except httpx.HTTPError as failure:
                 was_sent = not isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout)
             else:
                 is_in_use = answer.status_code == 409 and answer.json().get("reason") == _IN_USE
                 if answer.status_code not in _RETRIED and not is_in_use:
+                    self.answers[origin] += 1
                     return answer
                 was_sent = True
             told.unanswered += method == "POST" and path == "/v1/videos" and was_sent

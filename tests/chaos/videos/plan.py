@@ -28,13 +28,12 @@ DELETED_SHARE: Final = 0.15
 """Of those that are complete: deleted once they are downloaded."""
 STOPS_SHARE: Final = 0.5
 """Of those that are downloaded: their clients stop in the middle, and go on later."""
-FOR_EVER: Final = 1 << 40
 
 _MARK: Final = re.compile(r"film (\d{6})")
 
 
 class FilmPlan(msgspec.Struct, frozen=True):
-    """One video. `begins_at_s` after the run did. `polls`: how often its provider says that it is not done yet.
+    """One video. `begins_at_s` after the run did. `takes_s`: after so long its provider is done; None is never.
 
     `size` of its content is in bytes, each block of which comes `pause_s` after the one before. `cancel_after_s`: when
     its client has enough of it. `stops_at`: after so many bytes its client breaks the download off.
@@ -46,7 +45,7 @@ class FilmPlan(msgspec.Struct, frozen=True):
     fate: Fate
     begins_at_s: float
     seconds: int
-    polls: int
+    takes_s: float | None
     size: int
     pause_s: float
     cancel_after_s: float | None = None
@@ -91,7 +90,7 @@ def plan_of(seed: int, index: int, *, begins_at_s: float, may_hang: bool) -> Fil
         fate=fate,
         begins_at_s=begins_at_s,
         seconds=rng.choice([4, 8]),
-        polls=FOR_EVER if fate in ("hangs", "cancelled") else rng.randrange(9),
+        takes_s=None if fate in ("hangs", "cancelled") else rng.uniform(0.0, 5.0),
         size=size,
         pause_s=rng.uniform(0.0, 0.15),
         cancel_after_s=rng.uniform(0.0, 3.0) if fate == "cancelled" else None,

@@ -31,7 +31,8 @@ QUIET_WITHIN_S: Final = 60.0
 
 class Options(msgspec.Struct, frozen=True):
     """`spread_s`: over how long the videos begin. `kill_every_s`: a whole gateway is killed so often, in turn, once it
-    has served for `lives_s`; after `kills` of them no more. `hangs`: whether some go on until the deadline.
+    has given `answers` since it was started; after `kills` of them no more. `hangs`: whether some go on until the
+    deadline.
     """
 
     directory: Path
@@ -39,10 +40,10 @@ class Options(msgspec.Struct, frozen=True):
     seed: int = 1
     spread_s: float = 75.0
     kill_every_s: float = 2.0
-    lives_s: float = 0.5
+    answers: int = 10
     kills: int | None = None
     lease_s: float = 2.0
-    deadline_s: int = 45
+    deadline_s: int = 60
     hangs: bool = True
 
 
@@ -119,7 +120,8 @@ class _Storm:
         self.kills: list[tuple[float, int]] = []
         self._options, self._plans, self._gateways = options, plans, gateways
         self._clients, self._report = clients, report
-        self._serves_since: list[float | None] = [time.monotonic()] * len(gateways)
+        self._answers: list[int | None] = [0] * len(gateways)
+        """Of each gateway, when it was started; None while it is not there."""
         self._done = False
 
     async def rage(self) -> float:
@@ -148,12 +150,14 @@ class _Storm:
             while not self._done:
                 await asyncio.sleep(0.05)
                 number, now_s = len(self.kills) % len(self._gateways), time.monotonic()
-                since_s = self._serves_since[number]
+                answers = self._answers[number]
                 if options.kills is not None and len(self.kills) >= options.kills:
                     continue
-                if since_s is None or now_s < max(last_s + options.kill_every_s, since_s + options.lives_s):
+                if answers is None or now_s < last_s + options.kill_every_s:
                     continue
-                self._serves_since[number] = None
+                if self._clients.answers[self._gateways[number].url] < answers + options.answers:
+                    continue
+                self._answers[number] = None
                 self.kills.append((now_s - began_s, number))
                 last_s = now_s
                 await asyncio.to_thread(self._gateways[number].kill)
@@ -161,7 +165,7 @@ class _Storm:
 
     async def _start(self, number: int) -> None:
         await asyncio.to_thread(self._gateways[number].start)
-        self._serves_since[number] = time.monotonic()
+        self._answers[number] = self._clients.answers[self._gateways[number].url]
 
     async def _tell_on(self, began_s: float) -> None:
         while True:

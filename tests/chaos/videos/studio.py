@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from tests.fakes.wire import Pause, Reply, Request, Send, Step
 
 POLL_AFTER_MS: Final = 400
 BLOCK_BYTES: Final = 1 << 16
+FOR_EVER: Final = 1 << 40
 
 _MODEL: Final = """
   - id: chaos/{provider}
@@ -33,6 +35,7 @@ class Studio(VideoUpstream):
         self.poll_after_ms = POLL_AFTER_MS
         self.begun: list[Job] = []
         self._plans = plans
+        self._began_s: dict[str, float] = {}
 
     def answer(self, request: Request) -> Reply:
         self.requests.clear()
@@ -40,7 +43,9 @@ class Studio(VideoUpstream):
         known = len(self.jobs)
         reply = super().answer(request)
         if len(self.jobs) > known:
-            self.begun.append(list(self.jobs.values())[-1])
+            job = list(self.jobs.values())[-1]
+            self.begun.append(job)
+            self._began_s[job.id] = time.monotonic()
         return reply
 
     def plan_for(self, asked: Mapping[str, Any]) -> Plan:
@@ -50,8 +55,14 @@ class Studio(VideoUpstream):
                 refusal = error(400, "It is against the rules.", type="invalid_request_error", code="invalid_value")
                 return Plan(submit=refusal)
             case "failed":
-                return Plan(polls=plan.polls, outcome="failed", code="video_generation_failed")
-        return Plan(polls=plan.polls, submit="lost" if plan.fate == "lost" else "taken", media=Media(size=plan.size))
+                return Plan(polls=FOR_EVER, outcome="failed", code="video_generation_failed")
+        return Plan(polls=FOR_EVER, submit="lost" if plan.fate == "lost" else "taken", media=Media(size=plan.size))
+
+    def _poll(self, job: Job) -> Reply:
+        takes_s = self._plan_of(job.asked).takes_s
+        if job.ended is None and takes_s is not None and time.monotonic() >= self._began_s[job.id] + takes_s:
+            job.ended = job.plan.outcome
+        return super()._poll(job)
 
     def film(self, job: Job, start: int, end: int) -> list[Step]:
         plan = self._plan_of(job.asked)

@@ -14,7 +14,7 @@ from tests.chaos.books import Books, Entry, Record, Spent, Wallet
 from tests.chaos.videos import reconcile
 from tests.chaos.videos.books import JobRow
 from tests.chaos.videos.client import Told
-from tests.chaos.videos.plan import FOR_EVER, Fate, FilmPlan, Provider
+from tests.chaos.videos.plan import Fate, FilmPlan, Provider
 from tests.chaos.videos.reconcile import UNKNOWN, Evidence
 from tests.fakes.video_upstream import Job, Plan
 
@@ -72,8 +72,7 @@ class Case:
 
 
 def _film(index: int, provider: Provider, fate: Fate) -> FilmPlan:
-    polls = FOR_EVER if fate == "cancelled" else 2
-    return FilmPlan(index, 1, provider, fate, 0.0, seconds=4, polls=polls, size=1000, pause_s=0.0)
+    return FilmPlan(index, 1, provider, fate, 0.0, seconds=4, takes_s=1.0, size=1000, pause_s=0.0)
 
 
 def _told(index: int, status: str, charged: int = 0, *, sha: str | None = None, error: str | None = None) -> Told:
