@@ -168,7 +168,7 @@ def gateway(
         tmp_path_factory.mktemp("gateway"),
         config(acme_upstream, backup_upstream),
         local_model=True,
-        environ={"ACME_KEY": ACME_KEY},
+        environ={"ACME_KEY": ACME_KEY, "AISTATS_WEBHOOKS_ALLOW_HTTP": "1", "AISTATS_WEBHOOKS_ALLOW_PRIVATE": "1"},
     ).start()
     yield gateway
     assert gateway.stop() == 0, gateway.log[-4000:]
