@@ -195,11 +195,13 @@ async def prepare_database(settings: Settings) -> FirstKey:
     from server.storage.database import Database, DatabaseUnusable
     from server.storage.first_start import ensure_default_team
     from server.storage.migrate import upgrade
+    from server.storage.months import Months
 
     try:
         await upgrade(settings.database_url)
         database = Database.open(settings.database_url, pool_size=2)
         try:
+            await Months(database, SystemClock()).prepare()
             made = await ensure_default_team(database, SystemClock(), UuidV7(), settings.data_dir)
         finally:
             await database.close()

@@ -189,11 +189,12 @@ generations = Table(
     Index("ix_generations_team_id", "team_id", "suffix"),
     Index("ix_generations_created_at", "created_at"),
 )
+"""On PostgreSQL a partition for each month (`months.py`)."""
 
 generation_contents = Table(
     "generation_contents",
     metadata,
-    Column("suffix", Text, ForeignKey("generations.suffix", ondelete="CASCADE"), primary_key=True),
+    Column("suffix", Text, primary_key=True),
     Column("team_id", Text, ForeignKey("teams.id"), nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("path", Text, nullable=False, comment="the route that the request was sent to"),
