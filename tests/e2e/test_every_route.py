@@ -230,7 +230,7 @@ def test_d7_an_id_is_read_back_as_it_was_told(
     reply = client.post(route.path, **request_of(bodies(route)[0]), headers=purse.headers)
     assert reply.is_success, reply.text
     body = reply.json() if reply.headers["content-type"] == "application/json" else {}
-    if "keys" in route.path:
+    if "keys" in route.path or "webhooks" in route.path:
         where, its_id = f"{route.path}/{body['data']['id']}", body["data"]["id"]
     elif route.path == "/v1/responses":
         where, its_id = f"/v1/responses/{body['id']}", body["id"]
