@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Where modules are not kept compiled, every process of a test run compiles all tests and SDKs again.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -87,6 +89,11 @@ else
 	$(BIN)/python -m pytest -n 2 --ignore tests/e2e $(addprefix --ignore ,$(ALONE)) || failed=1; \
 	exit $$failed
 endif
+
+.PHONY: test-in-envoy
+test-in-envoy: $(NODE) ## the tests of whole gateways and of typed calls, with workers inside Envoy (docs/hosts.md); ARGS names fewer
+	@scripts/install-test-deps.sh
+	@AISTATS_HOST=in-envoy $(BIN)/python -m pytest $(or $(ARGS),tests/e2e tests/contract)
 
 .PHONY: check
 check: format-check lint types imports proto-check ## everything that CI checks besides the tests

@@ -14,18 +14,36 @@ import yaml
 
 import aistats.gateway.v1
 
-_TLS_CONTEXT = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+_TYPES = "type.googleapis.com/envoy"
+_TLS_CONTEXT = f"{_TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+_MUTATION = f"{_TYPES}.extensions.filters.http.header_mutation.v3"
+_HEADERS_FILTER = "gateway.headers"
+_APP_FILTER = "gateway.app"
 _PACKAGE = Path(__file__).parent
+
+
+class InProcess(msgspec.Struct, frozen=True):
+    """The worker inside Envoy's process: `module` is the library of pyvoy, `app` what it runs,
+    as `package.module:name`.
+
+    Of each request that does not end well Envoy writes its x-request-id, as a line, to the pipe `ends`.
+    """
+
+    module: str
+    app: str
+    ends: str
 
 
 class EnvoyOptions(msgspec.Struct, frozen=True):
     """Where Envoy listens, and where its workers do. `tls_cert` and `tls_key` are PEM files, set both or neither.
 
-    `trusted_proxies`: how many stand before it, and tell of clients' addresses in `x-forwarded-for`.
+    `trusted_proxies`: how many stand before it, and tell of clients' addresses in `x-forwarded-for`. With `in_process`
+    it carries the one worker itself, and `worker_sockets` is empty.
     """
 
-    worker_sockets: tuple[str, ...]
     admin_socket: str
+    worker_sockets: tuple[str, ...] = ()
+    in_process: InProcess | None = None
     http_host: str = "127.0.0.1"
     http_port: int = 8080
     tls_cert: str | None = None
@@ -50,10 +68,14 @@ def render(options: EnvoyOptions) -> str:
         chain["transport_socket"] = _tls(options.tls_cert, options.tls_key)
     chain["filters"][0]["typed_config"]["xff_num_trusted_hops"] = options.trusted_proxies
     _transcoder(chain)["proto_descriptor"] = str(descriptors_path())
-    cluster = config["static_resources"]["clusters"][0]
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-        {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in options.worker_sockets
-    ]
+    if options.in_process is None:
+        cluster = config["static_resources"]["clusters"][0]
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+            {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in options.worker_sockets
+        ]
+    else:
+        del config["static_resources"]["clusters"]
+        _take_in(chain["filters"][0]["typed_config"], options.in_process)
     # No aliases: a reader of the rendered file sees every route whole.
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -61,6 +83,72 @@ def render(options: EnvoyOptions) -> str:
 def descriptors_path() -> Path:
     """The descriptor set of the protos, which the transcoder reads."""
     return Path(aistats.gateway.v1.__path__[0]) / "descriptors.binpb"
+
+
+def _take_in(manager: dict[str, Any], worker: InProcess) -> None:
+    """Have a worker of this very process answer what is otherwise forwarded.
+
+    The router, which answers the direct responses as before, no longer sees those requests: what it did to their
+    headers is done by a filter in front of the worker.
+    """
+    *before, router = manager["http_filters"]
+    host = manager["route_config"]["virtual_hosts"][0]
+    mutations = _mutations(host)
+    # The worker ends each answer with trailers, which it may only do where they are asked for.
+    mutations["request_mutations"].append(
+        {"append": {"header": {"key": "te", "value": "trailers"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    )
+    headers = {"@type": f"{_MUTATION}.HeaderMutation", "mutations": mutations}
+    manager["http_filters"] = [
+        *before,
+        {"name": _HEADERS_FILTER, "typed_config": headers},
+        {"name": _APP_FILTER, "typed_config": _app(worker)},
+        router,
+    ]
+    del host["retry_policy"]
+    for route in host["routes"]:
+        per_filter = route["typed_per_filter_config"] = dict(route.get("typed_per_filter_config", {}))
+        if route.pop("route", None) is None:
+            for name in (_HEADERS_FILTER, _APP_FILTER):
+                per_filter[name] = {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "disabled": True}
+            continue
+        route["non_forwarding_action"] = {}
+        route.pop("request_body_buffer_limit", None)  # nothing is kept for another attempt
+        per_filter[_HEADERS_FILTER] = {"@type": f"{_MUTATION}.HeaderMutationPerRoute", "mutations": _mutations(route)}
+    manager["access_log"].append(_ends(worker.ends))
+
+
+def _mutations(place: dict[str, Any]) -> dict[str, list[Any]]:
+    """The headers that a route, or all of them, adds, for the filter that adds them where no router does."""
+    return {
+        f"{side}_mutations": [{"append": added} for added in place.get(f"{side}_headers_to_add", ())]
+        for side in ("request", "response")
+    }
+
+
+def _app(worker: InProcess) -> dict[str, Any]:
+    config = {"app": worker.app, "interface": "asgi", "lifespan": True, "loop": "uvloop"}
+    return {
+        "@type": f"{_TYPES}.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": {"module": {"local": {"filename": worker.module}}},
+        "filter_name": "pyvoy",
+        "filter_config": {
+            "@type": "type.googleapis.com/google.protobuf.StringValue",
+            "value": msgspec.json.encode(config).decode(),
+        },
+    }
+
+
+def _ends(pipe: str) -> dict[str, Any]:
+    return {
+        "name": "envoy.access_loggers.file",
+        "filter": {"response_flag_filter": {}},
+        "typed_config": {
+            "@type": f"{_TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": pipe,
+            "log_format": {"text_format_source": {"inline_string": "%REQ(X-REQUEST-ID)%\n"}},
+        },
+    }
 
 
 class _Dumper(yaml.SafeDumper):

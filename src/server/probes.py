@@ -8,6 +8,7 @@ import http.client
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -109,6 +110,11 @@ class EnvoyAdmin:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    async def is_ready(self) -> bool:
+        """Whether it listens, and all that it carries has started."""
+        answer = await ask_unix(self._path, "GET", "/ready")
+        return answer is not None and answer.status == 200
+
     async def announce_drain(self) -> bool:
         """Go on accepting, but end each connection with its next answer."""
         return await self._post("/drain_listeners?graceful&skip_exit")
@@ -127,3 +133,21 @@ class EnvoyAdmin:
     async def _post(self, target: str) -> bool:
         answer = await ask_unix(self._path, "POST", target)
         return answer is not None and answer.status == 200
+
+
+class EnvoyAdmins:
+    """Several Envoys that are drained together, as one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._admins = [EnvoyAdmin(path) for path in paths]
+
+    async def announce_drain(self) -> bool:
+        return any(await asyncio.gather(*(admin.announce_drain() for admin in self._admins)))
+
+    async def close_listeners(self) -> bool:
+        return any(await asyncio.gather(*(admin.close_listeners() for admin in self._admins)))
+
+    async def active_requests(self) -> int | None:
+        """Of all that answer."""
+        counts = await asyncio.gather(*(admin.active_requests() for admin in self._admins))
+        return sum(count for count in counts if count is not None)

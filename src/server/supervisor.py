@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from server.processes import LEAVE, Backoff, Child, ChildOutput, Command, StopStep
+from server.processes import CUT, LEAVE, Backoff, Child, ChildOutput, Command, StopStep
 
 READY_TIMEOUT_S: Final = 60.0
 MAX_STARTS_BEFORE_READY: Final = 3
@@ -41,10 +41,13 @@ class Proxy(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to run and how to tell that it works: probes are asked in this order, each until it has said yes once."""
+    """What to run and how to tell that it works: probes are asked in this order, each until it has said yes once.
+
+    Without `envoy` each worker is inside one of its own.
+    """
 
     workers: tuple[Command, ...]
-    envoy: Command
+    envoy: Command | None
     local_models: tuple[Command, ...] = ()
     probes: tuple[Probe, ...] = ()
 
@@ -111,11 +114,11 @@ class Supervisor:
 
         self._models = [child(command) for command in plan.local_models]
         self._workers = [child(command) for command in plan.workers]
-        self._envoy = child(plan.envoy)
+        self._envoy = [child(plan.envoy)] if plan.envoy else []
 
     @property
     def children(self) -> Sequence[Child]:
-        return [*self._models, *self._workers, self._envoy]
+        return [*self._models, *self._workers, *self._envoy]
 
     async def run(self, prepare: Callable[[], Awaitable[None]], ready: Callable[[], None]) -> None:
         """Start, call `ready` once everything answers, and stay until asked to stop; then drain and end all children.
@@ -127,7 +130,7 @@ class Supervisor:
             self._launch(self._models)
             await prepare()
             if not self._stop.asked.is_set():
-                self._launch([*self._workers, self._envoy])
+                self._launch([*self._workers, *self._envoy])
                 await self._until_ready()
             if not self._stop.asked.is_set():
                 ready()
@@ -168,17 +171,26 @@ class Supervisor:
             worker.tell(LEAVE)
         ends_at = asyncio.get_running_loop().time() + limit_s
         if await self._in_time(self._until_idle(), limit_s):
-            await self._envoy.stop(self._steps(signal.SIGTERM))
+            await self._stop_envoy()
             limit_s = max(ends_at - asyncio.get_running_loop().time(), self._limits.end_s)
             if await self._in_time(self._stop_workers([StopStep(signal.SIGTERM, limit_s)]), limit_s):
                 return
         log.warning("cutting the requests that are left", hurried=self._stop.hurried.is_set())
-        await self._stop_workers([StopStep(signal.SIGINT, self._limits.cut_s)])
+        if self._envoy:
+            await self._stop_workers([StopStep(signal.SIGINT, self._limits.cut_s)])
+        else:
+            for worker in self._workers:
+                worker.tell(CUT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._until_served(), self._limits.cut_s)
 
     async def _until_idle(self) -> None:
         if await self._proxy.announce_drain():
             await asyncio.sleep(self._limits.announce_s)
         await self._proxy.close_listeners()
+        await self._until_served()
+
+    async def _until_served(self) -> None:
         while await self._proxy.active_requests():  # noqa: ASYNC110 - Envoy can only be asked
             await asyncio.sleep(POLL_S)
 
@@ -195,12 +207,16 @@ class Supervisor:
             working.cancel()
             hurried.cancel()
 
+    async def _stop_envoy(self) -> None:
+        for envoy in self._envoy:
+            await envoy.stop(self._steps(signal.SIGTERM))
+
     async def _stop_workers(self, steps: Sequence[StopStep]) -> None:
         await asyncio.gather(*(worker.stop(steps) for worker in self._workers))
 
     async def _end_all(self) -> None:
         """End what still runs: Envoy, the workers, the local model. Raises where supervising itself failed."""
-        await self._envoy.stop(self._steps(signal.SIGTERM))
+        await self._stop_envoy()
         await self._stop_workers(self._steps(signal.SIGTERM))
         for model in self._models:
             await model.stop(self._steps(signal.SIGTERM))

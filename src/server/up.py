@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
@@ -15,12 +15,13 @@ import click
 import msgspec
 import structlog
 
-from rest_bridge.envoy import EnvoyOptions, render
+from rest_bridge.envoy import EnvoyOptions, InProcess, render
 from server import local_media, local_model, local_moderation
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
+from server.in_envoy_start import APP, ENDS_PATH, FLUSH_MS, Assignment, in_envoy, module_path
 from server.preflight import claimed_run_dir, envoy_binary, preflight
-from server.probes import EnvoyAdmin, accepts, ask_http, unused_port
+from server.probes import EnvoyAdmin, EnvoyAdmins, accepts, ask_http, unused_port
 from server.processes import RECORDS_LOST, ChildOutput, Command, tied
 from server.settings import METRICS_HOST, Settings, available_cores
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
@@ -70,7 +71,8 @@ async def up(settings: Settings, version: str) -> None:
                 nonlocal key
                 tell("bringing the database up to date")
                 key = await prepare_database(settings)
-                tell(f"starting {len(plan.workers)} workers and Envoy" + (", loading the model" if model_port else ""))
+                what = "workers and Envoy" if plan.envoy else "workers, each in Envoy"
+                tell(f"starting {len(plan.workers)} {what}" + (", loading the model" if model_port else ""))
 
             def ready() -> None:
                 _announce(settings, key, version, clock.monotonic() - started, has_model=model_port is not None)
@@ -78,7 +80,7 @@ async def up(settings: Settings, version: str) -> None:
             output = _child_output(settings, plan)
             supervisor = Supervisor(
                 plan,
-                EnvoyAdmin(run_dir / _ADMIN_SOCKET),
+                EnvoyAdmins(_admin_sockets(settings, run_dir)),
                 stop,
                 limits=Limits(drain_s=settings.drain_timeout_s, end_s=END_S),
                 output=output,
@@ -110,6 +112,13 @@ def _socket(run_dir: Path, index: int) -> Path:
     return run_dir / f"worker-{index}.sock"
 
 
+def _admin_sockets(settings: Settings, run_dir: Path) -> list[Path]:
+    """Of every Envoy."""
+    if settings.host == "in-envoy":
+        return [run_dir / f"admin-{index}.sock" for index in range(settings.workers)]
+    return [run_dir / _ADMIN_SOCKET]
+
+
 def make_plan(
     settings: Settings,
     run_dir: Path,
@@ -125,7 +134,12 @@ def make_plan(
     sockets = [_socket(run_dir, index) for index in range(settings.workers)]
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
-    probes: list[Probe] = [_socket_probe(path) for path in sockets]
+    is_inside = settings.host == "in-envoy"
+    probes: list[Probe]
+    if is_inside:
+        probes = [EnvoyAdmin(path).is_ready for path in _admin_sockets(settings, run_dir)]
+    else:
+        probes = [_socket_probe(path) for path in sockets]
     models = []
     if model_port is not None:
         embedding = () if embedding_port is None else ("--embedding-port", str(embedding_port))
@@ -147,6 +161,11 @@ def make_plan(
         models.append(Command("local-media", (*argv, "--port", str(media_port)), environ))
         probes.append(lambda: accepts(media_port))  # it takes requests in before it has loaded
         environ = {**environ, "AISTATS_LOCAL_MEDIA_URL": f"http://127.0.0.1:{media_port}/v1"}
+    # Last, when there is a worker to answer: what Envoy says before that would only fill its log.
+    probes.append(_http_probe(f"{settings.http_url}/healthz"))
+    if is_inside:
+        inside = tuple(_worker_in_envoy(settings, run_dir, index, path, environ) for index, path in enumerate(sockets))
+        return Plan(inside, None, tuple(models), tuple(probes))
     workers = tuple(
         Command(
             f"worker-{index}",
@@ -155,37 +174,55 @@ def make_plan(
         )
         for index, path in enumerate(sockets)
     )
-    # Last, when there is a worker to answer: what Envoy says before that would only fill its log.
-    probes.append(_http_probe(f"{settings.http_url}/healthz"))
     config = write_envoy_config(settings, run_dir, sockets)
     return Plan(workers, Command("envoy", tied(envoy_argv(settings, config))), tuple(models), tuple(probes))
 
 
+def _worker_in_envoy(
+    settings: Settings, run_dir: Path, index: int, socket_path: Path, environ: Mapping[str, str]
+) -> Command:
+    """One worker and its Envoy, as one process; writes its configuration."""
+    config = run_dir / f"envoy-{index}.yaml"
+    options = _envoy_options(settings, _admin_sockets(settings, run_dir)[index])
+    in_process = InProcess(module_path(), APP, ENDS_PATH)
+    config.write_text(render(msgspec.structs.replace(options, in_process=in_process)), encoding="utf-8")
+    argv = envoy_argv(settings, config, concurrency=1, flush_ms=FLUSH_MS)
+    return in_envoy(argv, Assignment(index, str(socket_path)), environ)
+
+
 def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -> Path:
     """Render `envoy.yaml` for these sockets into the run directory."""
-    options = EnvoyOptions(
-        worker_sockets=tuple(map(str, sockets)),
-        admin_socket=str(run_dir / _ADMIN_SOCKET),
+    options = _envoy_options(settings, run_dir / _ADMIN_SOCKET)
+    path = run_dir / "envoy.yaml"
+    path.write_text(render(msgspec.structs.replace(options, worker_sockets=tuple(map(str, sockets)))), encoding="utf-8")
+    return path
+
+
+def _envoy_options(settings: Settings, admin_socket: Path) -> EnvoyOptions:
+    return EnvoyOptions(
+        admin_socket=str(admin_socket),
         http_host=settings.http_host,
         http_port=settings.http_port,
         tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
         tls_key=str(settings.tls_key) if settings.tls_key else None,
         trusted_proxies=settings.trusted_proxies,
     )
-    path = run_dir / "envoy.yaml"
-    path.write_text(render(options), encoding="utf-8")
-    return path
 
 
-def envoy_argv(settings: Settings, config: Path) -> tuple[str, ...]:
-    """Envoy's command line. Connections are told to close as soon as a drain begins; its log lags 1 s at most."""
+def envoy_argv(
+    settings: Settings, config: Path, *, concurrency: int | None = None, flush_ms: int = 1000
+) -> tuple[str, ...]:
+    """Envoy's command line. Connections are told to close as soon as a drain begins; its log lags `flush_ms` at most.
+
+    Without a `concurrency` it has a thread for each worker.
+    """
     log_format = _ENVOY_JSON_LOG if settings.log_format == "json" else _ENVOY_LINE_LOG
     return (
         *(str(envoy_binary()), "-c", str(config)),
-        *("--concurrency", str(min(settings.workers, available_cores()))),
+        *("--concurrency", str(concurrency or min(settings.workers, available_cores()))),
         *("--drain-strategy", "immediate", "--drain-time-s", "1", "--disable-hot-restart"),
         *("--log-level", "warning", "--log-format", log_format),
-        *("--file-flush-interval-msec", "1000"),
+        *("--file-flush-interval-msec", str(flush_ms)),
     )
 
 
@@ -246,7 +283,7 @@ def _http_probe(url: str) -> Probe:
 
 def _child_output(settings: Settings, plan: Plan) -> ChildOutput:
     """In JSON every line is an object already and stays as it is; a console gets names in front."""
-    names = [command.name for command in (*plan.workers, plan.envoy, *plan.local_models)]
+    names = [command.name for command in (*plan.workers, *((plan.envoy,) if plan.envoy else ()), *plan.local_models)]
     return ChildOutput(sys.stderr.buffer, None if settings.log_format == "json" else max(map(len, names)))
 
 

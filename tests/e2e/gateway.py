@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -19,6 +20,8 @@ import psutil
 
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 45.0
+WORKER = re.compile(r" worker |/envoy-[0-9]+[.]yaml ")
+"""The command of a worker on either host."""
 
 
 def free_port() -> int:
@@ -66,6 +69,7 @@ class Gateway:
             "AISTATS_WORKERS": str(workers),
             "AISTATS_LOCAL_MODEL": "1" if local_model else "0",
             "AISTATS_LOG_FORMAT": "json",
+            "AISTATS_HOST": os.environ.get("AISTATS_HOST", "grpc.aio"),
             "AISTATS_CONFIG": str(self.config_file),
             **(environ or {}),
         }
@@ -151,7 +155,7 @@ class Gateway:
     def workers(self) -> list[psutil.Process]:
         """The worker processes, by index."""
         found = [(command_of(child), child) for child in self.children()]
-        return [child for command, child in sorted(found, key=lambda pair: pair[0]) if "worker" in command]
+        return [child for command, child in sorted(found, key=lambda pair: pair[0]) if WORKER.search(" ".join(command))]
 
     def serving(self) -> list[psutil.Process]:
         """The worker processes that are up, and have said that they serve."""

@@ -1,4 +1,4 @@
-"""The real gRPC host with its real guard and key check, on a uvloop of its own in a thread.
+"""A real gRPC host with its real guard and key check, on a uvloop of its own in a thread.
 
 It stands where pytest-grpc expects a `grpc.Server`, so that blocking stubs of the test call the real thing.
 """
@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -22,7 +23,6 @@ import uvloop
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.domain.identity import Arrival, Scope
-from server.hosts.grpc_aio import GrpcAioHost
 from server.pipeline.authenticate import Authenticate
 from server.reception import FrontDesk
 from server.rpc.interceptors import Guard
@@ -32,6 +32,7 @@ from server.storage.database import Database
 from server.storage.key_records import KeyRecords
 from server.storage.keys import SqlKeyStore
 from server.storage.teams import Teams
+from tests.fakes.hosting import Hosting
 
 T = TypeVar("T")
 
@@ -88,9 +89,13 @@ def rest_error(error: GatewayError, arrival: Arrival) -> tuple[int, bytes]:
 
 
 class HostThread:
-    """Register servicers as with a server, `add_insecure_port("unix:…")`, `start()`, `stop()`."""
+    """Register servicers as with a server, `add_insecure_port("unix:…")`, `start()`, `stop()`.
 
-    def __init__(self, directory: Path, *, max_concurrent_calls: int = 1000) -> None:
+    Without a `kind` it is the host of AISTATS_HOST, as `aistats-gateway up` has it.
+    """
+
+    def __init__(self, directory: Path, kind: str | None = None, *, max_concurrent_calls: int = 1000) -> None:
+        self._kind = kind or os.environ.get("AISTATS_HOST", "grpc.aio")
         self.log = LogBook()
         self.keys: HostKeys
         self.guard: Guard
@@ -150,9 +155,9 @@ class HostThread:
                 log=self.log.logger,
                 max_concurrent_calls=self._max_concurrent_calls,
             )
-            host = GrpcAioHost(self._collector.routes(self.guard), unix_socket=self._socket, tcp=("127.0.0.1", 0))
+            host = Hosting(self._kind, self._collector.routes(self.guard), unix_socket=self._socket)
             await host.start()
-            self.tcp_port = host.tcp_port or 0
+            self.tcp_port = host.tcp_port
             self._ready.set()
             await self._stop.wait()
             await host.stop(self._grace_s)

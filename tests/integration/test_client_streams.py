@@ -1,4 +1,4 @@
-"""Calls whose callers send streams, on the real gRPC host: the same guard, and no sender is far ahead of its reader."""
+"""Calls whose callers send streams, on a real gRPC host: the same guard, and no sender is far ahead of its reader."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from server.clock import SystemClock
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.request import Endpoint
-from server.hosts.grpc_aio import MAX_UNREAD_BYTES, GrpcAioHost
+from server.hosts.grpc_aio import MAX_UNREAD_BYTES
 from server.rpc.context import CallContext
 from server.rpc.interceptors import Guard, Method
 from server.rpc.registry import Route as RpcRoute
+from tests.fakes.hosting import KINDS, Hosting
 from tests.fakes.rest import KEY, OpenDoor
 from tests.fakes.rpc_host import LogBook, rest_error
 
@@ -99,7 +100,7 @@ class CountingDoor(OpenDoor):
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self.sums, self.log, self.door, self.refused = Sums(), LogBook(), CountingDoor(), Refused()
         self.guard = Guard(
             self.door,
@@ -112,7 +113,8 @@ class World:
         app = RestApp(self.door, [Route("POST", "/v1/uploads", Uploads().handle, takes_form=True)])
         decode = HttpBody.FromString
         keyed = (Scope.INFERENCE,)
-        self.host = GrpcAioHost(
+        self.host = Hosting(
+            kind,
             [
                 RpcRoute(
                     SERVICE,
@@ -134,7 +136,6 @@ class World:
                     sends_bodies=True,
                 ),
             ],
-            tcp=("127.0.0.1", 0),
         )
         self.channel: grpc.aio.Channel
 
@@ -157,9 +158,9 @@ class World:
         return self.log.lines[-1]
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
+@pytest.fixture(params=KINDS)
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    made = World(request.param)
     await made.host.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{made.host.tcp_port}") as made.channel:

@@ -1,4 +1,4 @@
-"""Streams of HTTP bodies on the real gRPC host: the last message goes with the status, and nothing else changes."""
+"""Streams of HTTP bodies on a real gRPC host: the last message goes with the status, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # 
 from aistats.gateway.v1 import chat_pb2_grpc
 from server.domain.errors import GatewayError, Reason
 from server.rpc.context import CallContext
+from tests.fakes.hosting import KINDS
 from tests.fakes.rpc_host import HostThread
 from tests.fakes.typed_client import eventually, trailers
 
@@ -50,9 +51,9 @@ def bodies() -> Bodies:
     return Bodies()
 
 
-@pytest.fixture
-def host(tmp_path: Path, bodies: Bodies) -> Iterator[HostThread]:
-    thread = HostThread(tmp_path)
+@pytest.fixture(params=KINDS)
+def host(tmp_path: Path, bodies: Bodies, request: pytest.FixtureRequest) -> Iterator[HostThread]:
+    thread = HostThread(tmp_path, request.param)
     chat_pb2_grpc.add_ChatRestServiceServicer_to_server(bodies, thread)  # type: ignore[arg-type]
     thread.add_insecure_port(f"unix:{tmp_path}/s")
     thread.start()

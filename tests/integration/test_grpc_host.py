@@ -22,12 +22,15 @@ from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from server.hosts.grpc_aio import MAX_MESSAGE_BYTES, GrpcAioHost, ListenError
 from server.rpc.chat import ChatServicer
 from tests.fakes.generation import ScriptedGenerate, endless, says
+from tests.fakes.hosting import KINDS, Hosting
 from tests.fakes.rpc_host import HostThread, Metadata, bearer
 from tests.fakes.typed_client import details, eventually, refused
 
 CHAT = "aistats.gateway.v1.ChatService"
 MAX_CALLS = 8
 BURST = 2500
+ONLY_GRPC_AIO = pytest.mark.parametrize("host", ["grpc.aio"], indirect=True)
+"""Inside Envoy these are Envoy's."""
 LIMITS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -36,9 +39,9 @@ def generate() -> ScriptedGenerate:
     return ScriptedGenerate()
 
 
-@pytest.fixture
-def host(tmp_path: Path, generate: ScriptedGenerate) -> Iterator[HostThread]:
-    thread = HostThread(tmp_path, max_concurrent_calls=MAX_CALLS)
+@pytest.fixture(params=KINDS)
+def host(tmp_path: Path, generate: ScriptedGenerate, request: pytest.FixtureRequest) -> Iterator[HostThread]:
+    thread = HostThread(tmp_path, request.param, max_concurrent_calls=MAX_CALLS)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(generate), thread)  # type: ignore[arg-type]
     thread.add_insecure_port(f"unix:{tmp_path}/s")
     thread.start()
@@ -85,6 +88,7 @@ def test_the_peer_behind_envoy_is_envoys_client(host: HostThread, tmp_path: Path
     assert host.log.lines[0]["peer"] == "192.0.2.7"
 
 
+@ONLY_GRPC_AIO
 def test_only_this_user_can_reach_the_socket(host: HostThread, tmp_path: Path) -> None:
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
 
@@ -174,9 +178,10 @@ def test_beyond_the_limit_on_calls_a_client_is_told_to_come_back(
     assert eventually(lambda: host.guard.under_way == 0)
 
 
-async def test_a_burst_waits_its_turn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_burst_waits_its_turn(tmp_path: Path, kind: str) -> None:
     """By itself grpc cancels some of what has not been begun past a thousand calls, without a word to anybody."""
-    host = GrpcAioHost((), unix_socket=tmp_path / "s")
+    host = Hosting(kind, (), unix_socket=tmp_path / "s")
     await host.start()
     try:
         async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
@@ -205,8 +210,9 @@ def test_standard_health_by_service_and_until_the_end(host: HostThread, channel:
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_drain_is_announced_before_it_begins(tmp_path: Path) -> None:
-    host = GrpcAioHost((), unix_socket=tmp_path / "s")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_drain_is_announced_before_it_begins(tmp_path: Path, kind: str) -> None:
+    host = Hosting(kind, (), unix_socket=tmp_path / "s")
     await host.start()
     async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -252,6 +258,7 @@ def pings_answered(port: int, count: int, every_s: float) -> int:
     return answered
 
 
+@ONLY_GRPC_AIO
 def test_keepalives_through_silence_are_no_abuse_and_a_flood_is(host: HostThread) -> None:
     # Envoy pings every 5 s and clients every 10 s; grpc's own default takes offence at the third within 5 minutes.
     assert pings_answered(host.tcp_port, 4, every_s=1.2) == 4

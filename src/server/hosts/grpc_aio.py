@@ -19,30 +19,28 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from server.hosts.health import WORKER, ServiceHealth
+from server.hosts.host import (
+    CLIENT_KEY,
+    EMPTY_BODY,
+    MAX_CALLS,
+    MAX_MESSAGE_BYTES,
+    SPARE_CALLS,
+    SUFFIX_KEY,
+    UNWIND_TIMEOUT_S,
+    ListenError,
+)
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Sent, StreamEntry, UnaryEntry
 from server.rpc.registry import Route
 from server.rpc.status import RpcFailure
 
 __all__ = ["GrpcAioHost", "ListenError"]
 
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
-"""A body of 64 MiB and the message around it."""
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_UNREAD_BYTES: Final = 256 * 1024
 """What the sender of a stream may be ahead of its reader."""
 MAX_STREAMS_PER_CONNECTION: Final = 4096
-SPARE_CALLS: Final = 512
-"""Health checks, reflection and refusals under way beyond the guard's own limit, which answers first."""
-MAX_PENDING_CALLS: Final = MAX_CONCURRENT_CALLS + SPARE_CALLS
-"""Calls that have come in and not been begun. Past grpc's own limit of 1000 it cancels some at random, in silence."""
-EMPTY_BODY: Final = b""
-"""The HttpBody that adds nothing, for a stream whose last message has gone before it was known to be the last."""
 NEWS_OF_LEAVING_S: Final = 0.005
 """A caller that leaves, or is late, first looks as if its stream had ended well; its call is cancelled just after."""
-SUFFIX_KEY: Final = "x-gw-suffix"
-CLIENT_KEY: Final = "x-gw-client"
-UNWIND_TIMEOUT_S: Final = 5.0
-"""How long cancelled calls may take to close their upstreams after a stop."""
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -51,8 +49,9 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+    # Calls that have come in and not been begun: past grpc's own limit of 1000 it cancels some at random, in silence.
+    ("grpc.server.max_pending_requests", MAX_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
     # Left to itself, grpc lets a fast sender be 6 MB ahead.
     ("grpc.http2.lookahead_bytes", MAX_UNREAD_BYTES),
     ("grpc.http2.bdp_probe", 0),
@@ -66,10 +65,6 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-
-
-class ListenError(Exception):
-    """An address cannot be listened on; the message says which and what to do."""
 
 
 class GrpcAioHost:
