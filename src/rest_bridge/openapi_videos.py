@@ -54,9 +54,10 @@ VIDEO_WORDS: Final[Mapping[str, str]] = {
     "VideosRequestVideo.duration_seconds": "Another word for `seconds`.",
     "VideosRequestVideo.size": "`<width>x<height>` in pixels.",
     "VideosRequestVideo.input_reference": (
-        "A picture to begin with, of at most 64 megapixels: in a form a file, in JSON a data URL or OpenAI's object "
-        "with one as its `image_url`. No address is fetched."
+        "A picture to begin with, of at most 64 megapixels: in a form a file, in JSON a data URL, an `https` address "
+        "that it is fetched from, or OpenAI's object with either as its `image_url`."
     ),
+    "VideosRequestVideo.input_references": "The same as a list of one, as the `phaseo` SDK has it.",
     "VideosRequestVideo.negative_prompt": "What is not to be seen; at most 4,096 characters.",
     "VideosRequestLink.ttl_seconds": "Another word for `expires_in_seconds`.",
     "VideosRequestLink.index": "Which video of the job: 0, for it makes one.",

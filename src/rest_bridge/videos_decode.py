@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -16,21 +16,39 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.limits import MAX_SHOWN_CHARS, invalid_value, missing_field
 from server.domain.request import Endpoint
 from server.domain.upload import Upload
-from server.domain.video import VideoRequest
+from server.domain.video import LinkedPicture, VideoRequest
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
 from server.domain.video_links import Disposition, LinkWish, link_wish
 
 __all__ = ["LinkBody", "RemixBody", "VideoBody", "decode_link", "decode_remix", "decode_video", "decode_video_form"]
 
+REFERENCES: Final = "input_references"
 _SECONDS: Final = ("seconds", "duration", "duration_seconds")
 _SETTINGS: Final = ("size", "resolution", "aspect_ratio", "seed", "negative_prompt")
 _DIGITS: Final = 4
 
 
 class ReferenceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """OpenAI's object; its address must be a data URL."""
+    """OpenAI's object."""
 
     image_url: str
+
+
+class ReferenceUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The address of an entry of `input_references`."""
+
+    url: str
+
+
+class ReferenceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture as the `phaseo` SDK has it: `image_url`, `url`, or base64 in `data` under the type `mime_type`."""
+
+    type: Literal["image_url", "image"] = "image_url"
+    role: Literal["first_frame"] | None = None
+    image_url: ReferenceUrl | None = None
+    url: str | None = None
+    data: str | None = None
+    mime_type: str | None = None
 
 
 class VideoBody(ExtrasBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,6 +65,7 @@ class VideoBody(ExtrasBody, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seed: int | None = None
     negative_prompt: str | None = None
     input_reference: str | ReferenceBody | None = None
+    input_references: tuple[ReferenceEntry, ...] | None = None
 
 
 class RemixBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,9 +124,9 @@ async def _request(body: VideoBody, files: Iterable[tuple[str, Upload]]) -> Vide
     parameters = {name: name for name in _SETTINGS if getattr(body, name) is not None}
     if seconds is not None:
         parameters["seconds"] = spelling
-    reference = _reference(body.input_reference, files)
+    reference = _reference(body, files)
     if reference is not None:
-        parameters[REFERENCE] = REFERENCE
+        parameters[REFERENCE] = REFERENCES if body.input_references else REFERENCE
     request = VideoRequest(
         endpoint=Endpoint.VIDEO,
         model=body.model,
@@ -118,14 +137,15 @@ async def _request(body: VideoBody, files: Iterable[tuple[str, Upload]]) -> Vide
         aspect_ratio=body.aspect_ratio,
         seed=body.seed,
         negative_prompt=body.negative_prompt,
-        reference=reference,
+        reference=None if isinstance(reference, LinkedPicture) else reference,
+        linked=reference if isinstance(reference, LinkedPicture) else None,
         parameters=parameters,
         provider_options=body.options(),
         routing=body.routing(),
     )
     check_settings(request)
-    if reference is not None:
-        await check_reference(reference)
+    if request.reference is not None:
+        await check_reference(request.reference)
     return request
 
 
@@ -145,16 +165,42 @@ def _seconds(body: VideoBody) -> tuple[str, int | None]:
     return name, value
 
 
-def _reference(given: str | ReferenceBody | None, files: Iterable[tuple[str, Upload]]) -> Upload | None:
-    found: list[Upload] = []
-    if given is not None:
-        url, param = (given, REFERENCE) if isinstance(given, str) else (given.image_url, f"{REFERENCE}.image_url")
-        found.append(inline_file(url, param))
+def _reference(body: VideoBody, files: Iterable[tuple[str, Upload]]) -> Upload | LinkedPicture | None:
+    """The picture, or where it is."""
+    found = [*_inside(body), *_listed(body.input_references or ())]
     for name, file in files:
         if name != REFERENCE:
             shown = name[:MAX_SHOWN_CHARS]
             raise GatewayError(Reason.UNKNOWN_PARAMETER, f"`{shown}` is not a known file.", param=shown)
         found.append(file)
     if len(found) > 1:
-        raise invalid(REFERENCE, f"`{REFERENCE}` is given twice.")
+        several = REFERENCES if body.input_references else REFERENCE
+        raise invalid(several, f"`{several}` is more than the one picture that a video begins with.")
     return found[0] if found else None
+
+
+def _inside(body: VideoBody) -> Iterator[Upload | LinkedPicture]:
+    given = body.input_reference
+    if given is not None:
+        url, param = (given, REFERENCE) if isinstance(given, str) else (given.image_url, f"{REFERENCE}.image_url")
+        yield _at(url, param)
+
+
+def _listed(entries: Sequence[ReferenceEntry]) -> Iterator[Upload | LinkedPicture]:
+    for place, entry in enumerate(entries):
+        param = f"{REFERENCES}[{place}]"
+        told: list[Upload | LinkedPicture] = []
+        if entry.image_url is not None:
+            told.append(_at(entry.image_url.url, f"{param}.image_url.url"))
+        if entry.url is not None:
+            told.append(_at(entry.url, f"{param}.url"))
+        if entry.data is not None:
+            told.append(inline_file(f"data:{entry.mime_type or 'image/png'};base64,{entry.data}", f"{param}.data"))
+        if len(told) != 1:
+            raise invalid(param, f"`{param}` must have one of image_url, url and data.")
+        yield told[0]
+
+
+def _at(url: str, param: str) -> Upload | LinkedPicture:
+    """The file of a data URL; any other address is for the gateway to judge."""
+    return inline_file(url, param) if url[:5].lower() == "data:" else LinkedPicture(url, param)

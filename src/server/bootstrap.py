@@ -86,6 +86,7 @@ from server.hosts.host import Host, ListenError
 from server.metrics.figures import Figure, Sampled
 from server.metrics.meter import Meter, MeteredLedger, breakers
 from server.metrics.serve import figures_socket, telling
+from server.picture_fetch import PictureFetch
 from server.pipeline.api_keys import ApiKeys
 from server.pipeline.authenticate import Authenticate
 from server.pipeline.count_tokens import TokenEstimate
@@ -306,11 +307,19 @@ async def worker(
         looks = Looks(jobs, film_makers, catalog, clock, random.random, *(() if meter is None else (meter.settled,)))
         lease_s = settings.worker_lease_s
         contents = await _contents(stack, settings, database, commits, clock, ledger.worker_id, looks)
+        spool = Spool(settings.data_dir)
+        pictures = PictureFetch(
+            transport,
+            spool,
+            allow_http=settings.picture_urls_allow_http,
+            allow_private=settings.picture_urls_allow_private,
+        )
         videos = Videos(
             *(catalog, film_makers, jobs, accounts, looks, clock, shutdown, health),
             lease_s=lease_s,
             deadline_s=settings.video_deadline_s,
             contents=contents,
+            pictures=pictures,
         )
         runner_of_jobs = VideoRunner(jobs, looks, clock, lease_s=lease_s)
         stack.push_async_callback(runner_of_jobs.close)
@@ -367,7 +376,6 @@ async def worker(
         runner = IdempotentRunner(outcomes, accounts, clock, max_runs=MAX_CONCURRENT_CALLS)
         stack.push_async_callback(runner.close, settings.drain_timeout_s + GOODBYE_S)
         routes = [route for face in faces for route in face.routes()]
-        spool = Spool(settings.data_dir)
         bridge = RestApp(reception, routes, refusals, runner, spool)
         documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (

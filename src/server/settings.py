@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     webhooks_allow_private: bool = False
     """Whether teams may have webhooks without TLS, and on this machine or in a private network."""
 
+    picture_urls_allow_http: bool = False
+    picture_urls_allow_private: bool = False
+    """Whether pictures are fetched without TLS, and from this machine or a private network, where a client says so."""
+
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     record_days: int | None = Field(default=None, ge=1, le=36_500)

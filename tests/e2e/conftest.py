@@ -178,9 +178,10 @@ def gateway(
 def strict_gateway(
     tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
 ) -> Iterator[Gateway]:
-    """One that waits a second for a provider's first byte, and a second for each next."""
+    """One that waits a second for a provider's first byte and for each next, and fetches pictures from here."""
     settings = config(acme_upstream, backup_upstream, first_byte=1.0, idle=1.0)
-    gateway = Gateway(tmp_path_factory.mktemp("strict"), settings, environ={"ACME_KEY": ACME_KEY}).start()
+    fetches = {f"AISTATS_PICTURE_URLS_ALLOW_{what}": "1" for what in ("HTTP", "PRIVATE")}
+    gateway = Gateway(tmp_path_factory.mktemp("strict"), settings, environ={"ACME_KEY": ACME_KEY, **fetches}).start()
     yield gateway
     assert gateway.stop() == 0, gateway.log[-4000:]
 

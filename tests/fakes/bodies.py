@@ -184,6 +184,10 @@ FILMED: Final[Sequence[Json]] = (
         "provider": {"only": ["cinema"]}, "models": [FILMER], "session_id": "s-1",
     },
 )  # fmt: skip
+REFERRED: Final[Json] = {
+    "model": FILMER, "prompt": "A cat.",
+    "input_references": [{"type": "image_url", "role": "first_frame", "image_url": {"url": PIXEL}}],
+}  # fmt: skip
 REMIXED: Final[Sequence[Json]] = ({"prompt": "At night."},)
 NOTHING: Final[Sequence[Json]] = ({},)
 LINKED: Final[Sequence[Json]] = (
@@ -204,7 +208,7 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     "POST /v1/audio/translations": WRITTEN,
     "POST /v1/images/generations": DRAWN,
     "POST /v1/images/edits": EDITED,
-    **{f"POST {path}": FILMED for path in VIDEO_PATHS},
+    **{f"POST {path}": (*FILMED, REFERRED) for path in VIDEO_PATHS},
     **{f"POST {path}/{{}}/remix": REMIXED for path in VIDEO_PATHS},
     **{f"POST {path}/{{}}/cancel": NOTHING for path in VIDEO_PATHS},
     **{f"POST {path}/{{}}/download_url": LINKED for path in VIDEO_PATHS},

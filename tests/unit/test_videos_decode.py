@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import pytest
 
 from rest_bridge.videos_decode import decode_remix, decode_video, decode_video_form
 from server.domain.errors import GatewayError
+from server.domain.video import LinkedPicture
 from tests.fakes.uploads import BytesUpload
 
 
@@ -27,6 +28,7 @@ def picture(width: int = 2, height: int = 2) -> BytesUpload:
 
 
 PIXEL = "data:image/png;base64," + base64.b64encode(png(1, 1)).decode()
+LINK = "https://pictures.example/a.png"
 LEAST: dict[str, Any] = {"model": "acme/film", "prompt": "a cat"}
 
 
@@ -84,8 +86,15 @@ async def test_the_least_is_a_model_and_a_prompt() -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
         ({"negative_prompt": "x" * 4097}, "negative_prompt"),
-        ({"input_reference": "https://example.com/a.png"}, "input_reference"),
-        ({"input_reference": {"image_url": "http://169.254.169.254/"}}, "input_reference.image_url"),
+        ({"input_reference": PIXEL, "input_references": [{"url": PIXEL}]}, "input_references"),
+        ({"input_references": [{"url": PIXEL}, {"url": PIXEL}]}, "input_references"),
+        ({"input_references": [{"role": "first_frame"}]}, "input_references[0]"),
+        ({"input_references": [{"url": PIXEL, "data": "AAAA"}]}, "input_references[0]"),
+        ({"input_references": [{"url": PIXEL, "role": "last_frame"}]}, "input_references[0].role"),
+        ({"input_references": [{"url": PIXEL, "type": "video"}]}, "input_references[0].type"),
+        ({"input_references": [{"asset_id": "a"}]}, "input_references[0].asset_id"),
+        ({"input_references": [{"data": "?"}]}, "input_references[0].data"),
+        ({"input_references": [{"url": "data:image/png;base64,A"}]}, "input_references[0].url"),
         ({"input_reference": "data:image/png;base64,A"}, "input_reference"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference.file_id"),
         ({"input_reference": "data:image/png;base64,AAAA"}, "input_reference"),
@@ -106,6 +115,37 @@ async def test_a_picture_inside_a_body(given: object) -> None:
     assert request.parameters == {"input_reference": "input_reference"}
     assert request.reference is not None
     assert (request.reference.media_type, request.reference.head) == ("image/png", png(1, 1))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"type": "image_url", "role": "first_frame", "image_url": {"url": PIXEL}},
+        {"type": "image", "url": PIXEL},
+        {"data": PIXEL.partition(",")[2], "mime_type": "image/png"},
+    ],
+    ids=["image_url", "url", "data"],
+)
+async def test_a_picture_as_the_only_one_of_a_list(entry: object) -> None:
+    request = await decoded(input_references=[entry])
+    assert request.parameters == {"input_reference": "input_references"}
+    assert request.reference is not None
+    assert request.reference.head == png(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"input_reference": LINK}, "input_reference"),
+        ({"input_reference": {"image_url": LINK}}, "input_reference.image_url"),
+        ({"input_references": [{"image_url": {"url": LINK}}]}, "input_references[0].image_url.url"),
+        ({"input_references": [{"url": LINK}]}, "input_references[0].url"),
+    ],
+    ids=["text", "object", "entry", "url of an entry"],
+)
+async def test_where_a_picture_is(given: Mapping[str, object], param: str) -> None:
+    request = await decoded(**given)
+    assert (request.reference, request.linked) == (None, LinkedPicture(LINK, param))
 
 
 async def test_a_form_says_the_same_in_texts() -> None:

@@ -19,7 +19,10 @@ __all__ = [
     "TERMINAL",
     "VARIANTS",
     "Content",
+    "FetchedPicture",
     "JobReport",
+    "LinkedPicture",
+    "PictureSource",
     "Variant",
     "Video",
     "VideoAdapter",
@@ -53,11 +56,19 @@ class VideoStatus(StrEnum):
 TERMINAL: Final = frozenset({VideoStatus.COMPLETED, VideoStatus.FAILED, VideoStatus.CANCELLED, VideoStatus.EXPIRED})
 
 
+class LinkedPicture(msgspec.Struct, frozen=True):
+    """A picture at an address that a client has chosen; `param` is the client's name of the field."""
+
+    url: str
+    param: str
+
+
 class VideoRequest(Request, frozen=True, kw_only=True):
     """A video to be made of `prompt`. None leaves a choice to the provider.
 
     `size` is `<width>x<height>` in pixels; or `resolution` (`720p`, `1080p`) and `aspect_ratio` (`16:9`) say as much.
-    `reference` is the picture that it begins with or is led by. `remix_of` is the id of a video that this one
+    `reference` is the picture that it begins with or is led by; `linked` says where that has to be fetched from, before
+    an adapter sees the request. `remix_of` is the id of a video that this one
     changes: the client's at first, to an adapter the provider's own.
     """
 
@@ -69,6 +80,7 @@ class VideoRequest(Request, frozen=True, kw_only=True):
     seed: int | None = None
     negative_prompt: str | None = None
     reference: Upload | None = None
+    linked: LinkedPicture | None = None
     remix_of: str | None = None
 
 
@@ -168,6 +180,24 @@ def may_have_begun(failure: ProviderFailure) -> bool:
     if failure.category is FailureCategory.OVERLOADED:
         return failure.upstream.code is None and failure.retry_after_s is None  # a proxy says no more than 503
     return True
+
+
+class FetchedPicture(Upload, Protocol):
+    """Whoever has fetched it lets go of it."""
+
+    def close(self) -> None: ...
+
+
+class PictureSource(Protocol):
+    """Fetches what clients give the address of."""
+
+    def check(self, picture: LinkedPicture) -> None:
+        """Raise GatewayError (`invalid_value`) where its address is none that is called."""
+        ...
+
+    async def fetch(self, picture: LinkedPicture) -> FetchedPicture:
+        """A picture of a kind and size that is taken. Raises GatewayError naming the field."""
+        ...
 
 
 class Content(Protocol):

@@ -21,9 +21,12 @@ from server.domain.ports import CatalogSource, Clock
 from server.domain.pricing import upper_bound
 from server.domain.request import Endpoint
 from server.domain.routing import Route
+from server.domain.upload import HeldUpload
 from server.domain.video import (
     VARIANTS,
     Content,
+    FetchedPicture,
+    PictureSource,
     Variant,
     Video,
     VideoAdapter,
@@ -97,6 +100,7 @@ class Videos:
         lease_s: float,
         deadline_s: int = DEADLINE_S,
         contents: KeptContents | None = None,
+        pictures: PictureSource | None = None,
     ) -> None:
         self._catalog = catalog
         self._faces = {dialect: _Face(adapter) for dialect, adapter in adapters.items()}
@@ -111,6 +115,7 @@ class Videos:
         self._lease_s = lease_s
         self._deadline_s = deadline_s
         self._contents = contents
+        self._pictures = pictures
         self._running: set[asyncio.Task[Any]] = set()
 
     async def create(self, call: Call, request: VideoRequest) -> Video:
@@ -127,10 +132,12 @@ class Videos:
         catalog, facts = self._catalog.current, JobFacts(request.prompt, request.seconds, request.size)
         if request.remix_of is not None:
             request, facts = await self._remixed(call.principal, request)
-        policy, held_to = call.principal.policy, call.principal.restrictions
-        route = candidates(catalog, request, self._faces, self._rank, self._health.drained, policy, held_to)
+        route = self._route(call, request, catalog)
         request = pseudonymised(request, call.principal.team_id)
-        return await self._to_the_end(self._create(call, request, facts, route, catalog))
+        if request.linked is None:
+            return await self._to_the_end(self._create(call, request, facts, route, catalog))
+        picture = await self._source.fetch(request.linked)
+        return await self._to_the_end(self._create_from(picture, call, request, facts, catalog))
 
     async def get(self, principal: Principal, video_id: str) -> Video:
         """By `video_<x>` or `<x>`. Raises GatewayError (`resource_not_found`)."""
@@ -238,6 +245,29 @@ class Videos:
         if key is None:
             return None
         return await self._store.find(call.principal.team_id, key, call.arrival.created_at - KEY_S)
+
+    def _route(self, call: Call, request: VideoRequest, catalog: Catalog) -> Route:
+        """Raises GatewayError. A picture that is not there yet is taken for one that everybody takes."""
+        if request.linked is not None:
+            self._source.check(request.linked)
+            request = replace(request, reference=HeldUpload(b"", "image/png"))
+        policy, held_to = call.principal.policy, call.principal.restrictions
+        return candidates(catalog, request, self._faces, self._rank, self._health.drained, policy, held_to)
+
+    async def _create_from(
+        self, picture: FetchedPicture, call: Call, request: VideoRequest, facts: JobFacts, catalog: Catalog
+    ) -> Video:
+        """As `_create`, with a picture that is let go of then."""
+        try:
+            request = replace(request, reference=picture, linked=None)
+            return await self._create(call, request, facts, self._route(call, request, catalog), catalog)
+        finally:
+            picture.close()
+
+    @property
+    def _source(self) -> PictureSource:
+        assert self._pictures is not None, "who takes addresses can fetch from them"
+        return self._pictures
 
     async def _remixed(self, principal: Principal, request: VideoRequest) -> tuple[VideoRequest, JobFacts]:
         """The request with the provider's own id, for nobody but the provider that has the video."""

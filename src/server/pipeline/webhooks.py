@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET
 
 from server.domain import limits
-from server.domain.addresses import danger_of_host, is_near
+from server.domain.client_urls import check_client_url
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Call
 from server.domain.keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, Actor
@@ -32,7 +31,6 @@ from server.domain.webhooks import (
 
 __all__ = ["DeliveryPage", "Webhooks"]
 
-MAX_URL_CHARS: Final = 2048
 MAX_DESCRIPTION_CHARS: Final = 200
 MAX_REPLAYED: Final = 1000
 """Deliveries that one call queues."""
@@ -159,25 +157,7 @@ class Webhooks:
         return count
 
     def _check_url(self, url: str) -> None:
-        limits.check_length(url, MAX_URL_CHARS, "url")
-        schemes = ("https", "http") if self._allow_http else ("https",)
-        try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            host = None
-        if not host or not url.isascii() or any(char <= " " or char in '\x7f"<>\\^`{|}' for char in url):
-            raise limits.invalid_value("url", "must be an absolute URL of ASCII characters")
-        if parts.scheme not in schemes:
-            raise limits.invalid_value("url", f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        if "@" in parts.netloc:
-            raise limits.invalid_value("url", "must have no user and no password")
-        if "#" in url:
-            raise limits.invalid_value("url", "must have no fragment")
-        if danger_of_host(host) is not None or (is_near(host) and not self._allow_private):
-            raise limits.invalid_value(
-                "url", "must not lead to this machine, a private network or a link-local address"
-            )
+        check_client_url(url, "url", allow_http=self._allow_http, allow_private=self._allow_private)
 
 
 def _check_events(events: tuple[str, ...] | None) -> None:

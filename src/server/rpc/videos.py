@@ -10,7 +10,7 @@ from aistats.gateway.v1 import videos_pb2, videos_pb2_grpc
 from server.domain import limits
 from server.domain.request import Endpoint
 from server.domain.upload import HeldUpload
-from server.domain.video import VARIANTS, Video, VideoBilling, VideoRequest, VideoStatus
+from server.domain.video import VARIANTS, LinkedPicture, Video, VideoBilling, VideoRequest, VideoStatus
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
 from server.domain.video_links import link_wish
 from server.pipeline.models import Listed, ListedOffer
@@ -134,15 +134,22 @@ async def _decode(request: videos_pb2.CreateVideoRequest) -> VideoRequest:
         raise limits.missing_field("model")
     given = {name: value for field, value in request.ListFields() if (name := field.name) in _SETTINGS}
     parameters = {name: name for name in given}
-    reference = None
+    reference, linked = None, None
     if request.HasField(REFERENCE):
-        reference = HeldUpload(request.input_reference.data, request.input_reference.media_type)
+        told = request.input_reference
+        if told.url and told.data:
+            raise limits.invalid_value(f"{REFERENCE}.url", "cannot be given together with data")
+        if told.url:
+            linked = LinkedPicture(told.url, f"{REFERENCE}.url")
+        else:
+            reference = HeldUpload(told.data, told.media_type)
         parameters[REFERENCE] = REFERENCE
     wanted = VideoRequest(
         endpoint=Endpoint.VIDEO,
         model=request.model,
         prompt=request.prompt,
         reference=reference,
+        linked=linked,
         parameters=parameters,
         provider_options=decode_provider_options(request.provider_options_json),
         routing=decode_routing(request.routing),

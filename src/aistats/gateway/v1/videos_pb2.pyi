@@ -358,25 +358,29 @@ Global___CreateVideoRequest: _TypeAlias = CreateVideoRequest  # noqa: Y015
 
 @_typing.final
 class VideoReference(_message.Message):
-    """VideoReference is a picture."""
+    """VideoReference is a picture, or where one is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """data: PNG, JPEG or WebP; at most 16 MiB."""
     media_type: _builtins.str
     """media_type: `image/png`, `image/jpeg` or `image/webp`."""
+    url: _builtins.str
+    """url: an `https` address that it is fetched from, in place of `data`."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         media_type: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "media_type", b"media_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "media_type", b"media_type", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
