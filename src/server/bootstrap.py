@@ -160,6 +160,7 @@ from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.keys import SqlKeyStore
 from server.storage.last_used import LastUsed
 from server.storage.ledger import SqlLedger
+from server.storage.months import Months
 from server.storage.objects import Objects
 from server.storage.responses import SqlResponseStore
 from server.storage.schema import require_current_schema, verify
@@ -253,7 +254,7 @@ async def worker(
         store = SqlResponseStore(database, commits, clock)
         records = SqlRecords(database, commits, clock, record_days=settings.record_days)
         purges: Sequence[Callable[[], Awaitable[int]]] = (
-            *(store.purge, records.purge_contents, records.purge_records),
+            *(store.purge, records.purge_contents, records.purge_records, Months(database, clock).prepare),
             partial(purge_audit, commits, clock),
             partial(purge_events, commits, clock),
         )

@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ import msgspec
 import uvloop
 
 from server.bootstrap import worker
+from server.hosts.grpc_aio import GrpcAioHost
 from server.logs import configure_logging
 from server.pipeline.shutdown import Shutdown
 from server.settings import load_settings
@@ -67,7 +69,8 @@ async def main(socket: Path, grpc_port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.slow_callback_duration = slow_s()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with worker(load_settings(), socket, grpc_port, Shutdown()):
+    make_host = partial(GrpcAioHost, unix_socket=socket, tcp=("127.0.0.1", grpc_port))
+    async with worker(load_settings(), socket, make_host, Shutdown()):
         ticks = asyncio.create_task(ticking(loop.slow_callback_duration))
         tell(ready=True)
         await stop.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ async def serving(directory: Path, url: str, shutdown: Shutdown) -> AsyncIterato
     settings = Settings(data_dir=directory, config=directory / "gateway.yaml", database_url=url, drain_timeout_s=30)
     path = directory / "worker.sock"
     await migrate.upgrade(url)
-    async with worker(settings, path, None, shutdown) as host, grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    make_host = partial(GrpcAioHost, unix_socket=path)
+    async with worker(settings, path, make_host, shutdown) as host, grpc.aio.insecure_channel(f"unix:{path}") as channel:
         yield Client(channel), host
 
 
