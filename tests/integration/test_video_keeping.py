@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from server.storage.tables import video_contents
 from tests.fakes.replies import chunked, error
 from tests.fakes.video_upstream import Media, Plan, media_bytes
 from tests.integration.databases import ManualClock, migrated
-from tests.integration.kept_world import SIZE, WatchedObjects, download, made, refused, states
+from tests.integration.kept_world import SIZE, WatchedObjects, download, kept, made, refused, states
 from tests.integration.ledger_world import rows
 from tests.integration.video_rows import LEASE_S
-from tests.integration.video_world import CREDIT, PRICE, Studio, film, studio_with
+from tests.integration.video_world import CREDIT, KEEP_S, PRICE, Studio, film, studio_with
+
+DAY_S = 86_400
 
 
 @pytest.fixture
@@ -231,6 +234,22 @@ async def test_the_keeper_outlives_an_outage_of_the_provider(studio: Studio) -> 
         await worker.keep()
         studio.clock.advance(60)
     assert await states(studio) == [("video", "stored", 3)]
+
+
+async def test_what_no_row_knows_is_deleted_for_its_age(studio: Studio, directory: str) -> None:
+    worker = studio.worker("one")
+    video = await kept(studio, worker)
+    path, orphan = (os.path.join(directory, name) for name in (f"{video.suffix}-video-1", f"{'0' * 32}-video-1"))
+    shutil.copy(path, orphan)
+    now = studio.clock.now()
+    os.utime(path, (now, now))
+    os.utime(orphan, (now - KEEP_S - DAY_S - 1, now - KEEP_S - DAY_S - 1))
+    assert worker.keeper is not None
+    assert [await worker.keeper.purge(), await worker.keeper.purge()] == [1, 0]
+    assert os.listdir(directory) == [os.path.basename(path)]
+    shutil.rmtree(directory)
+    os.close(os.open(directory, os.O_CREAT))
+    assert await worker.keeper.purge() == 0, "it is logged, and tried again the next time"
 
 
 async def test_one_claim_each(database: Database, clock: ManualClock, objects: WatchedObjects) -> None:

@@ -103,8 +103,8 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     """A video as its team sees it, made or in the making. Times are in seconds since 1970.
 
     `seconds` and `size` are those of what was made, and before that those asked for. `expires_at`: until when its
-    content can be had, as far as the provider says. `poll_after_seconds`: when there may be news, None once it has
-    ended. `remixed_from` is the id of the video that this one changes.
+    content can be had, from the gateway or else from the provider, as far as that is known. `poll_after_seconds`: when
+    there may be news, None once it has ended. `remixed_from` is the id of the video that this one changes.
     """
 
     suffix: str

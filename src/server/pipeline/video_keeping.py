@@ -28,7 +28,7 @@ __all__ = ["ContentKeeper", "KeepLimits"]
 
 INTERVAL_S: Final = 1.0
 LEAST_WAIT_S: Final = 0.05
-MAX_AT_ONCE: Final = 4
+MAX_AT_ONCE: Final = 2
 """Copies and deletions of one worker: what bounds the memory for them."""
 KEEPS_IN_LEASE: Final = 3
 COPY_S: Final = 3600.0
@@ -97,7 +97,7 @@ class ContentKeeper:
         """Begin with what is due; how many seconds until there may be more. Raises GatewayError."""
         room = MAX_AT_ONCE - len(self._under_way)
         if room <= 0:
-            return INTERVAL_S
+            return LEAST_WAIT_S
         due_at, now = await self._rows.next_due(), self._clock.now()
         if due_at is None or due_at > now:
             return INTERVAL_S

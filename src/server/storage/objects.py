@@ -27,7 +27,7 @@ PIECE_BYTES: Final = 128 * 1024
 FILE_PART_BYTES: Final = MB
 BUCKET_PART_BYTES: Final = 5 * MB
 """The least that S3 takes as a part. Of an object there are 10,000 parts at most."""
-PARTS_AT_ONCE: Final = 2
+PARTS_AT_ONCE: Final = 1
 LEAST_FREE_BYTES: Final = 1 << 30
 """What a disk has to have left, or nothing is written to it: the database may be on it."""
 READ_S: Final = 3600
