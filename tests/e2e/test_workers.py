@@ -28,7 +28,7 @@ def tell(event):
     with open(os.environ["WATCH_FILE"], "a") as file:
         file.write(json.dumps([os.getpid(), event]) + "\\n")
 
-if "worker" in sys.orig_argv:
+if "worker" in sys.orig_argv or "GATEWAY_IN_ENVOY" in os.environ:
     tell("watched")
     sys.addaudithook(watch)
 """

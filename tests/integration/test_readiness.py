@@ -68,7 +68,8 @@ async def serving(directory: Path, url: str, shutdown: Shutdown) -> AsyncIterato
     path = directory / "worker.sock"
     await migrate.upgrade(url)
     make_host = partial(GrpcAioHost, unix_socket=path)
-    async with worker(settings, path, make_host, shutdown) as host, grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    serving = worker(settings, path, make_host, shutdown)
+    async with serving as host, grpc.aio.insecure_channel(f"unix:{path}") as channel:
         yield Client(channel), host
 
 
