@@ -85,7 +85,9 @@ def test_every_installation_checks_the_hashes() -> None:
     installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
     assert len(installs) >= 3
     for line in installs:
-        assert "--require-hashes --no-deps -r requirements/" in line or line.endswith("--no-build-isolation -e .")
+        from_a_lock = "--require-hashes --no-deps -r requirements/" in line
+        from_the_lock_of_a_rule = line.endswith("--require-hashes --no-deps -r $<")
+        assert from_a_lock or from_the_lock_of_a_rule or line.endswith("--no-build-isolation -e .")
 
 
 def test_what_runs_is_what_was_tested() -> None:

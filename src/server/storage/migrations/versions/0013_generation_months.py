@@ -36,7 +36,12 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         op.execute(_JOIN)
         op.create_foreign_key(
-            reference.name, "generation_contents", "generations", ["suffix"], ["suffix"], ondelete="CASCADE"
+            "fk_generation_contents_suffix",
+            "generation_contents",
+            "generations",
+            ["suffix"],
+            ["suffix"],
+            ondelete="CASCADE",
         )
     else:
         _copy_contents(reference)
