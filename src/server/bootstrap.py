@@ -110,6 +110,7 @@ from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
 from server.pipeline.video_account import seen
 from server.pipeline.video_contents import KeptContents
+from server.pipeline.video_goodbyes import Goodbyes
 from server.pipeline.video_jobs import VideoRunner
 from server.pipeline.video_keeping import ContentKeeper, KeepLimits
 from server.pipeline.video_links import VideoLinks
@@ -325,7 +326,8 @@ async def worker(
         runner_of_jobs = VideoRunner(jobs, looks, clock, lease_s=lease_s)
         stack.push_async_callback(runner_of_jobs.close)
         stack.push_async_callback(videos.close, GOODBYE_S)
-        await stack.enter_async_context(_running(runner_of_jobs.run(), _purging(jobs.purge)))
+        goodbyes = Goodbyes(jobs.goodbyes, looks, clock)
+        await stack.enter_async_context(_running(runner_of_jobs.run(), goodbyes.run(), _purging(jobs.purge)))
         post = WebhookPost(transport, clock, allow_private=settings.webhooks_allow_private)
         queue = SqlWebhookQueue(database, commits, clock, ledger.worker_id)
         deliveries = WebhookRunner(queue, post, clock, random.random, lease_s=lease_s)

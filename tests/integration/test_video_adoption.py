@@ -123,7 +123,11 @@ async def test_nobody_asks_beyond_the_deadline_or_who_heeds_no_keys(studio: Stud
 
 async def test_who_was_thought_dead_does_not_cancel_what_another_has_adopted(studio: Studio) -> None:
     """He was answered before, and comes to write it down after."""
-    video_id, slow, other = await left_behind(studio, begun=False), studio.worker("slow"), studio.worker("other")
+    video_id, slow, other = await left_behind(studio, begun=True), studio.worker("slow"), studio.worker("other")
+    job = await other.store.get("team", video_id.removeprefix("video_"))
+    assert job is not None
+    await slow.looks.let_go(job, "native_1")
+    assert ("POST", "/videos/native_1/cancel") not in paths(studio.upstreams[0])
     await other.look()
     job = await other.store.get("team", video_id.removeprefix("video_"))
     assert job is not None

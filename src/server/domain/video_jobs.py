@@ -17,9 +17,10 @@ from server.domain.record import GenerationRecord
 from server.domain.usage import Usage
 from server.domain.video import TERMINAL, VideoFault, VideoRequest, VideoStatus
 
-__all__ = ["JobFacts", "KeptRequest", "Order", "VideoJob", "VideoJobStore"]
+__all__ = ["Goodbye", "GoodbyeStore", "JobFacts", "KeptRequest", "Order", "Verb", "VideoJob", "VideoJobStore"]
 
 Order: TypeAlias = Literal["asc", "desc"]
+Verb: TypeAlias = Literal["cancel", "delete"]
 
 
 class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,11 +93,50 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in TERMINAL
 
 
+class Goodbye(msgspec.Struct, frozen=True):
+    """What a provider is yet to be told of a job that is over: to stop, or to forget it. `tries` that failed."""
+
+    job: VideoJob
+    verb: Verb
+    tries: int
+
+
+class GoodbyeStore(Protocol):
+    """Goodbyes are noted with the end or the deletion of a job, in the same transaction.
+
+    A job has one at a time; to be deleted takes the place of to be cancelled. All raise GatewayError
+    (`database_unavailable`).
+    """
+
+    async def note(self, job: VideoJob) -> bool:
+        """Have a job cancelled that a provider took when it was over already. False where it is known by another id."""
+        ...
+
+    async def said(self, suffix: str, verb: Verb) -> None:
+        """It need not be said any more."""
+        ...
+
+    async def later(self, suffix: str, verb: Verb, due_at: float) -> None:
+        """It could not be said, and is to be tried again then."""
+        ...
+
+    async def claim(self, until: float, limit: int) -> Sequence[Goodbye]:
+        """Those that are due, the longest due first; nobody else gets them before `until`."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the next is due; None where there is none."""
+        ...
+
+
 class VideoJobStore(Protocol):
     """The jobs of all teams; to a team, another team's do not exist. All raise GatewayError (`database_unavailable`).
 
     Who claims or opens a job has its lease, under the name of his worker.
     """
+
+    @property
+    def goodbyes(self) -> GoodbyeStore: ...
 
     async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
         """Keep a job with its reservation, leased until `due_at`; both durable when this returns, or neither.
@@ -126,10 +166,13 @@ class VideoJobStore(Protocol):
         """
         ...
 
-    async def finish(self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False) -> bool:
+    async def finish(
+        self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False, goodbye: Verb | None = None
+    ) -> bool:
         """End a job as `job` says, with its settlement and record: whoever comes first, the others get False.
 
-        `unsubmitted`: only if no provider has given it an id yet.
+        `unsubmitted`: only if no provider has given it an id yet. `goodbye`: what the provider that has it is to be
+        told.
         """
         ...
 

@@ -154,7 +154,7 @@ class VideoRunner:
         if report is not None and report.status in TERMINAL:
             await self._looks.end(job, report.status, report=report)
         elif self._clock.now() >= job.deadline_at:
-            if await self._looks.end(job, VideoStatus.EXPIRED, report=None, fault=EXPIRED) is not None:
+            if await self._looks.end(job, VideoStatus.EXPIRED, fault=EXPIRED, goodbye="cancel") is not None:
                 await self._looks.cancel(job)
         elif report is not None:
             await self._looks.take(job, report)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from msgspec.structs import replace
 
 from server.domain.catalog import Catalog, Dialect, Offer
-from server.domain.errors import ProviderFailure
+from server.domain.errors import GatewayError, ProviderFailure
 from server.domain.ledger import Settlement
 from server.domain.ports import CatalogSource, Clock
 from server.domain.request import Endpoint
 from server.domain.video import TERMINAL, JobReport, VideoAdapter, VideoFault, VideoStatus
-from server.domain.video_jobs import VideoJob, VideoJobStore
+from server.domain.video_jobs import Verb, VideoJob, VideoJobStore
 from server.pipeline.video_account import POLL_AFTER_S, ended, moved_on
 
 __all__ = ["Looks", "offer_of"]
@@ -90,38 +91,47 @@ class Looks:
         report: JobReport | None = None,
         fault: VideoFault | None = None,
         unsubmitted: bool = False,
+        goodbye: Verb | None = None,
     ) -> VideoJob | None:
         """End it, charged where it is complete and else not; None where somebody was first. Raises as `take`.
 
-        `unsubmitted`: only as long as no provider has taken it.
+        `unsubmitted`: only as long as no provider has taken it. `goodbye`: what its provider is to be told then.
         """
         job, settlement = ended(job, status, self._clock.now(), report=report, fault=fault)
-        if not await self._store.finish(job, settlement, unsubmitted=unsubmitted):
+        if not await self._store.finish(job, settlement, unsubmitted=unsubmitted, goodbye=goodbye):
             return None
         self._observe(settlement)
         _log.info("video_ended", id=f"video_{job.suffix}", status=status.value, provider=job.provider)
         return job
 
     async def let_go(self, job: VideoJob, native_id: str) -> None:
-        """Of what a provider has taken and could not be kept: it need not go on, unless somebody else has kept it.
+        """Of what a provider has taken and could not be kept: it need not go on, unless somebody else has kept it,
+        or is going to.
 
         Raises as `take`.
         """
         current = await self._store.get(job.team_id, job.suffix)
-        if current is None or current.native_id != native_id:
-            await self.cancel(replace(job, native_id=native_id))
+        is_to_be_adopted = current is not None and not current.has_ended and self.can_ask_again(current)
+        if not is_to_be_adopted and (current is None or current.native_id != native_id):
+            job = replace(job, native_id=native_id)
+            await self._store.goodbyes.note(job)
+            await self.cancel(job)
 
     async def cancel(self, job: VideoJob) -> None:
-        """Have its provider stop, if it can: what becomes of the job has been decided already."""
+        """Have its provider stop, if it can: what becomes of the job has been decided, and noted, already."""
         await self._say_goodbye(job, "cancel")
 
     async def delete(self, job: VideoJob) -> None:
         """Have its provider forget it, if it can."""
         await self._say_goodbye(job, "delete")
 
-    async def _say_goodbye(self, job: VideoJob, verb: str) -> None:
-        if job.native_id is None or (way := self.way(job)) is None:
-            return
+    async def told(self, job: VideoJob, verb: Verb) -> bool:
+        """Whether its provider has done it, or cannot do such a thing; False where it has to be asked again."""
+        if job.native_id is None:
+            return True
+        way = self.way(job)
+        if way is None:
+            return False
         adapter, offer = way
         try:
             async with asyncio.timeout(GOODBYE_S):
@@ -129,6 +139,14 @@ class Looks:
         except (ProviderFailure, TimeoutError) as failure:
             category = failure.category.value if isinstance(failure, ProviderFailure) else "timeout"
             _log.warning("video_not_let_go", verb=verb, provider=job.provider, category=category)
+            return False
+        return True
+
+    async def _say_goodbye(self, job: VideoJob, verb: Verb) -> None:
+        """What cannot be said, or forgotten, now is said again by `server.pipeline.video_goodbyes`."""
+        if job.native_id is not None and await self.told(job, verb):
+            with suppress(GatewayError):
+                await self._store.goodbyes.said(job.suffix, verb)
 
     def _due(self, job: VideoJob, wait_s: float) -> float:
         """After so long and a little more, but never beyond the deadline."""

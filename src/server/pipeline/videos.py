@@ -165,8 +165,9 @@ class Videos:
             job = await self._find(principal, video_id)
             if job.has_ended:
                 return seen(job)
+            unsubmitted = job.native_id is None
             ended = await self._looks.end(
-                job, VideoStatus.CANCELLED, fault=CANCELLED, unsubmitted=job.native_id is None
+                job, VideoStatus.CANCELLED, fault=CANCELLED, unsubmitted=unsubmitted, goodbye="cancel"
             )
             if ended is not None:
                 await self._to_the_end(self._looks.cancel(ended))

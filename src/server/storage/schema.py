@@ -11,7 +11,7 @@ from server.storage.database import Database, DatabaseUnusable
 
 __all__ = ["REVISION", "VERSION_TABLE", "SchemaMismatch", "require_current_schema", "revision_of", "verify"]
 
-REVISION: Final = "0013"
+REVISION: Final = "0014"
 """The newest of `migrations/versions`; revisions are numbered, so that the greater one is the newer."""
 
 VERSION_TABLE: Final = "aistats_schema_version"

@@ -240,6 +240,8 @@ JOBS_WORKER: Final = "video_jobs"
 """Who has the reservations of jobs: not the worker that made them, for they outlive it."""
 IS_OPEN: Final = "status IN ('queued', 'in_progress')"
 """Of a job. In these words everywhere, or the index is not used."""
+HAS_GOODBYE: Final = "goodbye IS NOT NULL"
+"""Likewise."""
 
 video_jobs = Table(
     "video_jobs",
@@ -262,10 +264,19 @@ video_jobs = Table(
     Column("deleted_at", BigInteger, comment="its team sees it no more"),
     Column("idempotency_key", Text, comment="that its request came with"),
     Column("job_json", LargeBinary, nullable=False, comment="server.domain.video_jobs.VideoJob"),
+    Column("goodbye", Text, comment="cancel, delete: its provider is yet to be told"),
+    Column("goodbye_due_ms", BigInteger, comment="when to tell it, or to tell it again"),
+    Column("goodbye_tries", Integer, nullable=False, server_default="0", comment="those that failed"),
     Index("ix_video_jobs_team_id", "team_id", "suffix"),
     Index("ix_video_jobs_idempotency_key", "team_id", "idempotency_key"),
     Index("ix_video_jobs_ended_at", "ended_at"),
     Index("ix_video_jobs_due_ms", "due_ms", sqlite_where=text(IS_OPEN), postgresql_where=text(IS_OPEN)),
+    Index(
+        "ix_video_jobs_goodbye_due_ms",
+        "goodbye_due_ms",
+        sqlite_where=text(HAS_GOODBYE),
+        postgresql_where=text(HAS_GOODBYE),
+    ),
 )
 
 WAITS: Final = "state = 'pending'"

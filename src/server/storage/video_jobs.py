@@ -15,12 +15,13 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
 from server.domain.video import VARIANTS, VideoStatus
-from server.domain.video_jobs import JobFacts, Order, VideoJob
+from server.domain.video_jobs import JobFacts, Order, Verb, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Unrecorded, apply
 from server.storage.tables import IS_OPEN, JOBS_WORKER, reservations, video_jobs
 from server.storage.video_contents import doom_contents, want_content
+from server.storage.video_goodbyes import SqlVideoGoodbyes, noted
 from server.storage.webhook_events import Outbox
 
 __all__ = ["SqlVideoJobs"]
@@ -67,6 +68,7 @@ class SqlVideoJobs:
         self._retention_s = retention_s
         self._max_open = max_open
         self._outbox = outbox
+        self.goodbyes = SqlVideoGoodbyes(database, commits, clock)
         self._keeps_content = keeps_content
 
     async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
@@ -127,12 +129,14 @@ class SqlVideoJobs:
 
         return await self._commits.submit(work)
 
-    async def finish(self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False) -> bool:
+    async def finish(
+        self, job: VideoJob, settlement: Settlement, *, unsubmitted: bool = False, goodbye: Verb | None = None
+    ) -> bool:
         now = self._clock.now()
         guards: list[ColumnElement[bool]] = [video_jobs.c.suffix == job.suffix, _OPEN]
         if unsubmitted:
             guards.append(video_jobs.c.native_id.is_(None))
-        values = {**_changing(job, None), "ended_at": int(now)}
+        values = {**_changing(job, None), "ended_at": int(now), **noted(job, goodbye, now)}
         ending = update(video_jobs).where(*guards).values(values)
 
         async def end(operation: Operation) -> bool:
@@ -246,9 +250,10 @@ class SqlVideoJobs:
                 return False
             job = _job(row)
             bare = replace(job, facts=JobFacts(seconds=job.facts.seconds), handle=None, fault=None)
-            values = {"deleted_at": int(self._clock.now()), "job_json": _encode(bare)}
+            now = self._clock.now()
+            values = {"deleted_at": int(now), "job_json": _encode(bare), **noted(job, "delete", now)}
             result = await connection.execute(update(video_jobs).where(*ended).values(values))
-            await connection.execute(doom_contents(suffix, self._clock.now()))
+            await connection.execute(doom_contents(suffix, now))
             return result.rowcount == 1
 
         return await self._commits.submit(work)

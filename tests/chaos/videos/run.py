@@ -30,9 +30,9 @@ QUIET_WITHIN_S: Final = 60.0
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`spread_s`: over how long the videos begin. `kill_every_s`: a whole gateway is killed so often, in turn, once it
-    has given `answers` since it was started; after `kills` of them no more. `hangs`: whether some go on until the
-    deadline.
+    """`spread_s`: over how long the videos begin, but for those that hang `at_once` at the most. `kill_every_s`: a
+    gateway is killed so often, in turn, once it has served for `lives_s` and given `answers`, or a busy machine would
+    never be done; after `kills` of them no more. `hangs`: whether some go on until the deadline.
     """
 
     directory: Path
@@ -40,10 +40,12 @@ class Options(msgspec.Struct, frozen=True):
     seed: int = 1
     spread_s: float = 75.0
     kill_every_s: float = 2.0
-    answers: int = 10
+    at_once: int = 24
+    lives_s: float = 1.0
+    answers: int = 30
     kills: int | None = None
-    lease_s: float = 2.0
-    deadline_s: int = 60
+    lease_s: float = 4.0
+    deadline_s: int = 90
     hangs: bool = True
 
 
@@ -120,8 +122,9 @@ class _Storm:
         self.kills: list[tuple[float, int]] = []
         self._options, self._plans, self._gateways = options, plans, gateways
         self._clients, self._report = clients, report
-        self._answers: list[int | None] = [0] * len(gateways)
-        """Of each gateway, when it was started; None while it is not there."""
+        self._started: list[tuple[float, int] | None] = [(0.0, 0)] * len(gateways)
+        """When each gateway was, and what it had answered before; None while it is not there."""
+        self._room = asyncio.Semaphore(options.at_once)
         self._done = False
 
     async def rage(self) -> float:
@@ -142,7 +145,8 @@ class _Storm:
     async def _client(self, told: Told) -> None:
         plan = self._plans[told.index]
         await asyncio.sleep(plan.begins_at_s)
-        await self._clients.follow(plan, told)
+        async with contextlib.nullcontext() if plan.fate == "hangs" else self._room:
+            await self._clients.follow(plan, told)
 
     async def _kill_on(self, began_s: float) -> None:
         options, last_s = self._options, time.monotonic()
@@ -150,14 +154,14 @@ class _Storm:
             while not self._done:
                 await asyncio.sleep(0.05)
                 number, now_s = len(self.kills) % len(self._gateways), time.monotonic()
-                answers = self._answers[number]
+                started = self._started[number]
                 if options.kills is not None and len(self.kills) >= options.kills:
                     continue
-                if answers is None or now_s < last_s + options.kill_every_s:
+                if started is None or now_s < max(last_s + options.kill_every_s, started[0] + options.lives_s):
                     continue
-                if self._clients.answers[self._gateways[number].url] < answers + options.answers:
+                if self._clients.answers[self._gateways[number].url] < started[1] + options.answers:
                     continue
-                self._answers[number] = None
+                self._started[number] = None
                 self.kills.append((now_s - began_s, number))
                 last_s = now_s
                 await asyncio.to_thread(self._gateways[number].kill)
@@ -165,16 +169,15 @@ class _Storm:
 
     async def _start(self, number: int) -> None:
         await asyncio.to_thread(self._gateways[number].start)
-        self._answers[number] = self._clients.answers[self._gateways[number].url]
+        self._started[number] = time.monotonic(), self._clients.answers[self._gateways[number].url]
 
     async def _tell_on(self, began_s: float) -> None:
         while True:
             await asyncio.sleep(1.0)
             now_s = time.monotonic() - began_s
-            begun = sum(plan.begins_at_s <= now_s for plan in self._plans.values())
-            over = sum(one.done for one in self.told)
+            begun, over = sum(one.suffix is not None for one in self.told), sum(one.done for one in self.told)
             self._report(
-                f"videos: {now_s:4.0f} s  {begun}/{len(self._plans)} asked for, {over} over,"
+                f"videos: {now_s:4.0f} s  {begun}/{len(self._plans)} begun, {over} over,"
                 f" {sum(one.sha is not None for one in self.told)} downloaded, {len(self.kills)} gateways killed"
             )
 
@@ -186,6 +189,7 @@ def _gateway(options: Options, number: int, config: str, database: Database) -> 
         "AISTATS_DATABASE_URL": database.url,
         "AISTATS_WORKER_LEASE_S": f"{options.lease_s:g}",
         "AISTATS_VIDEO_DEADLINE_S": str(options.deadline_s),
+        "AISTATS_CONTENT_STORE": str(options.directory / "content"),
         "AISTATS_GRPC_PORT": "0",
         "CHAOS_VIDEO_KEY": "sk-video-canary",
     }
