@@ -6,56 +6,23 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import InvalidWebhookSignatureError, OpenAI
 from phaseo import verify_async_webhook_signature
 from standardwebhooks import Webhook
 
 from tests.e2e.gateway import Gateway, free_port
 from tests.e2e.purse import Purse
+from tests.e2e.receiver import Receiver, receiving
 
 PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
 VIDEO = {"model": "local/test-card-video:free", "prompt": "A boat", "seconds": 1, "size": "320x180"}
 PATIENCE_S = 60.0
-
-
-class Receiver(ThreadingHTTPServer):
-    """Takes everything and keeps it."""
-
-    def __init__(self) -> None:
-        received: list[tuple[dict[str, str], bytes]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.received = received
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/hook"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +36,12 @@ def until(done: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return found
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 def hook(team: Purse, url: str, **settings: Any) -> dict[str, Any]:
@@ -93,10 +66,6 @@ def test_a_video_is_told_of_as_it_is(team: Purse, receiver: Receiver) -> None:
     assert {**events[-1]["data"], "expires_at": 0} == {**now, "expires_at": 0}  # which is told anew where it is kept
     assert (delivery["subject"], delivery["event_id"], delivery["status_code"]) == (video["id"], events[-1]["id"], 204)
     headers, body = receiver.received[-1]
-    client = OpenAI(api_key="x", base_url=team.gateway.url)
-    assert client.webhooks.unwrap(body, headers, secret=made["secret"]).id == events[-1]["id"]
-    with pytest.raises(InvalidWebhookSignatureError):
-        client.webhooks.verify_signature(body + b" ", headers, secret=made["secret"])
     assert verify_async_webhook_signature(secret=made["secret"], body=body, headers=headers)
     replayed = team.post(f"/v1/webhooks/{made['id']}/deliveries/{delivery['id']}/replay", {})
     assert replayed.status_code == httpx.codes.ACCEPTED
