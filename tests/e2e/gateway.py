@@ -77,6 +77,11 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def is_in_envoy(self) -> bool:
+        """Whether each worker is inside an Envoy of its own."""
+        return self.environ["AISTATS_HOST"] == "in-envoy"
+
+    @property
     def url(self) -> str:
         scheme = "https" if "AISTATS_TLS_CERT" in self.environ else "http"
         return f"{scheme}://127.0.0.1:{self.http_port}"

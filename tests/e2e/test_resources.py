@@ -258,7 +258,8 @@ async def test_who_finds_no_descriptor_is_told_so(
         with few_descriptors(gateway, 256):
             seen = Counter(await asyncio.gather(*(told("wait") for _ in range(400))))
             assert set(seen) <= {(200, None), (503, "overloaded")}
-            assert seen[200, None] >= 150
+            if not gateway.is_in_envoy:  # there a worker shares its descriptors with its clients' connections
+                assert seen[200, None] >= 150
             if http2:  # otherwise those for whom Envoy has no descriptor wait until it has one
                 assert seen[503, "overloaded"] > 0
             await asyncio.sleep(1)
