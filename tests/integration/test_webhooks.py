@@ -12,19 +12,23 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from rest_bridge.videos_encode import encode_video
 from server.clock import SystemClock
-from server.domain.video import VideoStatus
+from server.domain.catalog import Catalog
+from server.domain.video import JobReport, VideoStatus
 from server.domain.webhooks import Reply
 from server.pipeline.video_account import seen
+from server.pipeline.video_looks import Looks
 from server.pipeline.webhook_delivery import FAILING_S, GIVE_UP_S, MAX_OF_ENDPOINT
 from server.storage.database import Database
 from server.storage.tables import webhook_deliveries, webhook_events
 from server.storage.webhook_events import RETENTION_S, purge_events
 from server.transport import Transport
 from server.webhook_post import WebhookPost
+from tests.fakes.health import middle
 from tests.fakes.replies import whole
 from tests.fakes.wire import Cut, Hang, Request, Send, WireServer
 from tests.integration.databases import ManualClock
 from tests.integration.ledger_world import rows
+from tests.integration.video_rows import new_job
 from tests.integration.webhook_world import ACTOR, LEASE_S, Receiver, Worker, World, taken, world_with
 
 HOUR_S = 3600.0
@@ -149,6 +153,30 @@ async def test_only_what_is_wanted_is_sent_and_nothing_is_written_for_nobody(dat
         await world.made()
         await until_delivered(world, rounds=2)
         assert (some.types, off.types) == (["video.completed"], [])
+
+
+async def test_a_video_is_told_of_when_it_begins_and_ends_and_at_no_other_look(
+    world: World, clock: ManualClock
+) -> None:
+    class Nothing:
+        current = Catalog({}, {})
+
+    jobs, looks = world.one.jobs, Looks(world.one.jobs, {}, Nothing(), clock, middle)
+    hook = await world.hook("https://hooks.invalid/")
+    job = new_job(clock, held=None, native_id="native")
+    await jobs.open(job, None)
+    for status, count in (
+        (VideoStatus.QUEUED, 0), (VideoStatus.IN_PROGRESS, 1), (VideoStatus.IN_PROGRESS, 1), (VideoStatus.QUEUED, 1),
+    ):  # fmt: skip
+        assert await looks.take(job, JobReport("native", status)) is not None
+        assert len(await world.deliveries(hook)) == count
+        clock.advance(LEASE_S)
+        [job] = await jobs.claim(clock.now() + LEASE_S, 1)
+    report = JobReport("native", VideoStatus.COMPLETED)
+    others = [Looks(world.worker(name).jobs, {}, Nothing(), clock, middle) for name in ("two", "three")]
+    ended = await asyncio.gather(*(one.end(job, report.status, report=report) for one in (looks, *others)))
+    assert [one is None for one in ended].count(True) == 2
+    assert [one.event_type for one in await world.deliveries(hook)] == ["video.in_progress", "video.completed"]
 
 
 # Whoever receives it.
