@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.chaos.books import Database
+from tests.chaos.videos.receiver import Event
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -37,6 +38,17 @@ async def jobs(database: Database) -> tuple[JobRow, ...]:
         )
         for row in await database.fetch(_JOBS)
     )
+
+
+async def events(database: Database) -> tuple[Event, ...]:
+    """What was to be told, in the order in which it happened."""
+    rows = await database.fetch("SELECT suffix, type, subject FROM webhook_events ORDER BY suffix")
+    return tuple(Event(row["suffix"], row["type"], row["subject"]) for row in rows)
+
+
+async def untold(database: Database) -> int:
+    rows = await database.fetch("SELECT COUNT(*) AS held FROM webhook_deliveries WHERE state = 'pending'")
+    return int(rows[0]["held"])
 
 
 async def open_jobs(database: Database) -> int:

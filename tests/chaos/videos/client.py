@@ -73,6 +73,12 @@ class Clients:
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    async def subscribe(self, url: str) -> str:
+        """Have the events of all videos told there; the secret that they are signed with."""
+        answer = await self._ask("POST", "/v1/webhooks", Told(0), json={"url": url})
+        assert answer.status_code == 201, _said(answer)
+        return str(answer.json()["data"]["secret"])
+
     async def follow(self, plan: FilmPlan, told: Told) -> None:
         """All that the client of `plan` does; `told` is filled as it goes."""
         try:

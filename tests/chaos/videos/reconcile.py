@@ -16,6 +16,7 @@ from tests.chaos.reconcile import Violation
 from tests.chaos.videos.books import JobRow
 from tests.chaos.videos.client import TERMINAL, Told
 from tests.chaos.videos.plan import FilmPlan, index_in
+from tests.chaos.videos.receiver import Event
 from tests.fakes.video_upstream import Job
 
 _ENDS: Final = {
@@ -26,7 +27,7 @@ UNKNOWN: Final = "submit_outcome_unknown"
 
 class Evidence(requests.Evidence):
     """All that is known of a run. `begun` are the stand-ins' jobs, `submits` their submits by idempotency key, and
-    `listed` the ids that the team is shown."""
+    `listed` the ids that the team is shown. `events` were to be told, `taken` were, and `forged` were not signed."""
 
     def __init__(
         self,
@@ -38,10 +39,14 @@ class Evidence(requests.Evidence):
         books: Books,
         topped_up: Mapping[str, int],
         listed: Sequence[str],
+        events: Sequence[Event],
+        taken: Sequence[Event],
+        forged: int = 0,
     ) -> None:
         super().__init__({}, [], {}, books, topped_up)
         self.films, self.told, self.begun, self.submits = films, told, begun, submits
         self.rows, self.listed = rows, listed
+        self.events, self.taken, self.forged = events, taken, forged
 
     @cached_property
     def rows_of(self) -> dict[int, list[JobRow]]:
@@ -212,6 +217,27 @@ def lists_have_all(evidence: Evidence) -> Iterator[Violation]:
         yield Violation("the list", "default", f"{len(evidence.listed)} of {right.total()}: {sorted(differ)[:5]}")
 
 
+def events_are_told(evidence: Evidence) -> Iterator[Violation]:
+    """Every job's end is an event, and every event was told and signed, those of one job in their order."""
+    rule = "an event"
+    noted: dict[str, list[Event]] = defaultdict(list)
+    for event in evidence.events:
+        noted[event.subject].append(event)
+    taken: dict[str, dict[Event, None]] = defaultdict(dict)
+    for event in evidence.taken:
+        taken[event.subject].setdefault(event)
+    for row in evidence.rows:
+        ends = [event.type for event in noted[f"video_{row.suffix}"] if event.type != "video.in_progress"]
+        if ends != [f"video.{row.status}"]:
+            yield Violation(rule, row.suffix, f"it is {row.status}, and its ends are {ends}")
+    for subject in noted.keys() | taken.keys():
+        if list(taken[subject]) != noted[subject]:
+            told = [event.type for event in taken[subject]]
+            yield Violation(rule, subject, f"{[event.type for event in noted[subject]]} came as {told}")
+    if evidence.forged:
+        yield Violation(rule, "the receiver", f"{evidence.forged} were not signed")
+
+
 Rule = Callable[[Evidence], Iterator[Violation]]
 RULES: Final[Mapping[str, Rule]] = {
     "every job ends, and its client learns of it": all_end,
@@ -225,6 +251,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "each reservation ends once, and is recorded": lambda evidence: requests.reservations_end_once(evidence),
     "nothing goes on at a provider that nobody wants": nothing_goes_on,
     "the list has every video once": lists_have_all,
+    "every event of every job is told, in order": events_are_told,
 }
 
 

@@ -16,9 +16,10 @@ from tests.chaos.books import Database, PostgresDatabase
 from tests.chaos.plan import DEFAULT
 from tests.chaos.reconcile import Violation
 from tests.chaos.run import Report
-from tests.chaos.videos.books import jobs, open_jobs
+from tests.chaos.videos.books import events, jobs, open_jobs, untold
 from tests.chaos.videos.client import Clients, Told
 from tests.chaos.videos.plan import PROVIDERS, FilmPlan, plans_of
+from tests.chaos.videos.receiver import Receiver
 from tests.chaos.videos.reconcile import Evidence, reconcile
 from tests.chaos.videos.studio import Studio, config
 from tests.e2e.gateway import Gateway
@@ -69,9 +70,10 @@ async def run(options: Options, report: Report) -> Outcome:
     hang_until_s = options.spread_s / 2 if options.hangs else 0.0
     plans = plans_of(options.seed, options.videos, options.spread_s, hang_until_s=hang_until_s)
     studios = {name: Studio(name, plans) for name in PROVIDERS}
+    receiver = Receiver()
     async with contextlib.AsyncExitStack() as stack:
-        for studio in studios.values():
-            await stack.enter_async_context(studio)
+        for server in (receiver, *studios.values()):
+            await stack.enter_async_context(server)
         database = await stack.enter_async_context(_postgres())
         gateways = [_gateway(options, number, config(studios), database) for number in range(2)]
         stack.push_async_callback(_killed, gateways)
@@ -79,8 +81,10 @@ async def run(options: Options, report: Report) -> Outcome:
         await asyncio.to_thread(gateways[1].start)
         done = gateways[0].run("wallet", "top-up", "--team", DEFAULT, "--usd", TOP_UP)
         assert done.returncode == 0, done.stderr
-        clients = Clients([gateway.url for gateway in gateways], gateways[0].key)
+        key = gateways[0].create_key(scopes=("inference", "management"))
+        clients = Clients([gateway.url for gateway in gateways], key)
         stack.push_async_callback(clients.aclose)
+        receiver.secret = await clients.subscribe(f"{receiver.origin}/events")
         storm = _Storm(options, plans, gateways, clients, report)
         traffic_s = await storm.rage()
         began_s = time.monotonic()
@@ -94,7 +98,7 @@ async def run(options: Options, report: Report) -> Outcome:
             done = await asyncio.to_thread(gateways[0].run, *arguments)
             if done.returncode != 0:
                 problems.append(Violation("ledger verify", f"exit {done.returncode}", done.stdout[-2000:]))
-        read, rows = await books.read(database), await jobs(database)
+        read, rows, noted = await books.read(database), await jobs(database), await events(database)
         codes = await asyncio.gather(*(asyncio.to_thread(gateway.stop) for gateway in gateways))
         problems += [Violation("a gateway", "stopped", f"with exit {code}") for code in codes if code != 0]
     submits: dict[str, int] = {}
@@ -102,7 +106,9 @@ async def run(options: Options, report: Report) -> Outcome:
         submits |= studio.submits
     begun = [job for studio in studios.values() for job in studio.begun]
     topped_up = {DEFAULT: prices.nanos(TOP_UP)}
-    evidence = Evidence(plans, storm.told, begun, submits, rows, read, topped_up, listed)
+    evidence = Evidence(
+        *(plans, storm.told, begun, submits, rows, read, topped_up, listed), noted, receiver.taken, receiver.forged
+    )
     violations = {**reconcile(evidence), "the gateways come to rest, verify and stop": problems}
     return Outcome(options, evidence, tuple(storm.kills), violations, traffic_s, quiet_s)
 
@@ -189,6 +195,8 @@ def _gateway(options: Options, number: int, config: str, database: Database) -> 
         "AISTATS_DATABASE_URL": database.url,
         "AISTATS_WORKER_LEASE_S": f"{options.lease_s:g}",
         "AISTATS_VIDEO_DEADLINE_S": str(options.deadline_s),
+        "AISTATS_WEBHOOKS_ALLOW_HTTP": "1",
+        "AISTATS_WEBHOOKS_ALLOW_PRIVATE": "1",
         "AISTATS_CONTENT_STORE": str(options.directory / "content"),
         "AISTATS_GRPC_PORT": "0",
         "CHAOS_VIDEO_KEY": "sk-video-canary",
@@ -208,13 +216,14 @@ async def _postgres() -> AsyncIterator[Database]:
 
 
 async def _quiet(database: Database, report: Report) -> list[Violation]:
-    """Wait until no job and no reservation is open."""
+    """Wait until no job and no reservation is open, and no event untold."""
     deadline_s = time.monotonic() + QUIET_WITHIN_S
-    while (left := await open_jobs(database)) or (held := await books.open_holds(database)):
-        report(f"waiting for {left or held} jobs or reservations to end")
-        if time.monotonic() > deadline_s:
-            return [Violation("the runner", "jobs", f"{left} are open after {QUIET_WITHIN_S:g} s")]
-        await asyncio.sleep(0.25)
+    for what, count in (("jobs", open_jobs), ("reservations", books.open_holds), ("events", untold)):
+        while left := await count(database):
+            report(f"waiting for {left} {what}")
+            if time.monotonic() > deadline_s:
+                return [Violation("the end", what, f"{left} are open after {QUIET_WITHIN_S:g} s")]
+            await asyncio.sleep(0.25)
     return []
 
 

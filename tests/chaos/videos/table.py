@@ -20,7 +20,8 @@ def table(outcome: Outcome) -> str:
         f" {len(outcome.kills)} gateways killed, one every {pace:.1f} s"
     )
     parts = [title, "", *rows("planned", _planned(evidence)), *rows("clients saw", _seen(evidence))]
-    parts += [*rows("stand-ins", _made(evidence)), *rows("the books", _booked(evidence)), ""]
+    parts += [*rows("stand-ins", _made(evidence)), *rows("the books", _booked(evidence))]
+    parts += [*rows("webhooks", _events(evidence)), ""]
     return "\n".join([*parts, *verdicts(outcome.violations)]).rstrip() + "\n"
 
 
@@ -49,6 +50,11 @@ def _made(evidence: Evidence) -> list[tuple[str, object]]:
     again = sum(count - 1 for count in evidence.submits.values())
     polls = sum(job.polled for job in evidence.begun)
     return [("jobs begun", len(evidence.begun)), *sorted(ends.items()), ("submitted again", again), ("polls", polls)]
+
+
+def _events(evidence: Evidence) -> list[tuple[str, object]]:
+    kinds = Counter(event.type.removeprefix("video.") for event in evidence.events)
+    return [*sorted(kinds.items()), ("told again", len(evidence.taken) - len(set(evidence.taken)))]
 
 
 def _booked(evidence: Evidence) -> list[tuple[str, object]]:

@@ -15,6 +15,7 @@ from tests.chaos.videos import reconcile
 from tests.chaos.videos.books import JobRow
 from tests.chaos.videos.client import Told
 from tests.chaos.videos.plan import Fate, FilmPlan, Provider
+from tests.chaos.videos.receiver import Event
 from tests.chaos.videos.reconcile import UNKNOWN, Evidence
 from tests.fakes.video_upstream import Job, Plan
 
@@ -58,17 +59,35 @@ class Case:
         self.wallets = [Wallet("default", PUT_IN - price, 0)]
         self.days = [Spent("default", 5, price)]
         self.listed = ["video_s0", "video_s1", "video_s3", "video_s4"]
+        self.events = [
+            Event("e0", "video.in_progress", "video_s0"),
+            Event("e1", "video.failed", "video_s1"),
+            Event("e2", "video.completed", "video_s0"),
+            Event("e3", "video.cancelled", "video_s3"),
+            Event("e4", "video.failed", "video_s4"),
+        ]
+        self.taken = [self.events[index] for index in (1, 0, 4, 0, 2, 3)]
+        self.forged = 0
 
     def broken(self) -> set[str]:
         """The rules that find something, by their first words."""
         books = Books(tuple(self.entries), tuple(self.wallets), (), tuple(self.records), tuple(self.days))
         evidence = Evidence(
-            self.films, self.told, self.begun, self.submits, self.rows, books, {"default": PUT_IN}, self.listed
+            *(self.films, self.told, self.begun, self.submits, self.rows, books, {"default": PUT_IN}, self.listed),
+            *(self.events, self.taken, self.forged),
         )
         return {name for name, found in reconcile.reconcile(evidence).items() if found}
 
     def change(self, index: int, **changes: Any) -> None:
         self.rows = [replace(row, **changes) if row.suffix == f"s{index}" else row for row in self.rows]
+
+    def end(self, index: int, status: str, **changes: Any) -> None:
+        """Have it end so in its row and in its event."""
+        self.change(index, status=status, **changes)
+        for events in (self.events, self.taken):
+            events[:] = [
+                one._replace(type=f"video.{status}") if one.subject == f"video_s{index}" else one for one in events
+            ]
 
 
 def _film(index: int, provider: Provider, fate: Fate) -> FilmPlan:
@@ -111,6 +130,7 @@ RECORD = "every job has one record"
 BALANCE = "entries, wallets, records and days add up"
 RESERVATION = "each reservation ends once, and is recorded"
 GOES_ON = "nothing goes on at a provider that nobody wants"
+EVENTS = "every event of every job is told, in order"
 LIST = "the list has every video once"
 
 
@@ -120,6 +140,7 @@ def test_a_run_that_is_right_passes() -> None:
 
 def stuck(case: Case) -> None:
     case.change(3, status="in_progress", has_ended=False)
+    case.events = [one for one in case.events if one.subject != "video_s3"]
 
 
 def given_up(case: Case) -> None:
@@ -139,12 +160,12 @@ def two_ends(case: Case) -> None:
 
 
 def told_another_end(case: Case) -> None:
-    case.change(1, status="cancelled")
+    case.end(1, "cancelled")
 
 
 def ended_as_it_should_not(case: Case) -> None:
     case.told[3] = _told(3, "expired")
-    case.change(3, status="expired")
+    case.end(3, "expired")
 
 
 def unknown_though_its_key_is_heeded(case: Case) -> None:
@@ -164,6 +185,8 @@ def two_jobs_of_one_key(case: Case) -> None:
     case.entries += _ended("s9", "void", 0)
     case.records.append(_record("s9", 0))
     case.listed.append("video_s9")
+    case.events.append(Event("e9", "video.failed", "video_s9"))
+    case.taken.append(Event("e9", "video.failed", "video_s9"))
 
 
 def charged_twice(case: Case) -> None:
@@ -234,10 +257,37 @@ def listed_though_deleted(case: Case) -> None:
     case.told[0].deleted = True
 
 
+def never_told(case: Case) -> None:
+    del case.taken[0]
+
+
+def told_in_another_order(case: Case) -> None:
+    case.taken.insert(0, case.events[2])
+
+
+def told_of_what_was_not(case: Case) -> None:
+    case.taken.append(Event("e8", "video.failed", "video_s3"))
+
+
+def told_of_two_ends(case: Case) -> None:
+    twice = Event("e8", "video.failed", "video_s3")
+    case.events.append(twice)
+    case.taken.append(twice)
+
+
+def not_noted(case: Case) -> None:
+    case.events.pop()
+    case.taken = [one for one in case.taken if one.suffix != "e4"]
+
+
+def not_signed(case: Case) -> None:
+    case.forged = 1
+
+
 @pytest.mark.parametrize(
     ("cook", "rules"),
     [
-        (stuck, {END, ONE_END}),
+        (stuck, {END, ONE_END, EVENTS}),
         (given_up, {END}),
         (never_asked_for, {END}),
         (said_what_is_wrong, {END}),
@@ -265,6 +315,12 @@ def listed_though_deleted(case: Case) -> None:
         (not_listed, {LIST}),
         (listed_twice, {LIST}),
         (listed_though_deleted, {LIST}),
+        (never_told, {EVENTS}),
+        (told_in_another_order, {EVENTS}),
+        (told_of_what_was_not, {EVENTS}),
+        (told_of_two_ends, {EVENTS}),
+        (not_noted, {EVENTS}),
+        (not_signed, {EVENTS}),
     ],
 )
 def test_what_is_wrong_is_found(cook: Callable[[Case], None], rules: set[str]) -> None:
@@ -276,7 +332,7 @@ def test_what_is_wrong_is_found(cook: Callable[[Case], None], rules: set[str]) -
 def test_an_answer_that_got_lost_explains_an_unknown_outcome_of_who_heeds_no_keys_alone() -> None:
     case = Case()
     case.told[3] = _told(3, "failed", error=UNKNOWN)
-    case.change(3, status="failed", native_id=None)
+    case.end(3, "failed", native_id=None)
     assert case.broken() == {ONE_END}
     case.told[3].unanswered = 1
     assert case.broken() == set()
