@@ -139,7 +139,8 @@ class _Stream:
         self.out: list[tuple[str, Any, asyncio.Future[None] | None]] = []
         self.start: Mapping[str, Any] | None = None
         named = dict(headers)
-        self.id = named.get(REQUEST_ID, uuid.uuid4().hex.encode())
+        # One that no caller could have sent: what is told of as the request's id is the guard's own.
+        self.id = named.get(REQUEST_ID, f"<{uuid.uuid4().hex}>".encode())
         told = [(name, value) for name, value in headers if not name.startswith(b":") and name != REQUEST_ID]
         scope = {
             "type": "http",
