@@ -28,7 +28,7 @@ from server.storage.months import Months, Partition, partitions
 from server.storage.tables import daily_usage, generation_contents, generations, ledger_entries, teams
 from server.storage.teams import Teams
 from server.storage.wallets import Wallets
-from tests.integration.databases import ManualClock, migrated
+from tests.integration.databases import ManualClock, PostgresServer, migrated
 
 ANY = RecordFilter()
 DAYS = 60
@@ -333,6 +333,31 @@ async def test_workers_that_drop_at_the_same_time_drop_once(parted: Stage) -> No
     counts = await asyncio.gather(*(parted.records.purge_records() for _ in range(3)))
     assert sorted(counts) == [0, 0, 19]
     assert await parted.keys() == []
+
+
+async def test_where_keys_are_not_sorted_by_time_there_are_no_months(
+    postgres: PostgresServer, clock: ManualClock
+) -> None:
+    """Danish sorts `aa` after `z`."""
+    await postgres.execute(
+        "postgres", "CREATE DATABASE danish TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'da' LOCALE 'C'"
+    )
+    url = postgres.url("danish")
+    await migrate.upgrade(url)
+    database = Database.open(url)
+    stage = await make(database, clock)
+    try:
+        await stage.months.prepare()
+        assert await stage.partitions() == []
+        await stage.put(seconds(2027, 3, 1), seconds(2027, 4, 30))
+        clock.seconds = seconds(2027, 5, 15)
+        assert await stage.purge() == 1
+        assert len(await stage.keys()) == 1
+    finally:
+        await stage.close()
+        await database.close()
+    await migrate.downgrade(url, "base")
+    await migrate.upgrade(url)
 
 
 async def test_what_a_database_holds_is_there_after_the_migration_and_after_its_undoing(database_url: str) -> None:
