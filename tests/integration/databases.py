@@ -308,7 +308,7 @@ async def _schema() -> bytes:
 
 def _missing_file(url: str) -> Path | None:
     file = Path(url.removeprefix("sqlite+aiosqlite:///"))
-    return None if url == str(file) or file.exists() else file
+    return None if not url.startswith("sqlite") or file.exists() else file
 
 
 def _read(file: Path) -> bytes:
