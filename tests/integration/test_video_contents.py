@@ -179,7 +179,6 @@ async def test_where_the_store_does_not_have_it_the_provider_may(studio: Studio,
 async def test_what_is_cut_while_it_is_read_is_said_to_be(
     studio: Studio, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_reading, "STALL_S", 1.0)
     size = 64 * len(BLOCK)
     studio.keep_limits = replace(studio.keep_limits, max_bytes=size)
     studio.upstreams[0].plan = Plan(polls=0, media=Media(size=size))
@@ -190,6 +189,7 @@ async def test_what_is_cut_while_it_is_read_is_said_to_be(
     async with found as content, aclosing(content.chunks()) as chunks:
         await anext(chunks)
         os.truncate(path, 1000)
+        monkeypatch.setattr(video_reading, "STALL_S", 1.0)
         with pytest.raises(GatewayError) as caught:
             async for _ in chunks:
                 pass
