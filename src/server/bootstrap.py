@@ -355,7 +355,7 @@ async def worker(
         reception = FrontDesk(Authenticate(SqlKeyStore(database, clock), last_used.note), ids, clock)
         api_keys = ApiKeys(SqlApiKeys(database, clock), catalog, clock)
         credits = SqlCredits(database)
-        generations = Generations(records)
+        generations = Generations(records, jobs)
         measured = MeasuredHealth(catalog, health, clock)
         report = HealthReport(measured, clock, version("aistats-gateway"))
         faces = (

@@ -9,7 +9,10 @@ from contextlib import aclosing
 import pytest
 
 from server.domain.errors import GatewayError, Reason
+from server.domain.identity import Call
 from server.domain.video import VideoBilling, VideoStatus
+from server.pipeline.generations import Generations
+from server.storage.generations import SqlRecords
 from server.storage.tables import generations
 from tests.fakes.replies import error, rate_limited
 from tests.fakes.video_upstream import Media, Plan, media_bytes
@@ -57,6 +60,26 @@ async def test_a_video_from_its_beginning_to_its_end(studio: Studio) -> None:
     [record] = await rows(studio.database, generations)
     assert (record["suffix"], record["endpoint"], record["provider"]) == (call.suffix, "video", "first")
     assert (record["success"], record["cost_nanos"]) == (True, PRICE)
+
+
+async def test_one_in_the_making_has_no_record_yet_and_its_team_is_told_why(studio: Studio) -> None:
+    worker, other = studio.worker("one"), studio.call("other")
+    video = await worker.videos.create(studio.call(), film())
+    records = SqlRecords(studio.database, worker.commits, studio.clock)
+    reads = Generations(records, worker.store)
+
+    async def refusal(call: Call, generation_id: str) -> tuple[Reason, str]:
+        with pytest.raises(GatewayError) as caught:
+            await reads.get(call, generation_id)
+        return caught.value.reason, caught.value.description
+
+    for name in (video.id, video.suffix, f"gen_{video.suffix}"):
+        told = await refusal(studio.call(), name)
+        assert told == (Reason.RESOURCE_NOT_FOUND, "The video is queued: it has a record once it has ended.")
+    nothing = (Reason.RESOURCE_NOT_FOUND, "There is no such generation.")
+    assert await refusal(other, video.id) == await refusal(studio.call(), f"video_{'0' * 32}") == nothing
+    await studio.wait(worker, video)
+    assert (await reads.get(studio.call(), video.id)).record.suffix == video.suffix
 
 
 async def test_a_free_one_holds_and_costs_nothing(studio: Studio) -> None:

@@ -13,6 +13,7 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Call
 from server.domain.records import Found, RecordFilter, Records
 from server.domain.request import Endpoint
+from server.domain.video_jobs import VideoJobStore
 
 __all__ = ["Generations", "Page"]
 
@@ -33,16 +34,21 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Generations:
-    """Another team's records do not exist."""
+    """Another team's records do not exist. `jobs`: of videos that are in the making it is said that they are."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, jobs: VideoJobStore | None = None) -> None:
         self._records = records
+        self._jobs = jobs
 
     async def get(self, call: Call, generation_id: str) -> Found:
         """By any id of the request: `gen_<x>`, `resp_<x>`, `chatcmpl-<x>`, `<x>`. Raises `resource_not_found`."""
         match = _ID.fullmatch(generation_id)
         found = match and await self._records.get(call.principal.team_id, match[1])
         if not found:
+            job = match and self._jobs and await self._jobs.get(call.principal.team_id, match[1])
+            if job and not job.has_ended:
+                said = f"The video is {job.status.value}: it has a record once it has ended."
+                raise GatewayError(Reason.RESOURCE_NOT_FOUND, said)
             raise GatewayError(Reason.RESOURCE_NOT_FOUND, "There is no such generation.")
         return found
 
