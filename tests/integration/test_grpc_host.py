@@ -30,7 +30,7 @@ CHAT = "aistats.gateway.v1.ChatService"
 MAX_CALLS = 8
 BURST = 2500
 ONLY_GRPC_AIO = pytest.mark.parametrize("host", ["grpc.aio"], indirect=True)
-"""Inside Envoy these are Envoy's."""
+"""Inside Envoy these are Envoy's; the largest messages only take the stand-in for it long."""
 LIMITS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -137,10 +137,19 @@ async def test_workers_share_one_tcp_port_and_strangers_do_not() -> None:
             await GrpcAioHost((), tcp=("127.0.0.1", stranger.getsockname()[1])).start()
 
 
-@pytest.mark.parametrize("size", [32_769, 2**20 + 1, 4 * 2**20 + 1, 63 * 2**20])
+@pytest.mark.parametrize("size", [32_769, 2**20 + 1, 4 * 2**20 + 1])
 def test_large_messages_pass_both_ways(
     chat: Any, generate: ScriptedGenerate, as_inference: Metadata, size: int
 ) -> None:
+    pass_both_ways(chat, generate, as_inference, size)
+
+
+@ONLY_GRPC_AIO
+def test_the_largest_messages_pass_both_ways(chat: Any, generate: ScriptedGenerate, as_inference: Metadata) -> None:
+    pass_both_ways(chat, generate, as_inference, 63 * 2**20)
+
+
+def pass_both_ways(chat: Any, generate: ScriptedGenerate, as_inference: Metadata, size: int) -> None:
     generate.reset(*says("y" * size))
     reply = chat.CreateChatCompletion(request("x" * size), metadata=as_inference, timeout=30)
     assert len(reply.choices[0].parts[0].text.text) == size
