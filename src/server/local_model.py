@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,9 @@ def is_available() -> bool:
 
 def serve(port: int, embedding_port: int | None) -> None:
     """Load the model and answer on 127.0.0.1 until this process ends. Raises where a port is taken."""
+    # Its threads otherwise burn their cores while they wait for each other: an answer takes thirty times as long
+    # where the machine has anything else to do. Read when the code is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from xllamacpp import Server  # 100 MB of native code: only where it is served
 
     servers = [Server(_chat(port))]
