@@ -172,7 +172,7 @@ from server.storage.video_jobs import SqlVideoJobs
 from server.storage.webhook_events import Outbox, purge_events
 from server.storage.webhook_queue import SqlWebhookQueue
 from server.storage.webhooks import SqlWebhooks
-from server.transport import Transport
+from server.transport import OwnLookups, Transport
 from server.tuning import collect_seldom
 from server.webhook_post import WebhookPost
 
@@ -328,7 +328,8 @@ async def worker(
         stack.push_async_callback(videos.close, GOODBYE_S)
         goodbyes = Goodbyes(jobs.goodbyes, looks, clock)
         await stack.enter_async_context(_running(runner_of_jobs.run(), goodbyes.run(), _purging(jobs.purge)))
-        post = WebhookPost(transport, clock, allow_private=settings.webhooks_allow_private)
+        to_teams = await stack.enter_async_context(Transport(lookup=OwnLookups()))
+        post = WebhookPost(to_teams, clock, allow_private=settings.webhooks_allow_private)
         queue = SqlWebhookQueue(database, commits, clock, ledger.worker_id)
         deliveries = WebhookRunner(queue, post, clock, random.random, lease_s=lease_s)
         stack.push_async_callback(deliveries.close)

@@ -141,7 +141,7 @@ TOLD: Final[Sequence[Json]] = (
     {"url": "https://hooks.invalid/videos"},
     {"url": "https://hooks.invalid/videos", "events": ["video.completed"], "description": "a site", "disabled": False},
 )
-REPLAYED: Final[Sequence[Json]] = ({"since": 0}, {"since": "2026-01-31T12:00:00Z"})
+REPLAYED: Final[Sequence[Json]] = ({"since": "2026-01-31T12:00:00Z"},)
 SPOKEN: Final[Sequence[Json]] = (
     {"model": SPEAKER, "input": "hi", "voice": "alloy"},
     {
@@ -218,7 +218,7 @@ BODIES: Final[Mapping[str, Sequence[Json]]] = {
     **{f"PATCH /v1/{name}/{{}}": KEY for name in ("api-keys", "keys")},
     **{f"POST /v1/{name}/{{}}/rotate": ROTATED for name in ("api-keys", "keys")},
     "POST /v1/webhooks": TOLD,
-    "PATCH /v1/webhooks/{}": TOLD,
+    "PATCH /v1/webhooks/{}": TOLD[1:],
     "POST /v1/webhooks/{}/rotate_secret": ROTATED,
     "POST /v1/webhooks/{}/test": NOTHING,
     "POST /v1/webhooks/{}/replay": REPLAYED,

@@ -21,7 +21,7 @@ from server.pipeline.webhook_delivery import FAILING_S, GIVE_UP_S, MAX_OF_ENDPOI
 from server.storage.database import Database
 from server.storage.tables import webhook_deliveries, webhook_events
 from server.storage.webhook_events import RETENTION_S, purge_events
-from server.transport import Transport
+from server.transport import OwnLookups, Transport
 from server.webhook_post import WebhookPost
 from tests.fakes.health import middle
 from tests.fakes.replies import whole
@@ -382,6 +382,17 @@ async def test_by_default_nothing_goes_to_this_machine(clock: ManualClock, host:
     """Judged by what a name resolves to when it is sent, whatever was allowed when it was made."""
     async with Transport() as transport, Receiver() as receiver:
         url = f"http://{host}:{receiver.port}/"
+        reply = await WebhookPost(transport, clock, allow_private=False)(url, {}, b"{}")
+        assert reply == Reply(None, error="forbidden_address")
+        assert receiver.connections_accepted == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fd00::1"])
+async def test_nor_by_a_name_that_has_changed_its_mind(clock: ManualClock, address: str) -> None:
+    """It was somebody's when the webhook was made. What it resolves to counts, whenever that is connected to."""
+    now_at = OwnLookups(look_up=lambda *_: [address])
+    async with Transport(lookup=now_at) as transport, Receiver() as receiver:
+        url = f"http://hooks.example:{receiver.port}/"
         reply = await WebhookPost(transport, clock, allow_private=False)(url, {}, b"{}")
         assert reply == Reply(None, error="forbidden_address")
         assert receiver.connections_accepted == 0

@@ -4,6 +4,7 @@ It knows nothing of any provider. Why it is not one of the libraries: docs/decis
 """
 
 from server.transport.client import Transport, UpstreamResponse
+from server.transport.resolve import OwnLookups
 from server.transport.sse import SseDecoder, SseEvent, sse_batches
 
-__all__ = ["SseDecoder", "SseEvent", "Transport", "UpstreamResponse", "sse_batches"]
+__all__ = ["OwnLookups", "SseDecoder", "SseEvent", "Transport", "UpstreamResponse", "sse_batches"]

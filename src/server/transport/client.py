@@ -16,6 +16,7 @@ from server.transport.connection import Connection, SizedBody
 from server.transport.faults import Fault, connect_failure, failure
 from server.transport.framing import Head
 from server.transport.pool import Origin, Pool
+from server.transport.resolve import Lookup
 from server.transport.sse import ChunkSource, SseEvent, sse_batches
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -90,11 +91,11 @@ class Transport:
 
     Redirects are replies like others, proxies of the environment are not asked, and nothing is sent twice but what
     met an idle connection that was being closed, unread.
-    `tls`: another context, for tests and private authorities.
+    `tls`: another context, for tests and private authorities. `lookup`: how names are looked up, where not by the loop.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
-        self._pool = Pool(tls or ssl.create_default_context())
+    def __init__(self, *, tls: ssl.SSLContext | None = None, lookup: Lookup | None = None) -> None:
+        self._pool = Pool(tls or ssl.create_default_context(), lookup)
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import msgspec
 
 from server.transport.connection import READ_BYTES, STALE_AFTER_S, Connection
 from server.transport.faults import Fault, failure, is_out_of_descriptors
-from server.transport.resolve import callable_addresses
+from server.transport.resolve import Lookup, callable_addresses
 
 MAX_IN_FLIGHT: Final = 8192
 """Requests of one worker that may hold a connection; one more waits for as long as it may wait to connect."""
@@ -51,10 +51,11 @@ class _Idle:
 
 
 class Pool:
-    """Hands out connections, new or used. `tls` is for all secure origins."""
+    """Hands out connections, new or used. `tls` is for all secure origins; `lookup` finds names' addresses."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, lookup: Lookup | None = None) -> None:
         self._tls = tls
+        self._lookup = lookup
         self._idle: dict[Origin, _Idle] = {}
         self._in_use: set[Connection] = set()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -160,7 +161,11 @@ class Pool:
     async def _open(self, origin: Origin) -> Connection:
         """A connection to the first of its addresses that takes one. Raises OSError, UnicodeError, ProviderFailure."""
         addresses = await callable_addresses(
-            origin.host, origin.port, allow_link_local=origin.allow_link_local, allow_near=origin.allow_near
+            origin.host,
+            origin.port,
+            allow_link_local=origin.allow_link_local,
+            allow_near=origin.allow_near,
+            lookup=self._lookup,
         )
         for address in addresses[:-1]:
             try:
