@@ -47,7 +47,10 @@ def percent_encoded(text: str) -> bytes:
 
 def metadata_of(headers: RawHeaders) -> dict[str, str]:
     """The text values by name; of a repeated name the first."""
-    return {name.decode("latin-1"): _text(value) for name, value in reversed(headers) if not name.endswith(b"-bin")}
+    try:
+        return {name.decode(): value.decode() for name, value in reversed(headers) if not name.endswith(b"-bin")}
+    except UnicodeDecodeError:
+        return {name.decode("latin-1"): _text(value) for name, value in reversed(headers) if not name.endswith(b"-bin")}
 
 
 def headers_of(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
