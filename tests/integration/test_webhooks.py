@@ -350,6 +350,21 @@ async def test_two_workers_share_what_there_is(world: World) -> None:
         assert receiver.tries.total() == len(receiver.tries) == 20
 
 
+async def test_whoever_is_disabled_while_much_is_sent_to_it_holds_up_nobody(world: World) -> None:
+    async with Receiver() as receiver:
+        hook = await world.hook(receiver.url)
+        for _ in range(10):
+            await world.made()
+        workers = (world.one, world.worker("two"))
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(
+                *(worker.deliver() for worker in workers),
+                *(world.change(hook, disabled=disabled) for disabled in (True, False, True, False, True)),
+            )
+        assert {one.state for one in await world.deliveries(hook)} <= {"delivered", "dead"}
+        assert receiver.tries.total() == len(receiver.tries)
+
+
 async def test_a_worker_that_leaves_gives_back_what_it_has_begun(world: World) -> None:
     async with WireServer(default=[Hang()]) as receiver:
         await world.hook(receiver.origin)

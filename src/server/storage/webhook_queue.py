@@ -34,9 +34,17 @@ _is_next: Final = ~exists().where(
 
 def end_pending(webhook_suffix: str, now: float) -> Update:
     """Have nothing more sent to an endpoint that is disabled."""
+    # Locked in the order in which attempts lock what they write of, so that neither waits for the other.
+    pending = (
+        select(_rows.number)
+        .where(_rows.webhook_suffix == webhook_suffix, _waits)
+        .order_by(_rows.number)
+        .with_for_update()
+        .cte("waiting")
+    )
     return (
         update(webhook_deliveries)
-        .where(_rows.webhook_suffix == webhook_suffix, _waits)
+        .where(_rows.number.in_(select(pending.c.number)))
         .values(state="dead", ended_at=int(now), error=DISABLED, lease_owner=None)
     )
 
