@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+import socket
 from collections.abc import Iterator
 
 import grpc
@@ -26,7 +26,7 @@ WITHIN_S = 10.0
 def inside(
     tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
 ) -> Iterator[Gateway]:
-    environ = {"ACME_KEY": ACME_KEY, "AISTATS_HOST": "in-envoy"}
+    environ = {"ACME_KEY": ACME_KEY, "AISTATS_HOST": "in-envoy", "AISTATS_DRAIN_TIMEOUT_S": "8"}
     settings = config(acme_upstream, backup_upstream)
     gateway = Gateway(tmp_path_factory.mktemp("inside"), settings, workers=2, environ=environ).start()
     yield gateway
@@ -109,16 +109,23 @@ def test_a_dead_worker_is_started_again(inside: Gateway, acme: UpstreamThread) -
     assert inside.post("/v1/chat/completions", CHAT.body()).status_code == 200
 
 
-def test_a_stop_lets_streams_end(inside: Gateway, acme: UpstreamThread) -> None:
-    acme.script(chat_stream(*["word "] * 20, every_s=0.1))
-    with open_raw(inside, request_bytes(inside, CHAT)) as connection:
+def test_a_stop_lets_streams_end_and_tells_those_that_it_cuts(inside: Gateway, acme: UpstreamThread) -> None:
+    acme.script(chat_stream(*["word "] * 20, every_s=0.1), chat_stream(*["word "] * 1000, every_s=0.1))
+    with open_raw(inside, request_bytes(inside, CHAT)) as short:
         acme.wait_request()
-        assert inside.process is not None
-        inside.process.send_signal(signal.SIGTERM)
-        received, until = b"", time.monotonic() + 30
-        while (data := connection.recv(65_536)) and time.monotonic() < until:
-            received += data
-            if b"[DONE]" in received:
-                break
-    assert received.count(b"word ") == 20
+        with open_raw(inside, request_bytes(inside, CHAT)) as long:
+            acme.wait_request(2)
+            assert inside.process is not None
+            inside.process.send_signal(signal.SIGTERM)
+            whole, part = rest(short), rest(long)
+    assert whole.count(b"word ") == 20
+    assert b"data: [DONE]" in whole
+    assert 0 < part.count(b"word ") < 1000
+    assert b'"shutting_down"' in part
     assert inside.process.wait(30) == 0, inside.log[-4000:]
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    connection.settimeout(30)
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
