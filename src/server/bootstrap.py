@@ -311,7 +311,7 @@ async def worker(
         contents = await _contents(stack, settings, database, commits, clock, ledger.worker_id, looks)
         spool = Spool(settings.data_dir)
         pictures = PictureFetch(
-            transport,
+            await stack.enter_async_context(Transport(lookup=OwnLookups())),
             spool,
             allow_http=settings.picture_urls_allow_http,
             allow_private=settings.picture_urls_allow_private,

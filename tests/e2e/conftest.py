@@ -86,6 +86,9 @@ models:
     input_types: [text, image]
     output_types: [video]
     offers: [{{provider: cinema, provider_model: film, endpoints: [video]}}]
+  - id: acme/long-film:free
+    output_types: [video]
+    offers: [{{provider: cinema, provider_model: long-film, endpoints: [video]}}]
   - id: acme/film-1
     input_types: [text, image]
     output_types: [video]

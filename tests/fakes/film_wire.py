@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 
 from tests.fakes.openai_upstream import Reply, Request
-from tests.fakes.replies import error, json_reply, whole
+from tests.fakes.replies import error, head, json_reply, whole
+from tests.fakes.wire import Send
 
 FILM = bytes(range(256)) * 16
 """What every video consists of."""
+LONG_FILM_BYTES = 50_000_000
+"""But for those of the model `long-film`."""
+_LONG = "video_long_of_acme"
+_PIECE = bytes(65_536)
 HINT = {"openai-poll-after-ms": "200"}
 
 
@@ -19,12 +24,12 @@ def as_openai_videos(request: Request) -> Reply:
     if request.method == "DELETE" and ids:
         return json_reply({"id": ids[1], "object": "video.deleted", "deleted": True})
     if path.endswith("/content"):
-        return whole(FILM, content_type="video/mp4")
+        return _long_film() if ids and ids[1] == _LONG else whole(FILM, content_type="video/mp4")
     if path.endswith("/cancel"):
         return error(404, "There is no such route.", code="not_found")
     begins = request.method == "POST"
     job = {
-        "id": "video_of_acme",
+        "id": _LONG if b"long-film" in request.body or (ids and ids[1] == _LONG) else "video_of_acme",
         "object": "video",
         "model": "film",
         "status": "queued" if begins else "completed",
@@ -34,3 +39,9 @@ def as_openai_videos(request: Request) -> Reply:
         "size": "1280x720",
     }
     return json_reply(job, headers=HINT)
+
+
+def _long_film() -> Reply:
+    pieces = [_PIECE] * (LONG_FILM_BYTES // len(_PIECE)) + [_PIECE[: LONG_FILM_BYTES % len(_PIECE)]]
+    opening = head(200, {"content-type": "video/mp4", "content-length": str(LONG_FILM_BYTES)})
+    return [opening, *map(Send, pieces)]
