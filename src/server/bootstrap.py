@@ -300,8 +300,8 @@ async def worker(
         speak, transcribe = Speak(generate), Transcribe(generate)
         draw = Draw(generate)
         outbox = Outbox(ids, clock, lambda job: encode_video(seen(job)))
-        keeps = settings.content_address is not None
-        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id, keeps_content=keeps, outbox=outbox)
+        keep_s = None if settings.content_address is None else settings.content_max_age_s
+        jobs = SqlVideoJobs(database, commits, clock, ledger.worker_id, keep_s=keep_s, outbox=outbox)
         film_makers: dict[Dialect, VideoAdapter] = {
             "openai": OpenAIVideos(transport, clock, deadlines),
             "gemini": GeminiVideos(transport, clock, deadlines),

@@ -14,9 +14,11 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.video import VideoStatus
 from server.pipeline import video_contents as video_reading
 from server.storage.content_address import ContentAddress
+from server.storage.tables import video_contents
 from tests.fakes.video_upstream import BLOCK, Media, Plan, media_bytes
 from tests.integration.databases import ManualClock, migrated
 from tests.integration.kept_world import SIZE, WatchedObjects, download, kept, made, refused, states
+from tests.integration.ledger_world import rows
 from tests.integration.video_world import KEEP_S, Studio, paths, studio_with
 
 
@@ -42,7 +44,9 @@ async def test_it_outlives_its_provider(studio: Studio, directory: str) -> None:
     worker = studio.worker("one")
     video = await made(studio, worker)
     assert await states(studio) == [("video", "wanted", 0)]
-    assert video.expires_at == 1_795_000_000 + 3600, "which is what the provider says"
+    until = int(studio.clock.now()) + KEEP_S
+    assert video.expires_at == until
+    studio.clock.advance(30)
     await worker.keep()
     assert await states(studio) == [("video", "stored", 1)]
     assert os.listdir(directory) == [f"{video.suffix}-video-1"]
@@ -53,9 +57,9 @@ async def test_it_outlives_its_provider(studio: Studio, directory: str) -> None:
     assert headers.pop("etag").strip('"').isalnum()
     assert headers == {"content-type": "video/mp4", "content-length": str(SIZE), "accept-ranges": "bytes"}
     assert studio.upstreams[0].requests == []
-    assert (await worker.videos.get(studio.principal(), video.id)).expires_at == int(studio.clock.now()) + KEEP_S
-    [seen] = (await worker.videos.list(studio.principal())).data
-    assert seen.expires_at == int(studio.clock.now()) + KEEP_S
+    assert await worker.videos.get(studio.principal(), video.id) == video
+    assert (await worker.videos.list(studio.principal())).data == [video]
+    assert [row["expires_at"] for row in await rows(studio.database, video_contents)] == [until]
 
 
 @pytest.mark.parametrize(

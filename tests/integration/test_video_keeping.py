@@ -157,6 +157,8 @@ async def test_what_is_too_large_is_relayed(studio: Studio, directory: str) -> N
     video = await made(studio, worker)
     await worker.keep()
     assert await states(studio) == []
+    video = await worker.videos.get(studio.principal(), video.id)
+    assert video.expires_at == 1_795_000_000 + 3600, "which is what the provider says"
     assert (await download(studio, worker, video))[2] == media_bytes(SIZE)
     assert not os.path.exists(directory)  # noqa: ASYNC240
 

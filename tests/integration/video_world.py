@@ -49,8 +49,8 @@ class Worker:
     def __init__(self, studio: Studio, name: str) -> None:
         self.ledger = SqlLedger(studio.database, studio.clock, name)
         self.commits = GroupCommit(studio.database)
-        keeps = studio.objects is not None
-        self.store = SqlVideoJobs(studio.database, self.commits, studio.clock, name, keeps_content=keeps)
+        keep_s = None if studio.objects is None else studio.keep_limits.max_age_s
+        self.store = SqlVideoJobs(studio.database, self.commits, studio.clock, name, keep_s=keep_s)
         adapters = {"openai": OpenAIVideos(studio.transport, studio.clock)}
         self.looks = Looks(self.store, adapters, studio, studio.clock, middle)  # type: ignore[arg-type]
         health = steady(studio.clock)

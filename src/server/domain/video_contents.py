@@ -101,7 +101,7 @@ class ContentRows(Protocol):
         ...
 
     async def store(self, content: KeptContent, others: Sequence[Variant]) -> bool:
-        """It is stored as it says, and its job says until when; `others` are wanted then. False where it is not ours.
+        """It is stored as it says, and `others` are wanted. False where it is not ours, or its video is gone.
 
         What was stored is the caller's to delete then.
         """
@@ -109,6 +109,10 @@ class ContentRows(Protocol):
 
     async def postpone(self, content: KeptContent, due_at: float) -> None:
         """It failed once more: try again then."""
+        ...
+
+    async def give_up(self, content: KeptContent) -> None:
+        """Forget it, if it is still ours, and have its job say no longer that it is kept."""
         ...
 
     async def drop(self, content: KeptContent) -> None:

@@ -140,7 +140,7 @@ class ContentKeeper:
 
     async def _copy(self, content: KeptContent) -> None:
         job = await self._rows.job_of(content)
-        if job is None:
+        if job is None or (job.kept_until is not None and job.kept_until <= self._clock.now()):
             await self._rows.drop(content)
             return
         try:
@@ -177,14 +177,14 @@ class ContentKeeper:
             size=read.size,
             content_type=reply.headers.get("content-type", "application/octet-stream"),
             etag=f'"{read.digest.hexdigest()[:32]}"',
-            expires_at=int(self._clock.now()) + self._limits.max_age_s,
+            expires_at=job.kept_until or int(self._clock.now()) + self._limits.max_age_s,
         )
 
     async def _failed(self, content: KeptContent, failure: Exception) -> None:
         told = {"id": f"video_{content.suffix}", "variant": content.variant, "problem": _problem(failure)}
         if isinstance(failure, _TooLarge) or self._clock.now() >= content.created_at + GIVE_UP_S:
             _log.warning("video_content_not_kept", **told)
-            await self._rows.drop(content)
+            await self._rows.give_up(content)
             return
         _log.info("video_content_put_off", **told)
         await self._rows.postpone(content, self._clock.now() + self._wait_s(content, MOST_RETRY_S))

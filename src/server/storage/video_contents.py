@@ -135,12 +135,10 @@ class SqlVideoContents:
 
         def work(connection: Connection) -> bool:
             # The job first, as who deletes it does: two that lock in another order could wait for each other.
-            encoded = connection.scalar(select(video_jobs.c.job_json).where(*_of_its_job(content)).with_for_update())
+            if connection.execute(_locked_job(content)).one_or_none() is None:
+                return False
             if connection.execute(stored).rowcount != 1:
                 return connection.execute(ours_already).one_or_none() is not None
-            if encoded is not None and content.variant == VARIANTS[0]:
-                job = replace(_decode(encoded), kept_until=content.expires_at)
-                connection.execute(update(video_jobs).where(*_of_its_job(content)).values(job_json=_encode(job)))
             for variant in others:
                 connection.execute(want_content(content.suffix, variant, now))
             return True
@@ -150,6 +148,16 @@ class SqlVideoContents:
     async def postpone(self, content: KeptContent, due_at: float) -> None:
         statement = update(video_contents).where(*self._ours(content))
         await self._write(statement.values(due_ms=int(due_at * MS), lease_owner=None, failures=_kept.failures + 1))
+
+    async def give_up(self, content: KeptContent) -> None:
+        def work(connection: Connection) -> None:
+            job = connection.execute(_locked_job(content)).one_or_none()
+            dropped = connection.execute(delete(video_contents).where(*self._ours(content)))
+            if job is not None and dropped.rowcount == 1 and content.variant == VARIANTS[0]:
+                encoded = _encode(replace(_decode(job.job_json), kept_until=None))
+                connection.execute(update(video_jobs).where(*_of_its_job(content)).values(job_json=encoded))
+
+        await self._database.transact(work)
 
     async def drop(self, content: KeptContent) -> None:
         await self._write(delete(video_contents).where(*self._ours(content)))
@@ -178,6 +186,10 @@ def _named(content: KeptContent) -> tuple[ColumnElement[bool], ...]:
 
 def _of_its_job(content: KeptContent) -> tuple[ColumnElement[bool], ...]:
     return video_jobs.c.suffix == content.suffix, video_jobs.c.deleted_at.is_(None)
+
+
+def _locked_job(content: KeptContent) -> Any:
+    return select(video_jobs.c.job_json).where(*_of_its_job(content)).with_for_update()
 
 
 def _content(row: Any) -> KeptContent:

@@ -46,7 +46,7 @@ log = structlog.get_logger("server.storage")
 class SqlVideoJobs:
     """Implements `server.domain.video_jobs.VideoJobStore` for the worker `worker_id`.
 
-    `keeps_content`: the content of a job that is complete is wanted then.
+    `keep_s`: the content of a job that is complete is wanted then, and kept for so long; None: it is not.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SqlVideoJobs:
         retention_s: int = RETENTION_S,
         max_open: int = MAX_OPEN,
         outbox: Outbox | None = None,
-        keeps_content: bool = False,
+        keep_s: int | None = None,
     ) -> None:
         self._database = database
         self._commits = commits
@@ -69,7 +69,7 @@ class SqlVideoJobs:
         self._max_open = max_open
         self._outbox = outbox
         self.goodbyes = SqlVideoGoodbyes(database, commits, clock)
-        self._keeps_content = keeps_content
+        self._keep_s = keep_s
 
     async def open(self, job: VideoJob, hold: Hold | None, *, key: str | None = None) -> None:
         row = {
@@ -136,6 +136,8 @@ class SqlVideoJobs:
         guards: list[ColumnElement[bool]] = [video_jobs.c.suffix == job.suffix, _OPEN]
         if unsubmitted:
             guards.append(video_jobs.c.native_id.is_(None))
+        if self._keep_s is not None and job.status is VideoStatus.COMPLETED:
+            job = replace(job, kept_until=int(now) + self._keep_s)
         values = {**_changing(job, None), "ended_at": int(now), **noted(job, goodbye, now)}
         ending = update(video_jobs).where(*guards).values(values)
 
@@ -143,7 +145,7 @@ class SqlVideoJobs:
             def work(connection: Connection) -> bool:
                 if connection.execute(ending).rowcount != 1:
                     return False
-                if self._keeps_content and job.status is VideoStatus.COMPLETED:
+                if job.kept_until is not None:
                     connection.execute(want_content(job.suffix, VARIANTS[0], now))
                 if self._outbox is not None:
                     self._outbox.note(connection, job)
