@@ -157,11 +157,11 @@ async def test_of_several_choices_only_the_flagged_one_is_cut(house: Guardhouse)
 
 @pytest.mark.parametrize("talks", [False, True], ids=["and is silent", "and goes on"])
 async def test_a_sentence_that_does_not_end_is_not_held_for_ever(house: Guardhouse, talks: bool) -> None:
-    house.model.script(chat_stream(*["and "] * 40, every_s=0.2) if talks else still_talking("and so"))
+    house.model.script(chat_stream(*["and "] * 80, every_s=0.2) if talks else still_talking("and so"))
     house.till.current = replace(house.till.current, routing=replace(house.till.current.routing, idle_timeout_s=20.0))
     stream = house.guarded(house.till.call(), house.request(output="block"))
     seen: list[Any] = []
-    async with asyncio.timeout(MAX_HELD_S + 3):
+    async with asyncio.timeout(MAX_HELD_S + 10):
         async for batch in stream:
             seen += batch
             if said(seen):

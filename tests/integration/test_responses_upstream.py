@@ -303,7 +303,7 @@ async def test_a_client_that_leaves_closes_the_upstream(stage: Stage) -> None:
             if "output_text.delta" in line:
                 break
         left_s = time.monotonic()
-    await stage.upstream.wait_disconnect(timeout=1.0)
-    assert time.monotonic() - left_s < 0.1
+    await stage.upstream.wait_disconnect()
+    assert time.monotonic() - left_s < 5, "before the provider had said all"
     await asyncio.sleep(0)
     assert msgspec.json.decode(stage.upstream.requests[-1].body)["stream"] is True

@@ -145,7 +145,7 @@ async def test_a_full_queue_makes_wait_and_then_refuses_and_drops_nothing(databa
     began = time.monotonic()
     with pytest.raises(GatewayError) as caught:
         await group.submit(add("third"))
-    assert 0.15 < time.monotonic() - began < 1
+    assert 0.15 < time.monotonic() - began < 5
     assert caught.value.reason is Reason.OVERLOADED
     assert caught.value.retry_after_s == 1.0
     waiting = asyncio.create_task(group.submit(add("fourth")))

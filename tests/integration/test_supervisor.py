@@ -99,9 +99,9 @@ async def test_a_child_that_ignores_sigterm_is_killed_past_the_limit(tmp_path: P
     await until(lambda: events(journal) == ["stubborn started"])
     before = asyncio.get_running_loop().time()
     with structlog.testing.capture_logs() as logs:
-        await one.stop([StopStep(signal.SIGTERM, 0.3), StopStep(signal.SIGKILL, 3.0)])
-    await asyncio.wait_for(task, 2)
-    assert 0.3 <= asyncio.get_running_loop().time() - before < 2.5
+        await one.stop([StopStep(signal.SIGTERM, 0.3), StopStep(signal.SIGKILL, 30.0)])
+    await asyncio.wait_for(task, 10)
+    assert 0.3 <= asyncio.get_running_loop().time() - before < 20
     assert events(journal) == ["stubborn started", "stubborn SIGTERM"]
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
         "child did not stop in time; killing it"
@@ -115,7 +115,7 @@ async def test_a_child_asked_to_stop_between_two_runs_is_not_started_again() -> 
     await until(lambda: one.starts == 1 and one.pid is None)
     await asyncio.sleep(0.1)
     await one.stop(POLITE)
-    await asyncio.wait_for(task, 2)
+    await asyncio.wait_for(task, 10)
     assert one.starts == 1
 
 

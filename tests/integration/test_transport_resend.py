@@ -125,7 +125,7 @@ async def outcome(fate: Fate, idle_s: float, *, then: Fate | None = None) -> tup
             assert await first is None
             await asyncio.sleep(idle_s)
             server = asyncio.create_task(serve())
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):
                 fault = await call(transport, b'{"second":1}')
             await asyncio.sleep(0.01)
             server.cancel()

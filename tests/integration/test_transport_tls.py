@@ -76,7 +76,7 @@ async def cancelling_closes_the_socket_at_once(transport: Transport, upstream: U
         await asyncio.sleep(0.05)
         cancelled_at = time.monotonic()
         call.cancel()
-        gone = await upstream.wait_disconnect(number, timeout=1)
+        gone = await upstream.wait_disconnect(number)
         assert gone.at - cancelled_at < AT_ONCE_S
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -94,7 +94,7 @@ async def a_reader_that_pauses_makes_the_upstream_wait(transport: Transport, ups
             if size > 2 * before:
                 break
     assert upstream.requests[0].sent > before
-    await upstream.wait_open_sockets(0, timeout=1)
+    await upstream.wait_open_sockets(0)
 
 
 async def closing_the_client_closes_everything(transport: Transport, upstream: Upstream) -> None:
@@ -102,9 +102,9 @@ async def closing_the_client_closes_everything(transport: Transport, upstream: U
     kept = await post(transport, upstream.base_url)
     await read(transport, upstream)
     assert upstream.open_sockets == 2
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await transport.close()
-    await upstream.wait_open_sockets(0, timeout=1)
+    await upstream.wait_open_sockets(0)
     await kept.close()
 
 
