@@ -26,9 +26,10 @@ from rest_bridge.openapi_errors import (
 )
 from rest_bridge.openapi_protos import Binding, Protos, protos, sentence
 from rest_bridge.openapi_samples import sample
-from rest_bridge.openapi_surface import Surface
+from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_surfaces import SURFACES, VARIABLES, WORDS, read_later
 from rest_bridge.openapi_types import Components, Schema, TypeSchemas, component_name
+from rest_bridge.openapi_webhooks import EVENTS
 from rest_bridge.uploads import FORM
 from server.domain.identity import Scope
 from server.domain.image_limits import SIZE_PATTERN
@@ -198,6 +199,7 @@ class _Description:
             "security": [{"bearer": []}],
             "tags": list(tags.values()),
             "paths": dict(sorted(paths.items())),
+            "webhooks": {name: self._told(name, body) for name, body in EVENTS.items()},
             "components": {
                 "securitySchemes": {
                     "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},
@@ -208,6 +210,22 @@ class _Description:
                 "responses": error_responses(),
                 "schemas": dict(sorted(self._components.schemas.items())),
             },
+        }
+
+    def _told(self, name: str, body: Type) -> Schema:
+        """What the gateway itself asks of whom a team has named."""
+        schema = self._types(component_name(body), {}, replies=True).of(body)
+        return {
+            "post": {
+                "operationId": f"tell_{name}",
+                "summary": f"Sent to the webhooks of a team, signed as Standard Webhooks says: {name}.",
+                "security": [],
+                "requestBody": {
+                    "required": True,
+                    "content": {JSON: {"schema": schema, "example": sample(schema, self._components.schemas)}},
+                },
+                "responses": {"2XX": {"description": "Taken. Anything else is sent again, for a day."}},
+            }
         }
 
     def _about(self, binding: Binding) -> str:

@@ -32,7 +32,7 @@ from rest_bridge.openapi_images import IMAGES, IMAGES_BODIES, IMAGES_WORDS
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_types import Schema
 from rest_bridge.openapi_videos import VIDEO_WORDS, VIDEOS
-from rest_bridge.openapi_webhooks import WEBHOOKS
+from rest_bridge.openapi_webhooks import WEBHOOK_WORDS, WEBHOOKS
 from rest_bridge.pricing import CalculationJson, PricingPageJson
 from rest_bridge.pricing_decode import PricingBody
 from rest_bridge.responses_decode import TOOLS, ResponsesBody
@@ -276,6 +276,7 @@ WORDS: Final[Mapping[str, str]] = {
     **AUDIO_WORDS,
     **IMAGES_WORDS,
     **VIDEO_WORDS,
+    **WEBHOOK_WORDS,
     "tool_choice": "Whether and which tools are called.",
     "session_id": f"Requests with the same one prefer the same provider; at most {MAX_SESSION_ID_CHARS} characters.",
     "reasoning_effort": "How much a reasoning model thinks.",

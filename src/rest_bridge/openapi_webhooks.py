@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from rest_bridge.openapi_surface import Surface
+from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.webhooks import (
     DeliveriesPageJson,
     OneDeliveryJson,
@@ -20,8 +20,19 @@ from rest_bridge.webhooks_decode import (
     RotateSecretBody,
     UpdateWebhookBody,
 )
+from rest_bridge.webhooks_events import VideoEventJson, WebhookTestEventJson
 
-__all__ = ["WEBHOOKS"]
+__all__ = ["EVENTS", "WEBHOOKS", "WEBHOOK_WORDS"]
+
+EVENTS: Final[Mapping[str, Type]] = {"video": VideoEventJson, "webhook.test": WebhookTestEventJson}
+"""By what they tell of, the bodies that receivers get."""
+
+WEBHOOK_WORDS: Final[Mapping[str, str]] = {
+    "WebhooksVideoEvent.id": "`evt_<x>`, the same at each attempt and in `webhook-id`.",
+    "WebhooksVideoEvent.type": "What has happened.",
+    "WebhooksVideoEvent.created_at": "When it happened, in seconds since 1970.",
+    "WebhooksVideoEvent.data": "The video, as it was then.",
+}
 
 WEBHOOKS: Final[Mapping[str, Surface]] = {
     "WebhooksRestService.ListWebhooks": Surface(reply=WebhooksJson),

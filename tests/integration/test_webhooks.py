@@ -24,6 +24,7 @@ from server.storage.webhook_events import RETENTION_S, purge_events
 from server.transport import OwnLookups, Transport
 from server.webhook_post import WebhookPost
 from tests.fakes.health import middle
+from tests.fakes.openapi import Checker, document
 from tests.fakes.replies import whole
 from tests.fakes.wire import Cut, Hang, Request, Send, WireServer
 from tests.integration.databases import ManualClock
@@ -51,6 +52,12 @@ async def until_delivered(world: World, worker: Worker | None = None, *, step_s:
     for _ in range(rounds):
         await (worker or world.one).deliver()
         world.clock.advance(step_s)
+
+
+def as_described(name: str, request: Request) -> list[str]:
+    """What there is in an event that its description does not say."""
+    content = document()["webhooks"][name]["post"]["requestBody"]["content"]
+    return Checker(document(), strict=True).problems(content["application/json"]["schema"], request.json)
 
 
 def headers(request: Request) -> dict[str, str]:
@@ -94,11 +101,22 @@ async def test_the_payload_is_the_video_as_its_team_saw_it_then(world: World, cl
         for request, video in ((first, job), (last, done)):
             assert encode_video(seen(video)) in request.body
             assert headers(request)["content-type"] == "application/json"
+            assert as_described("video", request) == []
         assert {**first.json, "data": None} == {
             "id": first.header("webhook-id"), "object": "event", "type": "video.in_progress", "created_at": at,
             "data": None,
         }  # fmt: skip
         assert last.json["data"]["error"]["code"] == "no_video"
+
+
+async def test_a_test_says_nothing_of_videos(world: World) -> None:
+    async with Receiver() as receiver:
+        hook = await world.hook(receiver.url, events=("video.failed",))
+        assert await world.hooks.test("team", hook.webhook.suffix) is not None
+        await world.one.deliver()
+    [request] = receiver.requests
+    assert (request.json["type"], request.json["data"]) == ("webhook.test", {"webhook_id": hook.webhook.id})
+    assert as_described("webhook.test", request) == []
 
 
 async def test_what_is_forged_fails(world: World) -> None:
