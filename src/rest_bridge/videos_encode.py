@@ -12,7 +12,7 @@ from server.domain.catalog import VideoVariant
 from server.domain.usage import Usage
 from server.domain.video import Video
 from server.domain.video_links import Link
-from server.pipeline.models import Listed, ListedOffer
+from server.pipeline.video_models import VideoModel, VideoOffer
 
 __all__ = [
     "DeletedVideoJson",
@@ -103,7 +103,11 @@ class DownloadUrlJson(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VideoOfferJson(msgspec.Struct, frozen=True, kw_only=True):
-    """What one provider makes: an empty list leaves it to the provider. `pricing` is in USD per million units."""
+    """What one provider makes: an empty list leaves it to the provider. `pricing` is in USD per million units.
+
+    `params` are the fields that it takes beside `model` and `prompt`; `remix` among them says that its videos can be
+    changed.
+    """
 
     api_provider_id: str
     status: Literal["active", "not_configured"]
@@ -113,6 +117,8 @@ class VideoOfferJson(msgspec.Struct, frozen=True, kw_only=True):
     default_size: str | None
     variants: tuple[VideoVariant, ...]
     params: tuple[str, ...]
+    resolutions: tuple[str, ...]
+    aspect_ratios: tuple[str, ...]
     pricing: Mapping[str, str]
 
 
@@ -131,33 +137,35 @@ class VideoModelsJson(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[VideoModelJson, ...]
 
 
-def encode_models(models: Sequence[Listed]) -> bytes:
+def encode_models(models: Sequence[VideoModel]) -> bytes:
     return _json(VideoModelsJson(data=tuple(map(_model, models))))
 
 
-def _model(listed: Listed) -> VideoModelJson:
-    model = listed.model
+def _model(one: VideoModel) -> VideoModelJson:
+    model = one.listed.model
     return VideoModelJson(
         id=model.id,
         created=model.created,
-        owned_by=listed.organisation_id,
+        owned_by=one.listed.organisation_id,
         name=model.name,
         description=model.description,
-        providers=tuple(_offer(one) for one in listed.offers if "video" in one.endpoints),
+        providers=tuple(map(_offer, one.offers)),
     )
 
 
-def _offer(listed: ListedOffer) -> VideoOfferJson:
-    offer, facts = listed.offer, listed.offer.videos
+def _offer(one: VideoOffer) -> VideoOfferJson:
+    offer, facts, abilities = one.listed.offer, one.listed.offer.videos, one.abilities
     return VideoOfferJson(
         api_provider_id=offer.provider.id,
-        status=listed.status,
+        status=one.listed.status,
         seconds=facts.seconds,
         sizes=facts.sizes,
         default_seconds=facts.default_seconds,
         default_size=facts.default_size,
         variants=facts.variants,
-        params=listed.params,
+        params=abilities.fields,
+        resolutions=abilities.resolutions,
+        aspect_ratios=abilities.aspect_ratios,
         pricing=rates_json(offer.prices.rates),
     )
 

@@ -340,7 +340,7 @@ async def worker(
             allow_http=settings.webhooks_allow_http,
             allow_private=settings.webhooks_allow_private,
         )
-        video_models = VideoModels(catalog)
+        video_models = VideoModels(catalog, film_makers)
         video_links = VideoLinks(
             videos,
             jobs,

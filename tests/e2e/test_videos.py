@@ -116,7 +116,8 @@ def test_before_it_is_complete_there_is_nothing_to_download(gateway: Gateway) ->
 def test_every_address_of_the_same(gateway: Gateway, made: dict[str, Any], base: str) -> None:
     assert gateway.get(f"{base}/{made['id']}").json() == made
     assert gateway.get(f"{base}?limit=1").json()["object"] == "list"
-    assert gateway.get(f"{base}/models").json()["data"]
+    [told] = [one["providers"] for one in gateway.get(f"{base}/models").json()["data"] if one["id"] == MODEL]
+    assert {"resolution", "aspect_ratio", "seconds", "seed", "remix"} <= set(told[0]["params"])
     part = gateway.get(f"{base}/{made['id']}/content", headers=gateway.headers | {"range": "bytes=0-9"})
     assert part.status_code == 206
     refused = gateway.post(base, {"model": MODEL})
@@ -141,7 +142,8 @@ def test_typed_clients_watch_and_download(
     remix = videos_pb2.RemixVideoRequest(video_id=made["id"], prompt="again")
     assert stub.RemixVideo(remix, metadata=metadata).video.remixed_from_video_id == made["id"]
     models = stub.ListVideoModels(videos_pb2.ListVideoModelsRequest(), metadata=metadata).models
-    assert MODEL in [model.id for model in models]
+    [offer] = next(model.offers for model in models if model.id == MODEL)
+    assert {"resolution", "aspect_ratio", "seconds", "seed", "remix"} <= set(offer.params)
     stub.DeleteVideo(videos_pb2.DeleteVideoRequest(video_id=video.id), metadata=metadata)
     with pytest.raises(grpc.RpcError) as gone:
         stub.GetVideo(videos_pb2.GetVideoRequest(video_id=video.id), metadata=metadata)

@@ -25,6 +25,7 @@ __all__ = [
     "PictureSource",
     "Variant",
     "Video",
+    "VideoAbilities",
     "VideoAdapter",
     "VideoBilling",
     "VideoFault",
@@ -221,6 +222,17 @@ class Content(Protocol):
     async def __aexit__(self, *exc_info: object) -> None: ...
 
 
+class VideoAbilities(msgspec.Struct, frozen=True):
+    """What else an offer can be asked for: the names of fields, `remix` for changing a video, and the words of two.
+
+    Words are empty where they are the provider's own matter, or where the field is not among the `fields`.
+    """
+
+    fields: tuple[str, ...] = ()
+    resolutions: tuple[str, ...] = ()
+    aspect_ratios: tuple[str, ...] = ()
+
+
 class VideoAdapter(Protocol):
     """One dialect's way to make videos. All of it raises ProviderFailure.
 
@@ -234,6 +246,10 @@ class VideoAdapter(Protocol):
 
         Raises GatewayError where `provider_options` holds what no client may set.
         """
+        ...
+
+    def abilities(self, offer: Offer) -> VideoAbilities:
+        """What `unsupported` lets through."""
         ...
 
     async def submit(self, offer: Offer, request: VideoRequest, key: str) -> JobReport:

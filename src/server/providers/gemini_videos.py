@@ -12,7 +12,7 @@ import msgspec
 from server.domain.catalog import Offer, Provider
 from server.domain.errors import GatewayError, ProviderFailure, Reason
 from server.domain.ports import Clock
-from server.domain.video import Content, JobReport, Variant, VideoRequest
+from server.domain.video import Content, JobReport, Variant, VideoAbilities, VideoRequest
 from server.providers.exchange import DEADLINES, Deadlines, FailureOfReply
 from server.providers.gemini_errors import failure_of_reply
 from server.providers.gemini_videos_decode import begun, report
@@ -20,6 +20,7 @@ from server.providers.http_port import HttpTransport, ResponseHeaders, SizedBody
 from server.providers.inline_body import InlineBody
 from server.providers.pictures import true_type
 from server.providers.provider_options import options_for
+from server.providers.video_abilities import abilities
 from server.providers.video_calls import VideoCalls, content_gone, lost_job
 from server.providers.video_frames import Frame, field_of, frame_of, is_offered, named
 
@@ -64,6 +65,9 @@ class GeminiVideos:
     def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:
         _options(offer, request)
         return next((named(request, field) for field in _problems(offer, request)), None)
+
+    def abilities(self, offer: Offer) -> VideoAbilities:
+        return abilities(offer, self.unsupported)
 
     async def submit(self, offer: Offer, request: VideoRequest, key: str) -> JobReport:
         provider = offer.provider

@@ -8,12 +8,13 @@ from urllib.parse import quote
 from server.domain.catalog import Offer, Provider
 from server.domain.errors import ProviderFailure
 from server.domain.ports import Clock
-from server.domain.video import Content, JobReport, Variant, VideoRequest
+from server.domain.video import Content, JobReport, Variant, VideoAbilities, VideoRequest
 from server.providers.exchange import DEADLINES, Deadlines, FailureOfReply
 from server.providers.http_port import HttpTransport, ResponseHeaders
 from server.providers.openai_errors import failure_of_reply
 from server.providers.openai_videos_decode import begun, report
 from server.providers.openai_videos_encode import PATH, is_generations, submission, unsupported
+from server.providers.video_abilities import abilities
 from server.providers.video_calls import VideoCalls, content_gone, lost_job
 
 __all__ = ["OpenAIVideos"]
@@ -37,6 +38,9 @@ class OpenAIVideos:
 
     def unsupported(self, offer: Offer, request: VideoRequest) -> str | None:
         return unsupported(offer, request)
+
+    def abilities(self, offer: Offer) -> VideoAbilities:
+        return abilities(offer, unsupported)
 
     async def submit(self, offer: Offer, request: VideoRequest, key: str) -> JobReport:
         provider, said = offer.provider, submission(offer, request)

@@ -13,9 +13,8 @@ from server.domain.upload import HeldUpload
 from server.domain.video import VARIANTS, LinkedPicture, Video, VideoBilling, VideoRequest, VideoStatus
 from server.domain.video_limits import REFERENCE, check_prompt, check_reference, check_settings
 from server.domain.video_links import link_wish
-from server.pipeline.models import Listed, ListedOffer
 from server.pipeline.video_links import VideoLinks
-from server.pipeline.video_models import VideoModels
+from server.pipeline.video_models import VideoModel, VideoModels, VideoOffer
 from server.pipeline.videos import Videos
 from server.rpc.context import CallContext
 from server.rpc.convert import encode_usage
@@ -190,13 +189,13 @@ def _encode_billing(billing: VideoBilling) -> videos_pb2.VideoBilling:
     )
 
 
-def _encode_model(listed: Listed) -> videos_pb2.VideoModel:
-    offers = [_encode_offer(one) for one in listed.offers if "video" in one.endpoints]
-    return videos_pb2.VideoModel(id=listed.model.id, name=listed.model.name, offers=offers)
+def _encode_model(one: VideoModel) -> videos_pb2.VideoModel:
+    model = one.listed.model
+    return videos_pb2.VideoModel(id=model.id, name=model.name, offers=map(_encode_offer, one.offers))
 
 
-def _encode_offer(listed: ListedOffer) -> videos_pb2.VideoOffer:
-    offer, facts = listed.offer, listed.offer.videos
+def _encode_offer(one: VideoOffer) -> videos_pb2.VideoOffer:
+    offer, facts, abilities = one.listed.offer, one.listed.offer.videos, one.abilities
     return videos_pb2.VideoOffer(
         provider=offer.provider.id,
         is_configured=offer.provider.is_configured,
@@ -206,4 +205,7 @@ def _encode_offer(listed: ListedOffer) -> videos_pb2.VideoOffer:
         default_size=facts.default_size or "",
         variants=facts.variants,
         price_nanos=offer.prices.rates,
+        params=abilities.fields,
+        resolutions=abilities.resolutions,
+        aspect_ratios=abilities.aspect_ratios,
     )

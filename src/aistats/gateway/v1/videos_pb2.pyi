@@ -963,6 +963,9 @@ class VideoOffer(_message.Message):
     DEFAULT_SIZE_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
     PRICE_NANOS_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    RESOLUTIONS_FIELD_NUMBER: _builtins.int
+    ASPECT_RATIOS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """provider: its id."""
     is_configured: _builtins.bool
@@ -987,6 +990,18 @@ class VideoOffer(_message.Message):
     def price_nanos(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """price_nanos: by dimension, nano-dollars for a million units."""
 
+    @_builtins.property
+    def params(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """params: the fields that it takes beside model and prompt; `remix` says that its videos can be changed."""
+
+    @_builtins.property
+    def resolutions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """resolutions: such as `720p`; empty leaves them to the provider."""
+
+    @_builtins.property
+    def aspect_ratios(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """aspect_ratios: such as `16:9`; empty leaves them to the provider."""
+
     def __init__(
         self,
         *,
@@ -998,10 +1013,13 @@ class VideoOffer(_message.Message):
         default_size: _builtins.str = ...,
         variants: _abc.Iterable[_builtins.str] | None = ...,
         price_nanos: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        params: _abc.Iterable[_builtins.str] | None = ...,
+        resolutions: _abc.Iterable[_builtins.str] | None = ...,
+        aspect_ratios: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_seconds", b"_default_seconds", "default_seconds", b"default_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_seconds", b"_default_seconds", "default_seconds", b"default_seconds", "default_size", b"default_size", "is_configured", b"is_configured", "price_nanos", b"price_nanos", "provider", b"provider", "seconds", b"seconds", "sizes", b"sizes", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_seconds", b"_default_seconds", "aspect_ratios", b"aspect_ratios", "default_seconds", b"default_seconds", "default_size", b"default_size", "is_configured", b"is_configured", "params", b"params", "price_nanos", b"price_nanos", "provider", b"provider", "resolutions", b"resolutions", "seconds", b"seconds", "sizes", b"sizes", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_seconds: _TypeAlias = _typing.Literal["default_seconds"]  # noqa: Y015
     _WhichOneofArgType__default_seconds: _TypeAlias = _typing.Literal["_default_seconds", b"_default_seconds"]  # noqa: Y015
