@@ -16,7 +16,9 @@ from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
 from tests.e2e.test_errors import CHAT
 from tests.e2e.test_grpc_clients import chat_request
+from tests.e2e.test_videos import until_done
 from tests.e2e.upstreams import UpstreamThread
+from tests.fakes.film_wire import FILM
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,17 @@ def test_the_openai_sdk(secure: Gateway, acme: UpstreamThread) -> None:
         client = openai.OpenAI(api_key=secure.key, base_url=secure.base_url, http_client=http)
         reply = client.chat.completions.create(model="acme/test-1:free", messages=[{"role": "user", "content": "hi"}])
     assert reply.choices[0].message.content == "Hello there!"
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
+def test_signed_addresses_are_what_the_request_was_sent_to(secure: Gateway, acme: UpstreamThread, http2: bool) -> None:
+    video = secure.post("/v1/videos", {"model": "acme/film:free", "prompt": "x"}).json()
+    until_done(secure, video["id"])
+    with httpx.Client(http1=not http2, http2=http2, verify=secure.verify) as client:
+        asked = f"{secure.url}/v1/videos/{video['id']}/download_url"
+        url = client.post(asked, headers=secure.headers | {"x-forwarded-proto": "http"}).json()["url"]
+        assert url.startswith(f"{secure.url}/v1/")
+        assert client.get(url).content == FILM
 
 
 def test_typed_grpc(secure: Gateway, acme: UpstreamThread, authority: trustme.CA) -> None:

@@ -138,6 +138,15 @@ def test_whatever_is_changed_is_refused_in_one_way(
     assert signature not in gateway.log[logged:]
 
 
+def test_when_its_time_is_over_it_leads_nowhere(gateway: Gateway, made: dict[str, Any], anybody: httpx.Client) -> None:
+    url = asked(gateway, made, expires_in_seconds=1)["url"]
+    deadline = time.monotonic() + 30
+    while anybody.head(url).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert check_error(told(anybody.get(url)))["reason"] == "resource_not_found"
+
+
 def test_only_ones_own_and_only_until_it_is_deleted(gateway: Gateway, anybody: httpx.Client) -> None:
     owner, other = Purse(gateway, None), Purse(gateway, None)
     video = until_done(gateway, owner.post("/v1/videos", SMALL).json()["id"], headers=owner.headers)
