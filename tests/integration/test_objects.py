@@ -146,6 +146,8 @@ async def test_a_disk_that_is_nearly_full_is_left_alone(
 
 
 async def test_age_deletes_what_is_ours(objects: Objects, directory: Path, clock: ManualClock) -> None:
+    assert await objects.purge(7 * DAY_S) == 0
+    assert os.listdir(directory.parents[1]) == [], "it is not made to look for what is old"
     await objects.put(KEY, pieces(1))
     await objects.put(OTHER, pieces(1))
     staged, strange = f"{KEY}#1", ("notes.txt", "0" * 32, f"{KEY}.mp4", "sub/" + KEY)

@@ -43,15 +43,12 @@ _OURS: Final = re.compile(r"[0-9a-f]{32}-(?:video|thumbnail|spritesheet)-[0-9]+(
 
 
 class Objects:
-    """Implements `server.domain.video_contents.ObjectStore`. What it does not know by name it leaves alone.
+    """Implements `server.domain.video_contents.ObjectStore`. What it does not know by name it leaves alone."""
 
-    `store` is for tests.
-    """
-
-    def __init__(self, address: ContentAddress, clock: Clock, *, store: ObjectStore | None = None) -> None:
+    def __init__(self, address: ContentAddress, clock: Clock) -> None:
         self._address = address
         self._clock = clock
-        self._stores = None if store is None else (store, store)
+        self._stores: tuple[ObjectStore, ObjectStore] | None = None
         self._opening = asyncio.Lock()
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> None:
@@ -110,6 +107,8 @@ class Objects:
             pass
 
     async def purge(self, max_age_s: int, limit: int = PURGE_BATCH) -> int:
+        if not self._has_been_used():
+            return 0
         _, store = await self._open()
         import obstore
 
@@ -137,6 +136,10 @@ class Objects:
                 with _translated():
                     self._stores = await asyncio.to_thread(_open, self._address)
             return self._stores
+
+    def _has_been_used(self) -> bool:
+        """By anybody, as far as that can be said without opening it."""
+        return self._address.directory is None or self._address.directory.exists()
 
     def _check_room(self) -> None:
         directory = self._address.directory
