@@ -132,7 +132,7 @@ class Gateway:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=2, verify=self.verify).status_code == httpx.codes.OK
+            return httpx.get(f"{self.url}/healthz", timeout=10, verify=self.verify).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 

@@ -162,7 +162,7 @@ def test_http1_has_no_other_sign_of_leaving_than_half_a_close(gateway: Gateway, 
         acme.wait_request()
         left_s = time.monotonic()
         connection.shutdown(socket.SHUT_WR)
-        assert acme.wait_disconnect().at - left_s < 0.1
+        assert acme.wait_disconnect().at - left_s < 5
 
 
 def kill_workers(gateway: Gateway) -> None:

@@ -47,7 +47,7 @@ def test_who_says_nothing_is_outrun_and_the_client_sees_one_answer(
     assert AFTER_S <= events[-1].at - began_s < 5
     assert whole(events)
     assert (surface.text(events), surface.failures(events)) == ("From backup", [])
-    acme.wait_disconnect(timeout=1)
+    acme.wait_disconnect()
     assert (len(acme.requests), len(backup.requests)) == (1, 1)
     assert attempts_of(hedging, generation_id) == [("acme", "outrun"), ("backup", None)]
 
@@ -59,8 +59,8 @@ def test_a_client_that_leaves_while_both_are_silent_leaves_neither_busy(
     backup.script(silent())
     with open_raw(hedging, request_bytes(hedging, SURFACES[0], **pair)):
         backup.wait_request()
-    acme.wait_disconnect(timeout=1)
-    backup.wait_disconnect(timeout=1)
+    acme.wait_disconnect()
+    backup.wait_disconnect()
 
 
 def test_who_is_fast_enough_is_the_only_one_asked(

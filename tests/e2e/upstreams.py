@@ -52,13 +52,13 @@ class UpstreamThread:
 
         self._run(forget())
 
-    def wait_request(self, count: int = 1, *, timeout: float = 5.0) -> Request:
+    def wait_request(self, count: int = 1, *, timeout: float = 10.0) -> Request:
         return self._run(self.upstream.wait_request(count, timeout=timeout))
 
-    def wait_disconnect(self, count: int = 1, *, timeout: float = 5.0) -> Disconnect:
+    def wait_disconnect(self, count: int = 1, *, timeout: float = 10.0) -> Disconnect:
         return self._run(self.upstream.wait_disconnect(count, timeout=timeout))
 
-    def wait_open_sockets(self, count: int = 0, *, timeout: float = 5.0) -> None:
+    def wait_open_sockets(self, count: int = 0, *, timeout: float = 10.0) -> None:
         self._run(self.upstream.wait_open_sockets(count, timeout=timeout))
 
     def close(self) -> None:
