@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from aistats.gateway.v1 import responses_pb2, responses_pb2_grpc
-from tests.e2e.gateway import Gateway, command_of
+from tests.e2e.gateway import Gateway
 from tests.e2e.sse_client import CHAT, DONE, RESPONSES, SURFACES, Event, Surface, read_stream, streaming, whole
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes import deviations
@@ -239,8 +239,8 @@ def test_the_output_limit_makes_a_terminal_event_of_its_own(
 
 def worker_addresses(gateway: Gateway) -> list[str]:
     """The Unix socket of each worker."""
-    commands = map(command_of, gateway.workers())
-    return [f"unix:{command[command.index('--socket') + 1]}" for command in commands]
+    run_dir = gateway.directory / "data" / "run"
+    return [f"unix:{run_dir}/worker-{index}.sock" for index in range(len(gateway.workers()))]
 
 
 @pytest.mark.parametrize("stream", [False, True])
