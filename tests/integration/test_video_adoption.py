@@ -22,6 +22,9 @@ from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, st
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(3000)
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where it makes no difference which database it is."""
+
 
 @pytest.fixture
 async def studio(database: Database, clock: ManualClock) -> AsyncIterator[Studio]:
@@ -73,6 +76,7 @@ async def test_its_picture_goes_with_it(studio: Studio) -> None:
     assert [job.files for job in first.jobs.values()] == [{"input_reference": PNG}]
 
 
+@on_sqlite
 async def test_one_too_large_is_not_kept(studio: Studio) -> None:
     first, worker = studio.upstreams[0], studio.worker("one")
     first.default = troubled(first.answer, [[Cut()], [Cut()]])
@@ -95,6 +99,7 @@ async def test_an_answer_that_is_lost_again_and_again_is_asked_for_until_it_come
     assert await studio.wallet() == (CREDIT - PRICE, 0)
 
 
+@on_sqlite
 async def test_a_refusal_ends_it(studio: Studio) -> None:
     first, other = studio.upstreams[0], studio.worker("other")
     video_id = await left_behind(studio, begun=False)
@@ -106,6 +111,7 @@ async def test_a_refusal_ends_it(studio: Studio) -> None:
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@on_sqlite
 async def test_nobody_asks_beyond_the_deadline_or_who_heeds_no_keys(studio: Studio) -> None:
     other = studio.worker("other")
     late = await left_behind(studio, begun=True, deadline_at=int(studio.clock.now()) + 5)
@@ -121,6 +127,7 @@ async def test_nobody_asks_beyond_the_deadline_or_who_heeds_no_keys(studio: Stud
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@on_sqlite
 async def test_who_was_thought_dead_does_not_cancel_what_another_has_adopted(studio: Studio) -> None:
     """He was answered before, and comes to write it down after."""
     video_id, slow, other = await left_behind(studio, begun=True), studio.worker("slow"), studio.worker("other")
@@ -138,6 +145,7 @@ async def test_who_was_thought_dead_does_not_cancel_what_another_has_adopted(stu
     assert ("POST", "/videos/native_2/cancel") in paths(studio.upstreams[0])
 
 
+@on_sqlite
 async def test_a_job_that_was_done_at_its_first_look_had_begun_when_it_was_asked_for(studio: Studio) -> None:
     studio.upstreams[0].plan = Plan(polls=0)
     worker = studio.worker("one")

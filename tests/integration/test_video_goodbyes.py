@@ -23,6 +23,9 @@ FIRST = ("POST", "/videos/native_1/cancel")
 AGAIN = ("DELETE", "/videos/native_1")
 HOUR_S = 3600
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where it makes no difference which database it is."""
+
 
 @pytest.fixture
 async def studio(database: Database, clock: ManualClock) -> AsyncIterator[Studio]:
@@ -59,6 +62,7 @@ async def left(studio: Studio) -> list[str | None]:
     return [row["goodbye"] for row in await rows(studio.database, video_jobs)]
 
 
+@on_sqlite
 async def test_what_its_provider_hears_at_once_is_not_said_again(studio: Studio) -> None:
     worker = studio.worker("one")
     video = await worker.videos.create(studio.call(), film())
@@ -96,6 +100,7 @@ async def test_who_dies_with_the_end_of_a_job_leaves_its_goodbye_to_others(studi
     assert (paths(studio.upstreams[0])[-1], await left(studio)) == (FIRST, [None])
 
 
+@on_sqlite
 async def test_an_expired_job_is_ended_where_it_is_made(studio: Studio) -> None:
     worker = studio.worker("one")
     video = await worker.videos.create(studio.call(), film())
@@ -134,6 +139,7 @@ async def test_what_a_provider_took_too_late_is_cancelled_until_it_is_heard(stud
     assert (await left(studio), await studio.wallet()) == ([None], (CREDIT, 0))
 
 
+@on_sqlite
 async def test_in_the_end_it_is_given_up(studio: Studio) -> None:
     worker = studio.worker("one")
     video = await worker.videos.create(studio.call(), film())
@@ -144,6 +150,7 @@ async def test_in_the_end_it_is_given_up(studio: Studio) -> None:
     assert (await worker.videos.get(studio.principal(), video.id)).status is VideoStatus.CANCELLED
 
 
+@on_sqlite
 async def test_it_waits_for_a_provider_that_is_not_in_the_catalogue(studio: Studio) -> None:
     worker = studio.worker("one")
     video = await worker.videos.create(studio.call(), film())
