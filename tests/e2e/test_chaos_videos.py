@@ -13,6 +13,7 @@ from tests.chaos.videos.table import table
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_whoever_is_killed_every_video_ends_once(tmp_path: Path) -> None:
     options = Options(
         directory=tmp_path / "videos",
