@@ -72,9 +72,10 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 		--include_imports --include_source_info --descriptor_set_out=$(STUBS)/descriptors.binpb $(PROTOS)
 	@touch src/aistats/__init__.py src/aistats/gateway/__init__.py $(STUBS)/__init__.py $(STUBS)/py.typed
 
-# Tests of time, memory, crashes and load have the machine to themselves; those of whole gateways share it by file, others by test.
+# Tests of time, memory and load have the machine to themselves. The others wait for more than they compute, so there are three at
+# a time even on two cores: those of whole gateways by file, the rest in long runs, so that what a file needs is started once.
 ALONE := $(wildcard tests/integration/test_supervisor*.py) \
-	$(patsubst %,tests/e2e/test_%.py,abuse chaos crashes database_outage hedging outage streams valkey workers)
+	$(patsubst %,tests/e2e/test_%.py,abuse chaos outage streams)
 WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
 
 .PHONY: test
@@ -85,8 +86,8 @@ ifdef ARGS
 else
 	@failed=0; \
 	$(BIN)/python -m pytest $(ALONE) || failed=1; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(WHOLE) || failed=1; \
-	$(BIN)/python -m pytest -n 2 --ignore tests/e2e $(addprefix --ignore ,$(ALONE)) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(WHOLE) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/e2e $(addprefix --ignore ,$(ALONE)) || failed=1; \
 	exit $$failed
 endif
 
