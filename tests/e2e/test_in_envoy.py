@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aistats.gateway.v1 import chat_pb2_grpc
+from server.in_envoy_start import missing
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
 from tests.e2e.sse_client import CHAT, open_raw, request_bytes, wait_left
@@ -20,6 +21,8 @@ from tests.fakes.openai_upstream import chat_stream, silent
 from tests.fakes.typed_client import eventually, refused
 
 WITHIN_S = 10.0
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"not on this machine: {missing()}")
 
 
 @pytest.fixture(scope="module")
