@@ -1,32 +1,28 @@
 """The runner: looks after video jobs until they end, whoever began them.
 
-Each worker has one. Jobs that are due are leased from the store and their providers asked, all at once. One that does
-not answer holds up nobody else's: a provider that has its share of looks under way gets no more until some are over.
-What a dead worker had leased is due again when its lease is over.
+Each worker has one. Providers are asked all at once, and one that does not answer holds up nobody else's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import structlog
 
 from server.domain.catalog import Offer
-from server.domain.errors import HINTS, GatewayError, ProviderFailure
+from server.domain.errors import HINTS, ProviderFailure
 from server.domain.ports import Clock
 from server.domain.video import TERMINAL, JobReport, VideoAdapter, VideoFault, VideoStatus, may_have_begun
 from server.domain.video_jobs import VideoJob, VideoJobStore
+from server.pipeline.leased import LeasedRunner
 from server.pipeline.video_account import EXPIRED, OUTCOME_UNKNOWN
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_submit import submit_again
 
 __all__ = ["VideoRunner"]
 
-INTERVAL_S: Final = 1.0
-"""How often it is looked whether a job is due: one query, where none is."""
-LEAST_WAIT_S: Final = 0.05
 MAX_AT_ONCE: Final = 1024
 MAX_OF_PROVIDER: Final = 32
 BATCH: Final = 32
@@ -36,9 +32,7 @@ LOOK_S: Final = 15.0
 _log: Final = structlog.get_logger(__name__)
 
 
-class VideoRunner:
-    """`run` it; `close` it before the store. `lease_s`: how long after its death a worker's jobs are another's."""
-
+class VideoRunner(LeasedRunner[VideoJob]):
     def __init__(
         self,
         store: VideoJobStore,
@@ -50,71 +44,31 @@ class VideoRunner:
         max_of_provider: int = MAX_OF_PROVIDER,
         batch: int = BATCH,
     ) -> None:
+        super().__init__(
+            "video_look", clock, lease_s=lease_s, max_at_once=max_at_once, batch=batch, max_of_one=max_of_provider
+        )
         self._store = store
         self._looks = looks
-        self._clock = clock
-        self._lease_s = lease_s
         self._look_s = min(LOOK_S, lease_s / 2)
-        self._max_at_once = max_at_once
-        self._max_of_provider = max_of_provider
-        self._batch = batch
-        self._under_way: dict[asyncio.Task[None], VideoJob] = {}
         self._missed: set[str] = set()
 
-    @property
-    def under_way(self) -> int:
-        """How many jobs are being looked at."""
-        return len(self._under_way)
+    async def _next_due(self, but_of: Collection[str]) -> float | None:
+        return await self._store.next_due(but_of)
 
-    async def run(self) -> None:
-        """Look after jobs for ever; an outage of the database is waited for."""
-        while True:
-            try:
-                wait_s = await self.round()
-            except GatewayError:
-                wait_s = INTERVAL_S  # the database is away, which `Database` has logged
-            except Exception as error:  # the boundary: no job may keep the others from being looked after
-                _log.error("video_round_failed", cause=type(error).__name__)
-                wait_s = INTERVAL_S
-            await asyncio.sleep(wait_s)
+    async def _claim(self, until: float, limit: int, but_of: Collection[str]) -> Sequence[VideoJob]:
+        return await self._store.claim(until, limit, but_of)
 
-    async def round(self) -> float:
-        """Begin to look at what is due; how many seconds until there may be more. Raises GatewayError."""
-        room = min(self._batch, self._max_at_once - len(self._under_way))
-        if room <= 0:
-            return LEAST_WAIT_S
-        of_provider = Counter(job.provider for job in self._under_way.values())
-        busy = [provider for provider, count in of_provider.items() if count >= self._max_of_provider]
-        due_at, now = await self._store.next_due(busy), self._clock.now()
-        if due_at is None or due_at > now:
-            return INTERVAL_S if due_at is None else min(INTERVAL_S, max(LEAST_WAIT_S, due_at - now))
-        for job in await self._store.claim(now + self._lease_s, room, busy):
-            task = asyncio.create_task(self._look(job))
-            self._under_way[task] = job
-            task.add_done_callback(self._under_way.pop)
-        return LEAST_WAIT_S
+    def _owner(self, row: VideoJob) -> str:
+        return row.provider
 
-    async def idle(self) -> None:
-        """Return once all looks that were begun are over."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+    def _about(self, row: VideoJob) -> dict[str, str]:
+        return {"id": f"video_{row.suffix}", "provider": row.provider}
 
-    async def close(self) -> None:
-        """End what is under way; others take it over when the leases are over."""
-        for task in self._under_way:
-            task.cancel()
-        await self.idle()
-
-    async def _look(self, job: VideoJob) -> None:
-        try:
-            if job.native_id is None:  # whoever was about to submit it is gone, or was not answered
-                await self._submit_again(job)
-            else:
-                await self._ask(job, job.native_id)
-        except GatewayError:
-            pass  # the database is away; the job is due again when the lease is over
-        except Exception:
-            _log.exception("video_look_failed", id=f"video_{job.suffix}", provider=job.provider)
+    async def _look_after(self, row: VideoJob) -> None:
+        if row.native_id is None:  # whoever was about to submit it is gone, or was not answered
+            await self._submit_again(row)
+        else:
+            await self._ask(row, row.native_id)
 
     async def _submit_again(self, job: VideoJob) -> None:
         """Only a provider that heeds the job's key knows whether it has it. Its refusal says that it has not."""

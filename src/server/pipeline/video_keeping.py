@@ -1,14 +1,13 @@
 """The keeper: copies what providers have made into the store, and deletes what is not to be kept any longer.
 
-Each worker has one. What is due is leased from the rows, whoever wrote it; what a dead worker had leased is due again
-when its lease is over. A video whose content cannot be kept is none the worse: it is relayed from its provider.
+Each worker has one. A video whose content cannot be kept is none the worse: it is relayed from its provider.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Final
 
@@ -21,13 +20,12 @@ from server.domain.ports import Clock
 from server.domain.video import VARIANTS, Variant
 from server.domain.video_contents import ContentRows, KeptContent, ObjectStore, StoreFailure
 from server.domain.video_jobs import VideoJob
+from server.pipeline.leased import LeasedRunner
 from server.pipeline.video_looks import Looks
 from server.pipeline.video_relay import relayed
 
 __all__ = ["ContentKeeper", "KeepLimits"]
 
-INTERVAL_S: Final = 1.0
-LEAST_WAIT_S: Final = 0.05
 MAX_AT_ONCE: Final = 2
 """Copies and deletions of one worker: what bounds the memory for them."""
 KEEPS_IN_LEASE: Final = 3
@@ -54,8 +52,8 @@ class KeepLimits(msgspec.Struct, frozen=True):
     max_total_bytes: int | None
 
 
-class ContentKeeper:
-    """`run` it; `close` it before the rows. `draw` is a source of numbers from 0 up to 1."""
+class ContentKeeper(LeasedRunner[KeptContent]):
+    """`draw` is a source of numbers from 0 up to 1."""
 
     def __init__(
         self,
@@ -68,55 +66,25 @@ class ContentKeeper:
         *,
         lease_s: float,
     ) -> None:
+        super().__init__("video_content", clock, lease_s=lease_s, max_at_once=MAX_AT_ONCE, batch=MAX_AT_ONCE)
         self._rows = rows
         self._objects = objects
         self._looks = looks
-        self._clock = clock
         self._limits = limits
         self._draw = draw
-        self._lease_s = lease_s
-        self._under_way: set[asyncio.Task[None]] = set()
 
-    @property
-    def under_way(self) -> int:
-        return len(self._under_way)
+    async def _next_due(self, but_of: Collection[str]) -> float | None:
+        return await self._rows.next_due()
 
-    async def run(self) -> None:
-        """Keep and delete for ever; an outage of the database is waited for."""
-        while True:
-            try:
-                wait_s = await self.round()
-            except GatewayError:
-                wait_s = INTERVAL_S  # the database is away, which `Database` has logged
-            except Exception as error:  # the boundary: no row may keep the others from being looked after
-                _log.error("video_content_round_failed", cause=type(error).__name__)
-                wait_s = INTERVAL_S
-            await asyncio.sleep(wait_s)
+    async def _claim(self, until: float, limit: int, but_of: Collection[str]) -> Sequence[KeptContent]:
+        return await self._rows.claim(until, limit)
 
-    async def round(self) -> float:
-        """Begin with what is due; how many seconds until there may be more. Raises GatewayError."""
-        room = MAX_AT_ONCE - len(self._under_way)
-        if room <= 0:
-            return LEAST_WAIT_S
-        due_at, now = await self._rows.next_due(), self._clock.now()
-        if due_at is None or due_at > now:
-            return INTERVAL_S
-        for content in await self._rows.claim(now + self._lease_s, room):
-            task = asyncio.create_task(self._look_after(content))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-        return LEAST_WAIT_S
+    def _about(self, row: KeptContent) -> dict[str, str]:
+        return {"id": f"video_{row.suffix}", "variant": row.variant}
 
-    async def idle(self) -> None:
-        """Return once everything that was begun is over."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
-
-    async def close(self) -> None:
-        """End what is under way; others take it over when the leases are over."""
-        for task in self._under_way:
-            task.cancel()
-        await self.idle()
+    async def _look_after(self, row: KeptContent) -> None:
+        async with self._kept(row):
+            await (self._copy(row) if row.state == "wanted" else self._delete(row))
 
     async def purge(self) -> int:
         """Delete objects that no row can know any more, for their age; how many. Call it again until it says 0."""
@@ -125,18 +93,6 @@ class ContentKeeper:
         except StoreFailure as failure:
             _log.warning("video_content_not_purged", problem=failure.cause)
             return 0
-
-    async def _look_after(self, content: KeptContent) -> None:
-        try:
-            async with self._kept(content):
-                if content.state == "wanted":
-                    await self._copy(content)
-                else:
-                    await self._delete(content)
-        except GatewayError:
-            pass  # the database is away; it is due again when the lease is over
-        except Exception:
-            _log.exception("video_content_failed", id=f"video_{content.suffix}", variant=content.variant)
 
     async def _copy(self, content: KeptContent) -> None:
         job = await self._rows.job_of(content)
@@ -156,7 +112,7 @@ class ContentKeeper:
             with suppress(StoreFailure):
                 await self._objects.delete(content.keys[-1])
             return
-        _log.info("video_content_kept", id=f"video_{content.suffix}", variant=content.variant, size=stored.size)
+        _log.info("video_content_kept", **self._about(content), size=stored.size)
         with suppress(StoreFailure):  # what an attempt that was killed has left; its end does the same again
             for key in content.keys[:-1]:
                 await self._objects.delete(key)
@@ -181,7 +137,7 @@ class ContentKeeper:
         )
 
     async def _failed(self, content: KeptContent, failure: Exception) -> None:
-        told = {"id": f"video_{content.suffix}", "variant": content.variant, "problem": _problem(failure)}
+        told = {**self._about(content), "problem": _problem(failure)}
         if isinstance(failure, _TooLarge) or self._clock.now() >= content.created_at + GIVE_UP_S:
             _log.warning("video_content_not_kept", **told)
             await self._rows.give_up(content)
@@ -195,7 +151,7 @@ class ContentKeeper:
             for key in content.keys:
                 await self._objects.delete(key)
         except StoreFailure as failure:
-            told = {"id": f"video_{content.suffix}", "variant": content.variant, "problem": failure.cause}
+            told = {**self._about(content), "problem": failure.cause}
             if content.failures < MAX_DELETIONS:
                 _log.info("video_content_not_deleted_yet", **told)
                 await self._rows.postpone(content, self._clock.now() + self._wait_s(content, MOST_DELETION_RETRY_S))

@@ -1,15 +1,12 @@
 """The runner of webhooks: sends what is due to whoever wants it, until it is taken or given up.
 
-Each worker has one. Deliveries are leased from the queue, in order for each endpoint and video; what a dead worker had
-leased is due again when its lease is over. An endpoint that has its share of attempts under way gets no more until some
-are over, so that a slow receiver delays no other.
+Each worker has one. Deliveries go out in order for each endpoint and video, and a slow receiver delays no other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -18,13 +15,11 @@ import structlog
 from server.domain.errors import GatewayError
 from server.domain.ports import Clock
 from server.domain.webhooks import DueDelivery, Outcome, Poster, Reply, WebhookQueue
+from server.pipeline.leased import LeasedRunner
 from server.pipeline.webhook_signing import signed_headers
 
 __all__ = ["GIVE_UP_S", "WebhookRunner"]
 
-INTERVAL_S: Final = 1.0
-"""How often it is looked whether something is due: one query, where nothing is."""
-LEAST_WAIT_S: Final = 0.05
 MAX_AT_ONCE: Final = 128
 MAX_OF_ENDPOINT: Final = 8
 BATCH: Final = 8
@@ -46,8 +41,8 @@ Draw = Callable[[], float]
 _log: Final = structlog.get_logger(__name__)
 
 
-class WebhookRunner:
-    """`run` it; `close` it before the queue. `draw` is a source of numbers from 0 up to 1."""
+class WebhookRunner(LeasedRunner[DueDelivery]):
+    """`draw` is a source of numbers from 0 up to 1."""
 
     def __init__(
         self,
@@ -61,78 +56,41 @@ class WebhookRunner:
         max_of_endpoint: int = MAX_OF_ENDPOINT,
         batch: int = BATCH,
     ) -> None:
+        super().__init__(
+            "webhook_delivery", clock, lease_s=lease_s, max_at_once=max_at_once, batch=batch, max_of_one=max_of_endpoint
+        )
         self._queue = queue
         self._post = post
-        self._clock = clock
         self._draw = draw
-        self._lease_s = lease_s
         self._attempt_s = min(ATTEMPT_S, lease_s / 2)
-        self._max_at_once = max_at_once
-        self._max_of_endpoint = max_of_endpoint
-        self._batch = batch
-        self._under_way: dict[asyncio.Task[None], DueDelivery] = {}
 
-    @property
-    def under_way(self) -> int:
-        """How many attempts are being made."""
-        return len(self._under_way)
+    async def _next_due(self, but_of: Collection[str]) -> float | None:
+        return await self._queue.next_due(but_of)
 
-    async def run(self) -> None:
-        """Deliver for ever; an outage of the database is waited for."""
-        while True:
-            try:
-                wait_s = await self.round()
-            except GatewayError:
-                wait_s = INTERVAL_S  # the database is away, which `Database` has logged
-            except Exception as error:  # the boundary: one delivery may not keep the others from being made
-                _log.error("webhook_round_failed", cause=type(error).__name__)
-                wait_s = INTERVAL_S
-            await asyncio.sleep(wait_s)
+    async def _claim(self, until: float, limit: int, but_of: Collection[str]) -> Sequence[DueDelivery]:
+        return await self._queue.claim(until, limit, but_of)
 
-    async def round(self) -> float:
-        """Begin to send what is due; how many seconds until there may be more. Raises GatewayError."""
-        room = min(self._batch, self._max_at_once - len(self._under_way))
-        if room <= 0:
-            return LEAST_WAIT_S
-        to_endpoint = Counter(due.webhook_suffix for due in self._under_way.values())
-        busy = [suffix for suffix, count in to_endpoint.items() if count >= self._max_of_endpoint]
-        due_at, now = await self._queue.next_due(busy), self._clock.now()
-        if due_at is None or due_at > now:
-            return INTERVAL_S if due_at is None else min(INTERVAL_S, max(LEAST_WAIT_S, due_at - now))
-        for due in await self._queue.claim(now + self._lease_s, room, busy):
-            task = asyncio.create_task(self._deliver(due))
-            self._under_way[task] = due
-            task.add_done_callback(self._under_way.pop)
-        return LEAST_WAIT_S
+    def _owner(self, row: DueDelivery) -> str:
+        return row.webhook_suffix
 
-    async def idle(self) -> None:
-        """Return once all attempts that were begun are over."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+    def _about(self, row: DueDelivery) -> dict[str, str]:
+        return {"id": f"evt_{row.event_suffix}", "webhook": f"wh_{row.webhook_suffix}"}
 
     async def close(self) -> None:
         """End what is under way; others take it over at once, or when the leases are over."""
         numbers = [due.number for due in self._under_way.values()]
-        for task in self._under_way:
-            task.cancel()
-        await self.idle()
+        await super().close()
         with suppress(GatewayError):  # the leases run out by themselves
             await self._queue.release(numbers)
 
-    async def _deliver(self, due: DueDelivery) -> None:
-        try:
-            outcome = await self._attempt(due)
-            await self._queue.record(due, outcome)
-        except GatewayError:
-            return  # the database is away; the delivery is due again when the lease is over
-        except Exception as error:
-            _log.error("webhook_delivery_broke", id=f"evt_{due.event_suffix}", cause=type(error).__name__)
-            return
-        told = {"id": f"evt_{due.event_suffix}", "webhook": f"wh_{due.webhook_suffix}", "status": outcome.status}
+    async def _look_after(self, row: DueDelivery) -> None:
+        outcome = await self._attempt(row)
+        await self._queue.record(row, outcome)
+        told = {**self._about(row), "status": outcome.status, "error": outcome.error}
         if outcome.state == "dead":
-            _log.warning("webhook_given_up", **told, error=outcome.error)
+            _log.warning("webhook_given_up", **told)
         else:
-            _log.debug("webhook_attempted", **told, error=outcome.error, state=outcome.state)
+            _log.debug("webhook_attempted", **told, state=outcome.state)
 
     async def _attempt(self, due: DueDelivery) -> Outcome:
         if due.disabled:
