@@ -128,7 +128,7 @@ def test_ports_and_paths_are_those_of_the_code() -> None:
     for probe in ("startupProbe", "livenessProbe"):
         assert container()[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert container()["readinessProbe"]["grpc"] == {"port": http}, "of the worker as a whole"
-    assert EnvoyOptions((), "").http_port == http
+    assert EnvoyOptions("").http_port == http
 
 
 def longest_end_s(drain_s: float) -> float:

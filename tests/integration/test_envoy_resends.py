@@ -70,7 +70,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
     behind = [Resetting(path) for path in paths]
     config = directory / "envoy.yaml"
     sockets = tuple(map(str, paths))
-    config.write_text(render(EnvoyOptions(sockets, str(directory / "admin.sock"), http_port=port)))
+    config.write_text(render(EnvoyOptions(str(directory / "admin.sock"), sockets, http_port=port)))
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     with subprocess.Popen([*argv, "--concurrency", "1"], stdout=subprocess.DEVNULL) as envoy:
         try:

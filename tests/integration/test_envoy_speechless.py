@@ -38,7 +38,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Envoy with that behind it."""
     directory, port = tmp_path_factory.mktemp("speechless"), unused_port()
     config, worker = directory / "envoy.yaml", directory / "worker.sock"
-    config.write_text(render(EnvoyOptions((str(worker),), str(directory / "admin.sock"), http_port=port)))
+    config.write_text(render(EnvoyOptions(str(directory / "admin.sock"), (str(worker),), http_port=port)))
     server = grpc.server(ThreadPoolExecutor(4), handlers=(Speechless(),))
     server.add_insecure_port(f"unix:{worker}")
     server.start()
@@ -95,7 +95,7 @@ def test_a_native_client_gets_envoys_own_errors_as_a_sentence(front: str, tmp_pa
     """There is no worker at all: what Envoy says to that has the shape of REST, of which gRPC has no use."""
     config, port = tmp_path / "envoy.yaml", unused_port()
     config.write_text(
-        render(EnvoyOptions((str(tmp_path / "none.sock"),), str(tmp_path / "admin.sock"), http_port=port))
+        render(EnvoyOptions(str(tmp_path / "admin.sock"), (str(tmp_path / "none.sock"),), http_port=port))
     )
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     with subprocess.Popen([*argv, "--concurrency", "1"], stdout=subprocess.DEVNULL) as envoy:

@@ -65,7 +65,7 @@ async def answer(exchange: Exchange) -> RestResponse:
 async def front(tmp_path: Path) -> AsyncIterator[str]:
     """The address of an Envoy before a worker whose embeddings answer like that."""
     config, socket, port = tmp_path / "envoy.yaml", tmp_path / "w.sock", unused_port()
-    config.write_text(render(EnvoyOptions((str(socket),), str(tmp_path / "admin.sock"), http_port=port)))
+    config.write_text(render(EnvoyOptions(str(tmp_path / "admin.sock"), (str(socket),), http_port=port)))
     servicer = EmbeddingsRestServicer(RestApp(OpenDoor(), (Route("POST", "/v1/embeddings", answer),)))
     guard = Guard(OpenDoor(), SystemClock(), rest_error)
     registrations = ((embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, servicer),)
