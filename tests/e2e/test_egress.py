@@ -17,6 +17,7 @@ from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.chat_wire import completion, finish_chunk, frame, role_chunk, text_chunk
 from tests.fakes.openai_upstream import Reply
 from tests.fakes.replies import chunked, error, json_reply, whole
+from tests.fakes.typed_client import eventually
 
 CANARY = "canary-zq"
 HOSTILE = {
@@ -139,7 +140,12 @@ def test_what_a_provider_calls_a_request_is_on_record_and_a_failed_ones_in_the_l
     generation_id = reply.headers["x-generation-id"]
     record = gateway.get(f"/v1/generation/{generation_id}").json()
     assert [attempt["provider_request_id"] for attempt in record["attempts"]] == ["req-of-acme", "req-of-backup"]
-    lines = [json.loads(line) for line in gateway.log.splitlines() if generation_id in line and line.startswith("{")]
-    (failed,) = [line for line in lines if line.get("event") == "attempt_failed"]
+
+    def failures() -> list[dict[str, Any]]:
+        said = [line for line in gateway.log.splitlines() if generation_id in line and '"attempt_failed"' in line]
+        return [json.loads(line) for line in said]
+
+    assert eventually(lambda: bool(failures()), 10)
+    (failed,) = failures()
     assert (failed["provider"], failed["category"], failed["status"]) == ("acme", "server_error", 500)
     assert failed["provider_request_id"] == "req-of-acme"

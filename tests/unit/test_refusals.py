@@ -337,6 +337,7 @@ def test_every_typed_method_that_generates_says_so() -> None:
         for name, scopes in SCOPES.items()
         if scopes == (Scope.INFERENCE,) and name.rpartition("/")[2].startswith(("Create", "Edit", "Remix", "Stream"))
     }
+    generating.remove("/aistats.gateway.v1.VideosService/CreateVideoDownloadUrl")  # of a video that there is
     assert set(ENDPOINTS) == generating
 
 
