@@ -32,8 +32,11 @@ OUTPUT = ROOT / "bench" / "COMPARED.md"
 CORE_HOUR_USD = 0.04
 """About what a core of a shared machine costs by the hour."""
 DIRECT, FLOOR = "the stand-in, directly", "bare Envoy and an echo"
+_IN_ENVOY = {"AISTATS_HOST": "in-envoy"}
 OFF, ON = "this gateway, everything off", "this gateway, keys, ledger and record on"
-OURS = (OFF, ON)
+OFF_IN_ENVOY, ON_IN_ENVOY = f"{OFF}, in Envoy", f"{ON}, in Envoy"
+OURS = (OFF, ON, OFF_IN_ENVOY, ON_IN_ENVOY)
+REFERENCE = ON_IN_ENVOY
 _PEERS: dict[str, Peer] = {one.name: one for one in PEERS}
 _NONE = "–"
 
@@ -105,9 +108,12 @@ def measure(cores: Cores, rounds: int, seconds: float) -> Compared:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aistats-compare-")))
         stand_in = stack.enter_context(upstream(cores))
         targets = {DIRECT: stand_in, FLOOR: stack.enter_context(floor(cores, directory / "floor"))}
-        off = gateway(cores, directory / "off", stand_in.port, module="bench.unmetered")
-        targets[OFF] = stack.enter_context(off)
-        targets[ON] = stack.enter_context(gateway(cores, directory / "on", stand_in.port))
+        for name in OURS:
+            environ = _IN_ENVOY if name in (OFF_IN_ENVOY, ON_IN_ENVOY) else {}
+            module = "bench.unmetered" if name in (OFF, OFF_IN_ENVOY) else "server"
+            place = directory / str(OURS.index(name))
+            target = gateway(cores, place, stand_in.port, environ=environ, module=module)
+            targets[name] = stack.enter_context(target)
         missing: dict[str, str] = {}
         for one in PEERS:
             if not one.is_installed:
@@ -187,11 +193,9 @@ def _rates(compared: Compared) -> list[list[str]]:
                 cells.append(_NONE)
                 continue
             rate = _per_core(compared, name, load)
-            ratio = median(
-                ours.per_core / its.per_core
-                for ours, its in zip(compared.samples[ON, load.name], compared.samples[name, load.name], strict=True)
-            )
-            cells.append(f"{rate:,.0f}" if name == ON else f"{rate:,.0f} ({ratio:.2g} ×)")
+            pairs = zip(compared.samples[REFERENCE, load.name], compared.samples[name, load.name], strict=True)
+            ratio = median(ours.per_core / its.per_core for ours, its in pairs)
+            cells.append(f"{rate:,.0f}" if name == REFERENCE else f"{rate:,.0f} ({ratio:.2g} ×)")
         rows.append([name, *cells])
     return rows
 

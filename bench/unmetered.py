@@ -60,9 +60,11 @@ def _with_unmetered_workers(*args: Any) -> Plan:
 _make_plan = up.make_plan
 
 
-def main() -> None:
+def replace_all() -> None:
+    """In this process."""
     for owner, name, replacement in (
         (up, "make_plan", _with_unmetered_workers),
+        (up, "APP", "bench.unmetered_in_envoy:app"),
         (bootstrap, "SqlLedger", NoLedger),
         (bootstrap, "SqlKeyStore", OneKey),
         (generate, "admit", _nothing),
@@ -71,6 +73,10 @@ def main() -> None:
     ):
         assert hasattr(owner, name), f"{name} has moved"
         setattr(owner, name, replacement)
+
+
+def main() -> None:
+    replace_all()
     cli.main()
 
 
