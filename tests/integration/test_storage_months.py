@@ -193,11 +193,12 @@ async def test_who_uses_the_records_for_long_keeps_nobody_waiting(parted: Stage)
 async def test_records_are_written_while_months_are_made_and_dropped(parted: Stage) -> None:
     start = seconds(2027, 3)
     written: list[str] = []
-    is_over = asyncio.Event()
+    is_over, has_written = asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
         while not is_over.is_set():
             written.extend(await parted.put(start + len(written)))
+            has_written.set()
 
     writing = asyncio.create_task(write())
     for month in (3, 6, 9):
@@ -208,10 +209,9 @@ async def test_records_are_written_while_months_are_made_and_dropped(parted: Sta
                 break
         else:
             raise AssertionError("the months could not be made")
-        count = len(written)
+        has_written.clear()
         async with asyncio.timeout(10):
-            while len(written) == count:
-                await asyncio.sleep(0.001)
+            await has_written.wait()
     is_over.set()
     await writing
     assert await parted.keys() == written
