@@ -16,7 +16,7 @@ from rest_bridge.credits import Dollars
 from rest_bridge.http import ANY_KEY, JSON, Exchange, RestRequest, RestResponse, Route, json_response
 from rest_bridge.json import check_json_headers, invalid
 from rest_bridge.query import check_query, single, whole_number
-from rest_bridge.times import iso, read_time
+from rest_bridge.times import iso, iso_if_any, read_time
 from server.domain.identity import Scope
 from server.domain.keys import STATUSES, AuditEntry, AuditFilter, IssuedKey, KeyFilter, KeyInfo, KeyStatus
 from server.domain.limits import check_choice
@@ -224,10 +224,10 @@ def key_json(info: KeyInfo, now: float) -> ApiKeyJson:
         status=info.status(now),
         disabled=info.disabled,
         created_at=iso(info.created_at),
-        updated_at=_iso(info.updated_at),
-        expires_at=_iso(info.expires_at),
-        last_used_at=_iso(info.last_used_at),
-        revoked_at=_iso(info.revoked_at),
+        updated_at=iso_if_any(info.updated_at),
+        expires_at=iso_if_any(info.expires_at),
+        last_used_at=iso_if_any(info.last_used_at),
+        revoked_at=iso_if_any(info.revoked_at),
         previous_key_expires_at=None if until is None or until <= now else iso(until),
         limit=None if limit is None else _dollars(limit.limit_nanos),
         limit_nanos=None if limit is None else limit.limit_nanos,
@@ -287,10 +287,6 @@ def _time(request: RestRequest, name: str) -> int | None:
     if text is not None and seconds is None:
         raise invalid(name, f"`{name}` must be seconds since 1970, or a time such as 2026-01-31T12:00:00Z.")
     return seconds
-
-
-def _iso(seconds: int | None) -> str | None:
-    return None if seconds is None else iso(seconds)
 
 
 def _dollars(nanos: int) -> msgspec.Raw:

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["iso", "read_time"]
+__all__ = ["iso", "iso_if_any", "read_time"]
 
 _SECONDS: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
@@ -15,6 +15,11 @@ _SECONDS: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 def iso(seconds: int) -> str:
     """As RFC 3339 writes it, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def iso_if_any(seconds: int | None) -> str | None:
+    """The same; None of None."""
+    return None if seconds is None else iso(seconds)
 
 
 def read_time(text: str) -> int | None:

@@ -13,7 +13,7 @@ import msgspec
 from rest_bridge.http import JSON, Exchange, RestResponse, Route, json_response
 from rest_bridge.json import check_json_headers
 from rest_bridge.query import check_query, single, whole_number
-from rest_bridge.times import iso
+from rest_bridge.times import iso, iso_if_any
 from rest_bridge.webhooks_decode import (
     decode_changes,
     decode_new_webhook,
@@ -236,8 +236,8 @@ def _webhook(webhook: Webhook, now: float) -> WebhookJson:
         disabled=webhook.disabled,
         disabled_reason=webhook.disabled_reason,
         created_at=iso(webhook.created_at),
-        updated_at=_iso(webhook.updated_at),
-        failing_since=_iso(webhook.failing_since),
+        updated_at=iso_if_any(webhook.updated_at),
+        failing_since=iso_if_any(webhook.failing_since),
         previous_secret_expires_at=None if until is None or until <= now else iso(until),
     )
 
@@ -252,9 +252,9 @@ def _delivery(delivery: Delivery) -> WebhookDeliveryJson:
         state=delivery.state,
         attempts=delivery.attempts,
         created_at=iso(delivery.created_at),
-        next_attempt_at=_iso(delivery.due_at),
-        last_attempt_at=_iso(delivery.attempted_at),
-        ended_at=_iso(delivery.ended_at),
+        next_attempt_at=iso_if_any(delivery.due_at),
+        last_attempt_at=iso_if_any(delivery.attempted_at),
+        ended_at=iso_if_any(delivery.ended_at),
         status_code=delivery.status,
         error=delivery.error,
     )
@@ -267,7 +267,3 @@ def _page(page: DeliveryPage) -> DeliveriesPageJson:
         has_more=page.next_cursor is not None,
         next_cursor=page.next_cursor,
     )
-
-
-def _iso(seconds: int | None) -> str | None:
-    return None if seconds is None else iso(seconds)

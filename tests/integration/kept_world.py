@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +12,10 @@ from server.domain.errors import GatewayError
 from server.domain.video import Video, VideoStatus
 from server.storage.objects import Objects
 from server.storage.tables import video_contents
+from tests.fakes.video_upstream import Media, Plan
+from tests.integration.databases import ManualClock, migrated
 from tests.integration.ledger_world import rows
-from tests.integration.video_world import Studio, Worker, film
+from tests.integration.video_world import Studio, Worker, film, studio_with
 
 SIZE = 200_001
 
@@ -27,6 +29,15 @@ class WatchedObjects(Objects):
         await super().put(key, chunks)
         if self.after is not None:
             await self.after(key)
+
+
+@asynccontextmanager
+async def kept_studio(url: str, clock: ManualClock, objects: WatchedObjects) -> AsyncIterator[Studio]:
+    """One whose provider is done at once, and whose videos are kept in `objects`."""
+    async with migrated(url) as database, studio_with(database, clock) as opened:
+        opened.objects = objects
+        opened.upstreams[0].plan = Plan(polls=0, media=Media(size=SIZE))
+        yield opened
 
 
 async def made(studio: Studio, worker: Worker) -> Video:

@@ -15,8 +15,8 @@ from server.storage.content_address import ContentAddress
 from server.storage.objects import Objects
 from tests.fakes.video_upstream import BLOCK, media_bytes
 from tests.integration.databases import ManualClock
+from tests.integration.object_pieces import KEY, pieces, read
 
-KEY = f"{'0' * 31}1-video-1"
 OTHER = f"{'0' * 31}2-thumbnail-2"
 DAY_S = 86_400
 
@@ -29,18 +29,6 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def objects(directory: Path, clock: ManualClock) -> Objects:
     return Objects(ContentAddress(directory), clock)
-
-
-async def pieces(count: int, *, torn_by: BaseException | None = None) -> AsyncIterator[bytes]:
-    for _ in range(count):
-        yield BLOCK
-    if torn_by is not None:
-        raise torn_by
-
-
-async def read(objects: Objects, start: int, end: int, size: int) -> bytes | None:
-    found = await objects.get(KEY, start, end, size)
-    return None if found is None else b"".join([piece async for piece in found])
 
 
 @pytest.mark.parametrize("count", [1, 16, 50], ids=["less than a part", "a part", "parts and more"])

@@ -17,8 +17,8 @@ from server.storage.objects import BUCKET_PART_BYTES, Objects
 from tests.fakes.bucket import Bucket
 from tests.fakes.video_upstream import BLOCK, media_bytes
 from tests.integration.databases import ManualClock
+from tests.integration.object_pieces import KEY, pieces, read
 
-KEY = f"{'0' * 31}1-video-1"
 MB = 1 << 20
 
 
@@ -36,18 +36,6 @@ def objects(bucket: Bucket, clock: ManualClock) -> Objects:
     address = parse_content_address("s3://films/of/ours")
     assert address is not None
     return Objects(address, clock)
-
-
-async def pieces(count: int, *, torn_by: BaseException | None = None) -> AsyncIterator[bytes]:
-    for _ in range(count):
-        yield BLOCK
-    if torn_by is not None:
-        raise torn_by
-
-
-async def read(objects: Objects, start: int, end: int, size: int) -> bytes | None:
-    found = await objects.get(KEY, start, end, size)
-    return None if found is None else b"".join([piece async for piece in found])
 
 
 @pytest.mark.parametrize("count", [1, 200], ids=["a part", "parts"])

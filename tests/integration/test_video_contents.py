@@ -16,10 +16,10 @@ from server.pipeline import video_contents as video_reading
 from server.storage.content_address import ContentAddress
 from server.storage.tables import video_contents
 from tests.fakes.video_upstream import BLOCK, Media, Plan, media_bytes
-from tests.integration.databases import ManualClock, migrated
-from tests.integration.kept_world import SIZE, WatchedObjects, download, kept, made, refused, states
+from tests.integration.databases import ManualClock
+from tests.integration.kept_world import SIZE, WatchedObjects, download, kept, kept_studio, made, refused, states
 from tests.integration.ledger_world import rows
-from tests.integration.video_world import KEEP_S, Studio, paths, studio_with
+from tests.integration.video_world import KEEP_S, Studio, paths
 
 
 @pytest.fixture
@@ -34,9 +34,7 @@ def directory(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def studio(sqlite_url: str, clock: ManualClock, objects: WatchedObjects) -> AsyncIterator[Studio]:
-    async with migrated(sqlite_url) as database, studio_with(database, clock) as opened:
-        opened.objects = objects
-        opened.upstreams[0].plan = Plan(polls=0, media=Media(size=SIZE))
+    async with kept_studio(sqlite_url, clock, objects) as opened:
         yield opened
 
 
