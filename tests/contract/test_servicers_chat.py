@@ -292,14 +292,14 @@ def test_a_slow_reader_holds_the_generation_back(
     generate.reset(*endless()[:1], *([kilobytes] for _ in range(3000)), repeat_s=None)
     stream = grpc_stub.StreamChatCompletion(request(), metadata=as_inference)
     next(stream)
-    time.sleep(0.5)
-    sent_early = generate.events_sent
-    time.sleep(0.5)
     # 200 MB are on offer; what is taken from the generation is what the windows on the way hold.
-    assert generate.events_sent - sent_early <= 2
-    assert generate.events_sent * 64_000 < 16_000_000
+    taken = -1
+    while taken < generate.events_sent:
+        taken = generate.events_sent
+        time.sleep(0.5)
+    assert taken * 64_000 < 16_000_000
     stream.cancel()
-    assert generate.closed.wait(2)
+    assert generate.closed.wait(20)
 
 
 def test_the_access_log_says_who_and_never_what(

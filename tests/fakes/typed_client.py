@@ -39,7 +39,7 @@ def details(error: Any) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo]
     return status, info
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 2.0) -> bool:
+def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> bool:
     until = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > until:
