@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from statistics import median
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -76,10 +76,10 @@ def run(scenario: Scenario, target: Target, cores: Cores, duration_s: float) -> 
 def run_spec(name: str, spec: LoadSpec | GrpcLoadSpec, target: Target, cores: Cores) -> Sample:
     """One run, bounded. Raises Failed where any request failed."""
     before = target.cpu_s()
-    result = _load("bench.load" if isinstance(spec, LoadSpec) else "bench.grpc_load", spec, cores)
+    result = send("bench.load" if isinstance(spec, LoadSpec) else "bench.grpc_load", spec, LoadResult, cores)
     after = target.cpu_s()
-    if result.failed or not result.requests:
-        raise Failed(f"{name}: {result.failed} requests failed, {result.requests} did not")
+    if not result.requests:
+        raise Failed(f"{name}: no request came to its end")
     return Sample(result, {part: after[part] - spent for part, spent in before.items()})
 
 
@@ -133,24 +133,29 @@ def _grpc_spec(scenario: Scenario, target: Target, duration_s: float) -> GrpcLoa
     )
 
 
-def _load(module: str, spec: LoadSpec | GrpcLoadSpec, cores: Cores) -> LoadResult:
+Result = TypeVar("Result")
+
+
+def send(module: str, spec: msgspec.Struct, kind: type[Result], cores: Cores, limit_s: float = LOAD_LIMIT_S) -> Result:
+    """What a load of that module, on the load's core, saw. Raises Failed where it failed, or any request of it."""
     process = subprocess.run(
         (*MODULE, module),
         input=msgspec.json.encode(spec),
         cwd=ROOT,
         capture_output=True,
-        timeout=LOAD_LIMIT_S,
+        timeout=limit_s,
         preexec_fn=lambda: os.sched_setaffinity(0, {cores.load}),
         check=False,
     )
     if process.returncode:
         raise Failed(process.stderr.decode(errors="replace")[-2000:])
-    result = msgspec.json.decode(process.stdout, type=LoadResult)
+    result: Any = msgspec.json.decode(process.stdout, type=kind)
     if result.failed:
         raise Failed(
             f"{result.failed} requests failed, the first with\n{process.stderr.decode(errors='replace')[-2000:]}"
         )
-    return result
+    found: Result = result
+    return found
 
 
 class Slow(msgspec.Struct, frozen=True):
@@ -204,7 +209,7 @@ def run_slow(target: Target, cores: Cores, streams: int, events: int, ramp_s: fl
     sampler = _Sampler(target)
     sampler.start()
     try:
-        result = _load("bench.load", spec, cores)
+        result = send("bench.load", spec, LoadResult, cores)
     finally:
         sampler.stop()
     inside = [(at, cpu) for at, cpu in sampler.cpu if result.full_from_s <= at <= result.full_until_s]

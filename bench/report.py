@@ -110,7 +110,7 @@ def _targets(results: Results) -> str:
     samples, timed = results.samples, _had_its_core(results)
     share = _share(samples, "rest chat")
     rows = [
-        _row(
+        judged(
             "unary REST chat, requests a core, as a share of the echo floor",
             f"≥ {UNARY_TARGET}",
             f"{share:.2f}",
@@ -120,7 +120,7 @@ def _targets(results: Results) -> str:
     for what in ("at once", "paced"):
         cost = _event_us(samples, f"rest sse, {what}", "worker")
         rows.append(
-            _row(
+            judged(
                 f"processor time of an event beyond Envoy's, {what}",
                 f"≤ {EVENT_TARGET_US:g} µs",
                 f"{cost:.0f} µs",
@@ -129,7 +129,7 @@ def _targets(results: Results) -> str:
         )
     added = _added(results, "rest sse, paced", lambda sample: sample.load.first_event.p50)
     rows.append(
-        _row(
+        judged(
             "first text added, median, 16 connections",
             f"≤ {FIRST_EVENT_TARGET_MS:g} ms",
             f"{added:.1f} ms",
@@ -149,13 +149,13 @@ def _router_targets(results: Results) -> list[tuple[str, ...]]:
     rank_us = median(cost.rank_us[router.MANY] for cost in results.routed)
     share = router.share(results.routed, results.samples["rest chat"], router.USUAL)
     return [
-        _row(
+        judged(
             f"ranking {router.MANY} candidates",
             f"< {router.RANK_TARGET_US:g} µs",
             f"{rank_us:.0f} µs",
             rank_us < router.RANK_TARGET_US,
         ),
-        _row(
+        judged(
             f"the router's share of a request's processor time, {router.USUAL} candidates",
             f"≤ {router.SHARE_TARGET:.0%}",
             f"{share:.1%}",
@@ -169,13 +169,13 @@ def _money_targets(found: money.Money) -> list[tuple[str, ...]]:
     ratio = median(money.ratios(found, money.UNARY, money.ON))
     added_ms = median(money.added_ms(found, money.LONE, money.ON))
     return [
-        _row(
+        judged(
             "unary REST chat with keys, credit and record, requests a second over those without",
             f"≥ {money.RATIO_TARGET}",
             f"{ratio:.2f}",
             ratio >= money.RATIO_TARGET,
         ),
-        _row(
+        judged(
             "the same on one connection: added p50",
             f"≤ {money.ADDED_TARGET_MS:g} ms",
             f"{added_ms:.1f} ms",
@@ -188,9 +188,9 @@ def _slow_targets(slow: Slow, timed: bool) -> list[tuple[str, ...]]:
     name = f"{slow.streams:,} slow streams"
     kb, delay_ms = slow.memory_per_stream_bytes / 1000, slow.load.full_delay.p99 * 1000
     return [
-        _row(f"{name}: events lost", "0", str(slow.lost), slow.lost == 0),
-        _row(f"{name}: memory each", f"< {MEMORY_TARGET_KB:g} KB", f"{kb:.0f} KB", kb < MEMORY_TARGET_KB),
-        _row(
+        judged(f"{name}: events lost", "0", str(slow.lost), slow.lost == 0),
+        judged(f"{name}: memory each", f"< {MEMORY_TARGET_KB:g} KB", f"{kb:.0f} KB", kb < MEMORY_TARGET_KB),
+        judged(
             f"{name}: delay, p99",
             f"< {DELAY_TARGET_MS:g} ms",
             f"{delay_ms:.1f} ms",
@@ -199,7 +199,7 @@ def _slow_targets(slow: Slow, timed: bool) -> list[tuple[str, ...]]:
     ]
 
 
-def _row(what: str, target: str, measured: str, met: bool | None) -> tuple[str, ...]:
+def judged(what: str, target: str, measured: str, met: bool | None) -> tuple[str, ...]:
     return what, target, measured, {True: "met", False: "**missed**", None: "not judged"}[met]
 
 
