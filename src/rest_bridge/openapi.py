@@ -24,7 +24,7 @@ from rest_bridge.openapi_errors import (
     error_schemas,
     response_name,
 )
-from rest_bridge.openapi_protos import Binding, Protos, protos, sentence
+from rest_bridge.openapi_protos import PACKAGE, Binding, Protos, protos, sentence
 from rest_bridge.openapi_samples import sample
 from rest_bridge.openapi_surface import Surface, Type
 from rest_bridge.openapi_surfaces import SURFACES, VARIABLES, WORDS, read_later
@@ -42,7 +42,7 @@ from server.domain.limits import (
     RANGES,
 )
 from server.domain.parameters import CANONICAL
-from server.rpc.registry import SCOPES
+from server.rpc.registry import scopes_of
 
 PLAIN: Final = "text/plain"
 _BYTES: Final[Schema] = {"type": "string", "format": "binary"}
@@ -270,7 +270,7 @@ class _Description:
         return self._routes.get(place)
 
     def _scopes(self, binding: Binding, route: Route | None) -> Sequence[Scope]:
-        return SCOPES[f"/aistats.gateway.v1.{binding.service}/{binding.rpc}"] if route is None else route.scopes
+        return scopes_of(f"{PACKAGE}.{binding.service}", binding.rpc) if route is None else route.scopes
 
     def _words(self, binding: Binding, scopes: Sequence[Scope]) -> Schema:
         face = self._protos.said_of(f"{binding.service}.{binding.rpc}").removeprefix(f"{binding.rpc} ")

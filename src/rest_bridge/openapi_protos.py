@@ -12,18 +12,16 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
-from google.api.annotations_pb2 import http  # type: ignore[import-untyped]  # the package has no stubs
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
 from rest_bridge.envoy import descriptors_path
+from rest_bridge.http_rule import VARIABLE, rules
 from rest_bridge.openapi_types import Components, Schema, enumeration, nullable, ref
 
 PACKAGE: Final = "aistats.gateway.v1"
 BODY: Final = ".google.api.HttpBody"
 
-_VERBS: Final = ("get", "post", "put", "patch", "delete")
-_VARIABLE: Final = re.compile(r"\{(\w+)(=[^}]*)?\}")
 _NAME: Final = re.compile(r"^`?\w+`?: ")
 _ASIDES: Final = re.compile(r" \([^)]*\)")
 _WORDS: Final = re.compile(r"((?:`[a-z0-9_.]+`(?:, or | or |, )?){2,})(?:[.;:].*| where .*)?", re.DOTALL)
@@ -111,21 +109,13 @@ class Protos:
         """Every route that an annotation declares, in the order of the files."""
         for service in self._services.values():
             for method in service.method:
-                rule = method.options.Extensions[http]
-                for index, one in enumerate((rule, *rule.additional_bindings)):
-                    verb = one.WhichOneof("pattern")
-                    if verb == "custom":
-                        verb, pattern = one.custom.kind, one.custom.path
-                    elif verb in _VERBS:
-                        pattern = getattr(one, verb)
-                    else:
-                        continue
+                for index, (verb, pattern, _) in enumerate(rules(method.options)):
                     yield Binding(
                         service=service.name,
                         rpc=method.name,
-                        method=verb.upper(),
-                        path=_VARIABLE.sub(r"{\1}", pattern),
-                        variables=tuple(match[1] for match in _VARIABLE.finditer(pattern)),
+                        method=verb,
+                        path=VARIABLE.sub(r"{\1}", pattern),
+                        variables=tuple(match[1] for match in VARIABLE.finditer(pattern)),
                         input=method.input_type,
                         output=method.output_type,
                         is_face=method.output_type == BODY,

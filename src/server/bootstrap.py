@@ -21,7 +21,6 @@ from aistats.gateway.v1 import (
     audio_pb2_grpc,
     chat_pb2_grpc,
     credits_pb2_grpc,
-    description_pb2_grpc,
     embeddings_pb2_grpc,
     generations_pb2_grpc,
     health_pb2_grpc,
@@ -51,24 +50,7 @@ from rest_bridge.models import ModelsRest
 from rest_bridge.moderations import ModerationsRest
 from rest_bridge.pricing import PricingRest
 from rest_bridge.responses import ResponsesRest
-from rest_bridge.servicer import (
-    ApiKeysRestServicer,
-    AudioRestServicer,
-    ChatRestServicer,
-    CreditsRestServicer,
-    DescriptionRestServicer,
-    EmbeddingsRestServicer,
-    GenerationsRestServicer,
-    HealthRestServicer,
-    ImagesRestServicer,
-    MessagesRestServicer,
-    ModelsRestServicer,
-    ModerationRestServicer,
-    PricingRestServicer,
-    ResponsesRestServicer,
-    VideosRestServicer,
-    WebhooksRestServicer,
-)
+from rest_bridge.servicer import rest_services
 from rest_bridge.videos import VideosRest
 from rest_bridge.videos_encode import encode_video
 from rest_bridge.webhooks import WebhooksRest
@@ -384,42 +366,26 @@ async def worker(
         documents = Documents(routes, version("aistats-gateway"))
         registrations: Sequence[Registration] = (
             (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(guarded)),
-            (chat_pb2_grpc.add_ChatRestServiceServicer_to_server, ChatRestServicer(bridge)),
             (responses_pb2_grpc.add_ResponsesServiceServicer_to_server, ResponsesServicer(respond)),
-            (responses_pb2_grpc.add_ResponsesRestServiceServicer_to_server, ResponsesRestServicer(bridge)),
             (messages_pb2_grpc.add_MessagesServiceServicer_to_server, MessagesServicer(guarded, count_tokens)),
-            (messages_pb2_grpc.add_MessagesRestServiceServicer_to_server, MessagesRestServicer(bridge)),
             (moderation_pb2_grpc.add_ModerationServiceServicer_to_server, ModerationServicer(moderate)),
-            (moderation_pb2_grpc.add_ModerationRestServiceServicer_to_server, ModerationRestServicer(bridge)),
             (embeddings_pb2_grpc.add_EmbeddingsServiceServicer_to_server, EmbeddingsServicer(embed)),
             (audio_pb2_grpc.add_AudioServiceServicer_to_server, AudioServicer(speak, transcribe, spool)),
-            (audio_pb2_grpc.add_AudioRestServiceServicer_to_server, AudioRestServicer(bridge)),
-            (embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, EmbeddingsRestServicer(bridge)),
             (images_pb2_grpc.add_ImagesServiceServicer_to_server, ImagesServicer(draw, spool)),
-            (images_pb2_grpc.add_ImagesRestServiceServicer_to_server, ImagesRestServicer(bridge)),
             (videos_pb2_grpc.add_VideosServiceServicer_to_server, VideosServicer(videos, video_models, video_links)),
-            (videos_pb2_grpc.add_VideosRestServiceServicer_to_server, VideosRestServicer(bridge)),
             (webhooks_pb2_grpc.add_WebhooksServiceServicer_to_server, WebhooksServicer(webhooks)),
-            (webhooks_pb2_grpc.add_WebhooksRestServiceServicer_to_server, WebhooksRestServicer(bridge)),
             (credits_pb2_grpc.add_CreditsServiceServicer_to_server, CreditsServicer(credits, clock)),
-            (credits_pb2_grpc.add_CreditsRestServiceServicer_to_server, CreditsRestServicer(bridge)),
             (api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server, ApiKeysServicer(api_keys)),
-            (api_keys_pb2_grpc.add_ApiKeysRestServiceServicer_to_server, ApiKeysRestServicer(bridge)),
             (pricing_pb2_grpc.add_PricingServiceServicer_to_server, PricingServicer(catalog)),
-            (pricing_pb2_grpc.add_PricingRestServiceServicer_to_server, PricingRestServicer(bridge)),
             (generations_pb2_grpc.add_GenerationsServiceServicer_to_server, GenerationsServicer(generations)),
-            (generations_pb2_grpc.add_GenerationsRestServiceServicer_to_server, GenerationsRestServicer(bridge)),
             (models_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(catalog, measured)),
-            (models_pb2_grpc.add_ModelsRestServiceServicer_to_server, ModelsRestServicer(bridge)),
-            (description_pb2_grpc.add_DescriptionRestServiceServicer_to_server, DescriptionRestServicer(documents)),
             (
                 health_pb2_grpc.add_HealthServiceServicer_to_server,
                 HealthServicer(report, Feed(measured, clock, shutdown)),
             ),
-            (health_pb2_grpc.add_HealthRestServiceServicer_to_server, HealthRestServicer(bridge)),
         )
         guard = Guard(reception, clock, rest_error, refusals=refusals, observe=None if meter is None else meter.called)
-        host = make_host(guarded_routes(registrations, guard))
+        host = make_host(guarded_routes((*registrations, *rest_services(bridge, documents)), guard))
         stack.push_async_callback(host.stop, 0.0)
         await host.start()
         await stack.enter_async_context(_running(_tell_ready(host, shutdown, catalog, health, drained)))

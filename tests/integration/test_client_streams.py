@@ -13,7 +13,7 @@ from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # 
 
 from rest_bridge.app import RestApp
 from rest_bridge.http import Exchange, RestResponse, Route, json_response
-from rest_bridge.servicer import _Face
+from rest_bridge.servicer import serve
 from server.clock import SystemClock
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Scope
@@ -73,9 +73,8 @@ class Uploads:
         return json_response(b'{"%s":%d}' % (name.encode(), read))
 
 
-class RestFace(_Face):
-    def Upload(self, messages: AsyncIterator[HttpBody], context: CallContext) -> AsyncGenerator[HttpBody, None]:
-        return self._serve(context, "POST", "/v1/uploads", messages)
+def upload_to(app: RestApp) -> Callable[[AsyncIterator[HttpBody], CallContext], AsyncGenerator[HttpBody, None]]:
+    return lambda messages, context: serve(app, context, "POST", "/v1/uploads", messages)
 
 
 class Refused:
@@ -131,7 +130,7 @@ class World:
                 RpcRoute(
                     SERVICE,
                     "Upload",
-                    stream=self.guard.stream(Method(f"/{SERVICE}/Upload", ()), RestFace(app).Upload, decode),
+                    stream=self.guard.stream(Method(f"/{SERVICE}/Upload", ()), upload_to(app), decode),
                     takes_stream=True,
                     sends_bodies=True,
                 ),

@@ -9,12 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aistats.gateway.v1 import embeddings_pb2_grpc
 from rest_bridge.app import RestApp
 from rest_bridge.envoy import EnvoyOptions, render
 from rest_bridge.errors import rest_error
 from rest_bridge.http import ByteStream, Exchange, RestResponse, Route
-from rest_bridge.servicer import EmbeddingsRestServicer
+from rest_bridge.servicer import rest_services
 from server.clock import SystemClock
 from server.domain.errors import internal_error
 from server.hosts.grpc_aio import GrpcAioHost
@@ -66,10 +65,9 @@ async def front(tmp_path: Path) -> AsyncIterator[str]:
     """The address of an Envoy before a worker whose embeddings answer like that."""
     config, socket, port = tmp_path / "envoy.yaml", tmp_path / "w.sock", unused_port()
     config.write_text(render(EnvoyOptions(str(tmp_path / "admin.sock"), (str(socket),), http_port=port)))
-    servicer = EmbeddingsRestServicer(RestApp(OpenDoor(), (Route("POST", "/v1/embeddings", answer),)))
+    app = RestApp(OpenDoor(), (Route("POST", "/v1/embeddings", answer),))
     guard = Guard(OpenDoor(), SystemClock(), rest_error)
-    registrations = ((embeddings_pb2_grpc.add_EmbeddingsRestServiceServicer_to_server, servicer),)
-    host = GrpcAioHost(guarded_routes(registrations, guard), unix_socket=socket)
+    host = GrpcAioHost(guarded_routes(rest_services(app, app), guard), unix_socket=socket)
     await host.start()
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     envoy = await asyncio.create_subprocess_exec(*argv, "--concurrency", "1", stdout=asyncio.subprocess.DEVNULL)

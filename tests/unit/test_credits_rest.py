@@ -11,7 +11,7 @@ import pytest
 from aistats.gateway.v1 import credits_pb2
 from rest_bridge.app import RestApp
 from rest_bridge.credits import CreditsRest, encode_activity, encode_credits
-from rest_bridge.servicer import CreditsRestServicer
+from rest_bridge.servicer import RestServicer
 from server.domain.credits import ActivityPage, ActivityQuery, ActivityRow, Credits
 from tests.fakes.credits import CREDITS, DAY, PAGE, FixedClock, MemoryCredits
 from tests.fakes.rest import OpenDoor, Reply, read, rest_request
@@ -188,15 +188,16 @@ async def test_there_is_no_day_before_the_first() -> None:
 
 async def test_a_typed_message_stands_for_the_query_it_was_made_of() -> None:
     reader = MemoryCredits()
-    face = CreditsRestServicer(RestApp(OpenDoor(), CreditsRest(reader, FixedClock()).routes()))
+    service = credits_pb2.DESCRIPTOR.services_by_name["CreditsRestService"]
+    face = RestServicer(service, RestApp(OpenDoor(), CreditsRest(reader, FixedClock()).routes())).methods
     request = credits_pb2.ListActivityRequest(
         from_date="2026-11-20", to_date="2026-11-21", model=["a", "b"], key_id=["k"], limit=5, offset=0
     )
-    (message,) = [message async for message in face.ListActivity(request, Context())]
+    (message,) = [message async for message in face["ListActivity"](request, Context())]
     asked = ActivityQuery(DAY - 2, DAY - 1, frozenset({"a", "b"}), key_ids=frozenset({"k"}), limit=5)
     assert reader.queries == [("team-1", asked)]
     assert message.data == encode_activity(PAGE, asked)
-    (message,) = [message async for message in face.GetCredits(credits_pb2.GetCreditsRequest(), Context())]
+    (message,) = [message async for message in face["GetCredits"](credits_pb2.GetCreditsRequest(), Context())]
     assert msgspec.json.decode(message.data)["ok"] is True
 
 

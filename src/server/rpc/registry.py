@@ -17,9 +17,11 @@ from server.domain.identity import Scope
 from server.domain.request import Endpoint
 from server.rpc.interceptors import Guard, Method, StreamEntry, UnaryEntry
 
-__all__ = ["Collector", "Registration", "Route", "guarded_routes"]
+__all__ = ["REST_SERVICE", "Collector", "Registration", "Route", "guarded_routes", "scopes_of"]
 
 _PACKAGE: Final = "aistats.gateway.v1"
+REST_SERVICE: Final = "RestService"
+"""How the names of REST faces end. The bridge behind them asks for a key by itself."""
 _INFERENCE: Final = (Scope.INFERENCE,)
 _ANY_KEY: Final = (Scope.INFERENCE, Scope.MANAGEMENT)
 _MANAGEMENT: Final = (Scope.MANAGEMENT,)
@@ -87,71 +89,9 @@ SCOPES: Final[Mapping[str, tuple[Scope, ...]]] = {
         "HealthService/GetHealth": _ANY_KEY,
         "HealthService/WatchHealth": _ANY_KEY,
         "HealthService/GetLiveness": _NO_KEY,
-        # The REST faces hand the `authorization` header to the bridge, which authenticates by itself.
-        "ChatRestService/CreateChatCompletion": _NO_KEY,
-        "ResponsesRestService/CreateResponse": _NO_KEY,
-        "ResponsesRestService/GetResponse": _NO_KEY,
-        "ResponsesRestService/DeleteResponse": _NO_KEY,
-        "MessagesRestService/CreateMessage": _NO_KEY,
-        "MessagesRestService/CountTokens": _NO_KEY,
-        "EmbeddingsRestService/CreateEmbeddings": _NO_KEY,
-        "AudioRestService/CreateAudio": _NO_KEY,
-        "AudioRestService/CreateSpeech": _NO_KEY,
-        "AudioRestService/CreateTranscription": _NO_KEY,
-        "AudioRestService/CreateTranslation": _NO_KEY,
-        "ImagesRestService/CreateImages": _NO_KEY,
-        "ImagesRestService/EditImages": _NO_KEY,
-        "VideosRestService/CreateVideo": _NO_KEY,
-        "VideosRestService/ListVideos": _NO_KEY,
-        "VideosRestService/ListVideoModels": _NO_KEY,
-        "VideosRestService/GetVideo": _NO_KEY,
-        "VideosRestService/DeleteVideo": _NO_KEY,
-        "VideosRestService/CancelVideo": _NO_KEY,
-        "VideosRestService/RemixVideo": _NO_KEY,
-        "VideosRestService/DownloadVideo": _NO_KEY,
-        "VideosRestService/DescribeContent": _NO_KEY,
-        "VideosRestService/CreateVideoDownloadUrl": _NO_KEY,
-        # These need none at all, but the signature in their address.
-        "VideosRestService/DownloadSignedVideo": _NO_KEY,
-        "VideosRestService/DescribeSignedContent": _NO_KEY,
-        "GenerationsRestService/GetGeneration": _NO_KEY,
-        "GenerationsRestService/FindGeneration": _NO_KEY,
-        "GenerationsRestService/ListGenerations": _NO_KEY,
-        "ModerationRestService/CreateModeration": _NO_KEY,
-        "CreditsRestService/GetCredits": _NO_KEY,
-        "CreditsRestService/ListActivity": _NO_KEY,
-        "ApiKeysRestService/ListApiKeys": _NO_KEY,
-        "ApiKeysRestService/CreateApiKey": _NO_KEY,
-        "ApiKeysRestService/GetApiKey": _NO_KEY,
-        "ApiKeysRestService/UpdateApiKey": _NO_KEY,
-        "ApiKeysRestService/DeleteApiKey": _NO_KEY,
-        "ApiKeysRestService/RotateApiKey": _NO_KEY,
-        "ApiKeysRestService/GetCurrentApiKey": _NO_KEY,
-        "ApiKeysRestService/ListAuditLog": _NO_KEY,
-        "WebhooksRestService/ListWebhooks": _NO_KEY,
-        "WebhooksRestService/CreateWebhook": _NO_KEY,
-        "WebhooksRestService/GetWebhook": _NO_KEY,
-        "WebhooksRestService/UpdateWebhook": _NO_KEY,
-        "WebhooksRestService/DeleteWebhook": _NO_KEY,
-        "WebhooksRestService/RotateWebhookSecret": _NO_KEY,
-        "WebhooksRestService/TestWebhook": _NO_KEY,
-        "WebhooksRestService/ListWebhookDeliveries": _NO_KEY,
-        "WebhooksRestService/ReplayWebhookDelivery": _NO_KEY,
-        "WebhooksRestService/ReplayDeadWebhookDeliveries": _NO_KEY,
-        "PricingRestService/CalculatePricing": _NO_KEY,
-        "PricingRestService/ListPricingModels": _NO_KEY,
-        "HealthRestService/GetHealth": _NO_KEY,
-        "ModelsRestService/ListModels": _NO_KEY,
-        "ModelsRestService/GetModel": _NO_KEY,
-        "ModelsRestService/ListModelEndpoints": _NO_KEY,
-        # These need none at all.
-        "DescriptionRestService/GetOpenApiYaml": _NO_KEY,
-        "DescriptionRestService/GetOpenApiJson": _NO_KEY,
-        "DescriptionRestService/GetDocsPage": _NO_KEY,
-        "DescriptionRestService/GetDocsFile": _NO_KEY,
     }.items()
 }
-"""By full method name, the scopes of which a key needs one."""
+"""By full name of a typed method, the scopes of which a key needs one."""
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     f"/{_PACKAGE}.{method}": endpoint
@@ -177,6 +117,17 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     }.items()
 }
 """The typed methods that generate."""
+
+
+def scopes_of(service: str, method: str) -> tuple[Scope, ...]:
+    """The scopes of which a call needs one before it reaches the servicer. Raises LookupError."""
+    if service.endswith(REST_SERVICE):
+        return _NO_KEY
+    name = f"/{service}/{method}"
+    if name not in SCOPES:
+        raise LookupError(f"{name} has no line in the table of scopes")
+    return SCOPES[name]
+
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Registration: TypeAlias = tuple[Callable[[Any, Any], None], object]
@@ -225,9 +176,7 @@ class Collector:
 
 def _route(service: str, method: str, handler: Handler, guard: Guard) -> Route:
     name = f"/{service}/{method}"
-    if name not in SCOPES:
-        raise LookupError(f"{name} has no line in the table of scopes")
-    guarded = Method(name, SCOPES[name], ENDPOINTS.get(name))
+    guarded = Method(name, scopes_of(service, method), ENDPOINTS.get(name))
     # Its types are those of grpc's own servers; what the generated code has put in are our methods.
     made: Any = handler
     takes_stream: bool = made.request_streaming
