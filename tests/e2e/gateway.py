@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.fakes.hosting import CHOSEN
+
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 45.0
 WORKER = re.compile(r" worker |/envoy-[0-9]+[.]yaml ")
@@ -69,7 +71,7 @@ class Gateway:
             "AISTATS_WORKERS": str(workers),
             "AISTATS_LOCAL_MODEL": "1" if local_model else "0",
             "AISTATS_LOG_FORMAT": "json",
-            "AISTATS_HOST": os.environ.get("AISTATS_HOST", "grpc.aio"),
+            "AISTATS_HOST": CHOSEN,
             "AISTATS_CONFIG": str(self.config_file),
             **(environ or {}),
         }
@@ -80,6 +82,11 @@ class Gateway:
     def is_in_envoy(self) -> bool:
         """Whether each worker is inside an Envoy of its own."""
         return self.environ["AISTATS_HOST"] == "in-envoy"
+
+    @property
+    def rpc_port(self) -> int:
+        """Where native calls meet the host alone: `grpc_port` is grpc.aio's on either host."""
+        return self.http_port if self.is_in_envoy else self.grpc_port
 
     @property
     def url(self) -> str:

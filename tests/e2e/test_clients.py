@@ -80,7 +80,7 @@ def test_nothing_of_the_servers_comes_with_it(python: Path) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_as_it_is_printed(gateway: Gateway, python: Path, name: str, tmp_path: Path) -> None:
     """But for the ports, in the directory of the gateway's data."""
-    code = EXAMPLES[name].replace(":8080", f":{gateway.http_port}").replace(":50051", f":{gateway.grpc_port}")
+    code = EXAMPLES[name].replace(":8080", f":{gateway.http_port}").replace(":50051", f":{gateway.rpc_port}")
     script = tmp_path / "example.py"
     script.write_text(code)
     interpreter = sys.executable if "openai" in code else python

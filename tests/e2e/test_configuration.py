@@ -154,7 +154,7 @@ STREAMS = 10
 def native_stream(gateway: Gateway) -> list[Any]:
     """All events of a typed stream, and the error that ends it, if one does."""
     seen: list[Any] = []
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
         metadata = (("authorization", f"Bearer {gateway.key}"),)
         call = chat_pb2_grpc.ChatServiceStub(channel).StreamChatCompletion(chat_request(), metadata=metadata)
         try:

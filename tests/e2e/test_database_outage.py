@@ -113,7 +113,7 @@ def all_are_refused(stage: Gateway) -> None:
             assert reply.headers["retry-after"] == "1"
             assert sentences(reply.content) == {DATABASE}
             assert not INNER.search(reply.text)
-    with grpc.insecure_channel(f"127.0.0.1:{stage.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{stage.rpc_port}") as channel:
         for surface in TYPED:
             error = refused(*typed(surface, channel, "acme/test-1:free"), (("authorization", f"Bearer {stage.key}"),))
             status, info = details(error)

@@ -131,7 +131,7 @@ def test_o4_so_is_a_stream_that_is_cut(stage: Gateway, acme: UpstreamThread, pat
 @pytest.mark.parametrize("surface", TYPED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_o4_and_so_it_is_to_typed_clients(stage: Gateway, kind: str, surface: str) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{stage.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{stage.rpc_port}") as channel:
         method, request = typed(surface, channel, f"acme/{kind}:free")
         error = refused(method, request, (("authorization", f"Bearer {stage.key}"),))
     status, info = details(error)

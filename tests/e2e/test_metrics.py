@@ -44,7 +44,7 @@ def test_requests_attempts_money_and_tokens_are_counted(metered: Metered, acme: 
     assert metered.post("/v1/chat/completions", {**CHAT, "stream": True}).status_code == 200
     assert metered.post("/v1/chat/completions", {**CHAT, "model": "acme/dead:free"}).status_code == 502
     assert metered.post("/v1/responses", CHAT, headers=BAD_KEY).status_code == 401
-    with grpc.insecure_channel(f"127.0.0.1:{metered.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{metered.rpc_port}") as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
         request = chat_pb2.CreateChatCompletionRequest(model=PAID)
         request.messages.add(role=content_pb2.ROLE_USER).parts.add(text=content_pb2.TextPart(text="hi"))

@@ -183,7 +183,7 @@ def test_without_a_dollar_no_provider_is_called(gateway: Gateway, acme: Upstream
         refusal = reply.json()
         assert (refusal["error"], refusal["error_type"]) == ("insufficient_funds", "user")
         assert purse.record(refusal["generation_id"])["status_code"] == 402
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as direct, pytest.raises(grpc.RpcError) as failed:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as direct, pytest.raises(grpc.RpcError) as failed:
         chat_pb2_grpc.ChatServiceStub(direct).CreateChatCompletion(
             chat_request(PAID), metadata=tuple(purse.headers.items())
         )
@@ -433,7 +433,7 @@ def test_every_way_to_spend_is_closed_without_credit(gateway: Gateway, acme: Ups
     """B9: the ways are those that the descriptors list."""
     purse = Purse(gateway, "0.99")
     posts, calls = 0, 0
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
         for name, method in described():
             path = method.options.Extensions[annotations_pb2.http].post
             if path and path not in COSTS_NOTHING | NEED_ANOTHER:

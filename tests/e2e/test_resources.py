@@ -25,7 +25,7 @@ from google.api.httpbody_pb2 import HttpBody  # type: ignore[import-untyped]  # 
 
 from aistats.gateway.v1 import chat_pb2_grpc, responses_pb2_grpc
 from tests.e2e.conftest import ACME_KEY, config
-from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.sse_client import CHAT, SURFACES, Surface
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.chat_wire import delta_chunk, frame, role_chunk
@@ -326,7 +326,7 @@ class WatchedWorker:
     def __enter__(self) -> WatchedWorker:
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.e2e.watched_worker", str(self.socket), str(free_port())],
+                [sys.executable, "-m", "tests.e2e.watched_worker", str(self.socket)],
                 env=self._environ,
                 stdout=output,
                 stderr=errors,

@@ -289,7 +289,7 @@ def test_links_are_passed_on_and_not_followed(gateway: Gateway, acme: UpstreamTh
         image = content_pb2.Message(
             role=content_pb2.ROLE_USER, parts=[content_pb2.ContentPart(image=content_pb2.ImagePart(url=link))]
         )
-        with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
             typed = responses_pb2.CreateResponseRequest(model=FREE, input=[user("Look."), image], store=False)
             metadata = (("authorization", f"Bearer {gateway.key}"),)
             responses_pb2_grpc.ResponsesServiceStub(channel).CreateResponse(typed, metadata=metadata, timeout=10)

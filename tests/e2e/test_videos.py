@@ -43,7 +43,7 @@ def made(gateway: Gateway) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stub(gateway: Gateway) -> Iterator[videos_pb2_grpc.VideosServiceStub]:
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
         yield videos_pb2_grpc.VideosServiceStub(channel)
 
 

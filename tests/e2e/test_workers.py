@@ -47,7 +47,7 @@ def test_a_worker_starts_no_process(tmp_path: Path, acme: UpstreamThread, backup
         for body in (CHAT, {**CHAT, "stream": True}, {**CHAT, "model": "acme/dead:free"}):
             gateway.post("/v1/chat/completions", body)
         assert gateway.post("/v1/responses", {"model": FREE, "input": "Kept."}).status_code == 200
-        with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
             metadata = (("authorization", f"Bearer {gateway.key}"),)
             assert list(chat_pb2_grpc.ChatServiceStub(channel).StreamChatCompletion(chat_request(), metadata=metadata))
         gateway.config_file.write_text(gateway.config_file.read_text() + "\n# another version\n")

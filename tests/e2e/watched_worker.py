@@ -1,8 +1,9 @@
 """A worker whose event loop is watched: each callback that holds it up is told on stdout, one JSON object a line.
 
-    python -m tests.e2e.watched_worker SOCKET GRPC_PORT
+    python -m tests.e2e.watched_worker SOCKET
 
-It is the real worker, with the settings of its environment, on a loop in debug mode; SIGTERM ends it.
+It is the real worker, with the settings of its environment and the host of AISTATS_HOST, on a loop in debug mode;
+SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import msgspec
 import uvloop
 
 from server.bootstrap import worker
-from server.hosts.grpc_aio import GrpcAioHost
 from server.logs import configure_logging
 from server.pipeline.shutdown import Shutdown
 from server.settings import load_settings
+from tests.fakes.hosting import CHOSEN, Hosting
 
 PASSES: Final = 16
 """How often one callback may read and write the largest body: its limit is the machine's own measure."""
@@ -65,11 +66,11 @@ async def ticking(limit_s: float) -> None:
             tell(late_ms=round(late_s * 1000, 1))
 
 
-async def main(socket: Path, grpc_port: int) -> None:
+async def main(socket: Path) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.slow_callback_duration = slow_s()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    make_host = partial(GrpcAioHost, unix_socket=socket, tcp=("127.0.0.1", grpc_port))
+    make_host = partial(Hosting, CHOSEN, unix_socket=socket)
     async with worker(load_settings(), socket, make_host, Shutdown()):
         ticks = asyncio.create_task(ticking(loop.slow_callback_duration))
         tell(ready=True)
@@ -83,4 +84,4 @@ if __name__ == "__main__":
     configure_logging("json")
     logging.getLogger("asyncio").addHandler(Teller())
     with asyncio.Runner(debug=True, loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+        runner.run(main(Path(sys.argv[1])))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from server.hosts.grpc_aio import GrpcAioHost
@@ -12,10 +13,12 @@ from server.rpc.registry import Route
 from tests.fakes.asgi_h2 import AsgiServer
 
 KINDS = ("grpc.aio", "in-envoy")
+CHOSEN = os.environ.get("AISTATS_HOST", KINDS[0])
+"""What carries the servicers in tests that are about something else."""
 
 
 class Hosting:
-    """`host` is the one named by `kind`; it listens on 127.0.0.1, at `tcp_port` once it has started."""
+    """A `server.hosts.host.Host` of this `kind`; it listens on 127.0.0.1, at `tcp_port` once it has started."""
 
     def __init__(self, kind: str, routes: Sequence[Route], *, unix_socket: Path | None = None) -> None:
         self.host: Host
@@ -37,6 +40,12 @@ class Hosting:
         self.tcp_port = self._server.port
         if self._unix_socket is not None:
             await self._server.listen(str(self._unix_socket))
+
+    def tell_ready(self, is_ready: Callable[[str], bool]) -> None:
+        self.host.tell_ready(is_ready)
+
+    def leave(self) -> None:
+        self.host.leave()
 
     async def stop(self, grace_s: float) -> None:
         await self.host.stop(grace_s)

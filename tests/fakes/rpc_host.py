@@ -9,7 +9,6 @@ import asyncio
 import io
 import json
 import logging
-import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -32,7 +31,7 @@ from server.storage.database import Database
 from server.storage.key_records import KeyRecords
 from server.storage.keys import SqlKeyStore
 from server.storage.teams import Teams
-from tests.fakes.hosting import Hosting
+from tests.fakes.hosting import CHOSEN, Hosting
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class HostThread:
     """
 
     def __init__(self, directory: Path, kind: str | None = None, *, max_concurrent_calls: int = 1000) -> None:
-        self._kind = kind or os.environ.get("AISTATS_HOST", "grpc.aio")
+        self._kind = kind or CHOSEN
         self.log = LogBook()
         self.keys: HostKeys
         self.guard: Guard
@@ -122,19 +121,19 @@ class HostThread:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         if self._failure is not None:
             raise self._failure
 
     def stop(self, grace: float | None = None) -> None:
         self._grace_s = grace or 0.0
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the host's own loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -23,11 +23,11 @@ import uvloop
 from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from server.clock import SystemClock, UuidV7
 from server.domain.identity import Arrival, Call, Principal, Scope
-from server.hosts.grpc_aio import GrpcAioHost
 from server.rpc.chat import ChatServicer
 from server.rpc.interceptors import Guard
 from server.rpc.registry import guarded_routes
 from tests.fakes.generation import ScriptedGenerate, endless, says
+from tests.fakes.hosting import CHOSEN, Hosting
 from tests.fakes.rpc_host import LogBook, rest_error
 
 PART = content_pb2.ContentPart(text=content_pb2.TextPart(text="Say hello."))
@@ -57,11 +57,11 @@ class OpenDoor:
 
 
 @asynccontextmanager
-async def serving(generate: ScriptedGenerate, socket: Path) -> AsyncIterator[tuple[GrpcAioHost, Any]]:
+async def serving(generate: ScriptedGenerate, socket: Path) -> AsyncIterator[tuple[Hosting, Any]]:
     """A started host, and a stub that is connected to it; the host is stopped before its client goes."""
     guard = Guard(OpenDoor(), SystemClock(), rest_error, log=LogBook().logger)
     registrations = [(chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate))]
-    host = GrpcAioHost(guarded_routes(registrations, guard), unix_socket=socket)
+    host = Hosting(CHOSEN, guarded_routes(registrations, guard), unix_socket=socket)
     await host.start()
     async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
         try:

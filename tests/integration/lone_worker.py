@@ -1,4 +1,7 @@
-"""One worker as a process, asked over its socket as Envoy asks it: everything but Envoy itself."""
+"""One worker as a process, asked over its socket as Envoy asks it: everything but Envoy itself.
+
+With AISTATS_HOST=in-envoy it is behind a server of the tests that stands for Envoy.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,13 @@ class LoneWorker(Gateway):
 
     @property
     def command(self) -> list[str]:
+        if self.is_in_envoy:
+            return [sys.executable, "-m", "tests.fakes.hosted_worker", str(self.socket)]
         return [sys.executable, "-m", "server", "worker"]
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "data" / "run" / "worker-0.sock"
 
     def _has_started(self, log: str) -> bool:
         return '"event":"serving"' in log
@@ -79,7 +88,7 @@ class LoneWorker(Gateway):
     def channel(self) -> grpc.Channel:
         size = 128 * 1024 * 1024
         options = [("grpc.max_send_message_length", size), ("grpc.max_receive_message_length", size)]
-        return grpc.insecure_channel(f"unix:{self.directory}/data/run/worker-0.sock", options=options)
+        return grpc.insecure_channel(f"unix:{self.socket}", options=options)
 
     @cached_property
     def spare_key_id(self) -> str:

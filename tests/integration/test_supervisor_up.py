@@ -19,6 +19,8 @@ from server.probes import ask_http, port_problem, unused_port
 from server.settings import Settings
 from server.storage.migrate import upgrade
 from server.up import FirstKey, make_plan, welcome
+from tests.e2e.gateway import WORKER, command_of
+from tests.fakes.hosting import CHOSEN
 
 
 class Up:
@@ -35,6 +37,7 @@ class Up:
             "AISTATS_GRPC_PORT": str(self.grpc_port),
             "AISTATS_WORKERS": "1",
             "AISTATS_LOCAL_MODEL": "0",
+            "AISTATS_HOST": CHOSEN,
         }
 
     async def start(self, **environ: str) -> asyncio.subprocess.Process:
@@ -63,6 +66,10 @@ class Up:
 
     def descendants(self, process: asyncio.subprocess.Process) -> list[psutil.Process]:
         return psutil.Process(process.pid).children(recursive=True)
+
+    def worker(self, process: asyncio.subprocess.Process) -> psutil.Process:
+        [worker] = [one for one in self.descendants(process) if WORKER.search(" ".join(command_of(one)))]
+        return worker
 
 
 @pytest.fixture
@@ -127,7 +134,7 @@ async def test_kill_9_leaves_no_process_and_its_sockets_do_not_hinder_the_next_s
 
     again = await up.start()
     await up.until_ready(again)
-    left = await killed(up, again, "worker")
+    left = await killed(up, again, up.worker(again))
     await until(lambda: all(is_gone(one) for one in left))
     assert (up.data_dir / "run" / "worker-0.sock").exists()
 
@@ -144,7 +151,7 @@ async def test_kill_9_leaves_no_process_and_its_sockets_do_not_hinder_the_next_s
 async def test_a_worker_that_crashed_and_is_not_back_yet_does_not_make_a_stop_fail(up: Up) -> None:
     process = await up.start()
     await up.until_ready(process)
-    [worker] = [one for one in up.descendants(process) if "worker" in one.cmdline()]
+    worker = up.worker(process)
     worker.kill()
     await until(lambda: is_gone(worker))
     process.send_signal(signal.SIGTERM)
@@ -152,13 +159,12 @@ async def test_a_worker_that_crashed_and_is_not_back_yet_does_not_make_a_stop_fa
     assert process.returncode == 0
 
 
-async def killed(up: Up, process: asyncio.subprocess.Process, also: str | None = None) -> list[psutil.Process]:
-    """Kill -9 the supervisor, and with it the child whose command line has `also`; all children that it had."""
+async def killed(up: Up, process: asyncio.subprocess.Process, *also: psutil.Process) -> list[psutil.Process]:
+    """Kill -9 the supervisor, and `also` of its children; all children that it had."""
     descendants = up.descendants(process)
-    assert len(descendants) == 2
-    victims = [one for one in descendants if also in one.cmdline()]
+    assert len(descendants) == (1 if CHOSEN == "in-envoy" else 2)
     process.kill()
-    for one in victims:
+    for one in also:
         one.kill()
     await ended(process)
     return descendants
@@ -167,7 +173,7 @@ async def killed(up: Up, process: asyncio.subprocess.Process, also: str | None =
 async def test_a_killed_worker_comes_back_on_its_socket(up: Up) -> None:
     process = await up.start()
     await up.until_ready(process)
-    [worker] = [one for one in up.descendants(process) if "worker" in one.cmdline()]
+    worker = up.worker(process)
     worker.kill()
 
     async def answers() -> bool:
@@ -219,7 +225,7 @@ async def test_a_config_with_a_mistake_ends_it_naming_file_and_line(up: Up, tmp_
 
 
 def a_settings(directory: Path, **changes: object) -> Settings:
-    return Settings(data_dir=directory / "data", workers=3).model_copy(update=changes)
+    return Settings(data_dir=directory / "data", workers=3, host="grpc.aio").model_copy(update=changes)
 
 
 def test_the_plan_has_a_socket_for_each_worker_and_envoy_last(tmp_path: Path) -> None:
