@@ -15,8 +15,6 @@ from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from server.hosts.health import WORKER, ServiceHealth
 from server.hosts.host import (
@@ -29,6 +27,7 @@ from server.hosts.host import (
     UNWIND_TIMEOUT_S,
     ListenError,
 )
+from server.hosts.standard import standard_routes
 from server.rpc.interceptors import MAX_CONCURRENT_CALLS, Sent, StreamEntry, UnaryEntry
 from server.rpc.registry import Route
 from server.rpc.status import RpcFailure
@@ -65,6 +64,7 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class GrpcAioHost:
@@ -81,30 +81,30 @@ class GrpcAioHost:
         tcp: tuple[str, int] | None = None,
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
     ) -> None:
-        self._routes = routes
+        self._health = ServiceHealth()
+        self._services = list(dict.fromkeys(route.service for route in routes))
+        self._routes = (*routes, *standard_routes(self._health, self._services))
         self._unix_socket = unix_socket
         self._tcp = tcp
         self._max_concurrent_calls = max_concurrent_calls
         self._calls: set[asyncio.Task[Any]] = set()
         self._server: grpc.aio.Server | None = None
-        self._health = ServiceHealth()
-        self._services: list[str] = []
         self.tcp_port: int | None = None
 
     async def start(self) -> None:
         """Listen and serve. Raises ListenError."""
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_calls + SPARE_CALLS)
-        self._services = services = self._add_routes(server)
-        self._health.tell(dict.fromkeys(services, False))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self._health.tell(dict.fromkeys(self._services, False))
+        server.add_generic_rpc_handlers(
+            (_Methods({f"/{route.service}/{route.method}": self._handler(route) for route in self._routes}),)
+        )
         if self._unix_socket is not None:
             _listen_on_socket(server, self._unix_socket)
         if self._tcp is not None:
             self.tcp_port = _listen_on_tcp(server, *self._tcp)
         await server.start()
         self._server = server
-        self._health.tell(dict.fromkeys((WORKER, *services), True))
+        self._health.tell(dict.fromkeys((WORKER, *self._services), True))
 
     def tell_ready(self, is_ready: Callable[[str], bool]) -> None:
         """Tell `grpc.health.v1` which services can do their work; by `start` all of them can."""
@@ -125,16 +125,7 @@ class GrpcAioHost:
         if self._unix_socket is not None:
             self._unix_socket.unlink(missing_ok=True)
 
-    def _add_routes(self, server: grpc.aio.Server) -> list[str]:
-        """Register every method; the names of their services."""
-        handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
-        for route in self._routes:
-            handlers.setdefault(route.service, {})[route.method] = self._handler(route)
-        for service, methods in handlers.items():
-            server.add_registered_method_handlers(service, methods)
-        return list(handlers)
-
-    def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(self, route: Route) -> Handler:
         # Without serializers, bytes pass as they are.
         if route.stream is not None and not route.sends_bodies:
             stream = self._stream_handler(route.stream)
@@ -182,6 +173,19 @@ class GrpcAioHost:
         assert task is not None
         self._calls.add(task)
         return task
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds a method by its name.
+
+    Of methods that are registered with the server each has a future, and every call would wait for all of them anew.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        return self._handlers.get(handler_call_details.method)
 
 
 def _sent(request: bytes | object, context: Context) -> Sent:
