@@ -16,7 +16,7 @@ NODE  := $(STAMPS)/node
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(SETUP): requirements/setup.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -77,6 +77,14 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 ALONE := $(wildcard tests/integration/test_supervisor*.py) \
 	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage streams valkey)
 WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
+# Besides whole gateways, what meets a host of the servicers.
+HOSTED := tests/contract $(patsubst %,tests/integration/test_%.py, \
+	client_streams grpc_bodies grpc_host grpc_host_process hostile_bodies hostile_messages readiness)
+# $(1): what runs besides whole gateways
+in-three-parts = failed=0; \
+	$(BIN)/python -m pytest $(ALONE) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(WHOLE) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(1) || failed=1
 
 .PHONY: test
 test: $(NODE) ## run every test: unit, properties, contract, integration, e2e (real Envoy, database and model)
@@ -84,17 +92,23 @@ test: $(NODE) ## run every test: unit, properties, contract, integration, e2e (r
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@failed=0; \
-	$(BIN)/python -m pytest $(ALONE) || failed=1; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(WHOLE) || failed=1; \
-	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/e2e $(addprefix --ignore ,$(ALONE)) || failed=1; \
+	@$(call in-three-parts,--ignore tests/e2e $(addprefix --ignore ,$(ALONE))); exit $$failed
+endif
+
+.PHONY: suites test-in-envoy
+suites: $(NODE) ## what meets a host: whole gateways, conformance, typed calls, hostile input, chaos; on AISTATS_HOST
+	@scripts/install-test-deps.sh
+ifdef ARGS
+	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(call in-three-parts,$(HOSTED)); \
+	$(BIN)/python -m tests.chaos || failed=1; \
+	$(BIN)/python -m tests.chaos --videos || failed=1; \
 	exit $$failed
 endif
 
-.PHONY: test-in-envoy
-test-in-envoy: $(NODE) ## the tests of whole gateways and of typed calls, with workers inside Envoy (docs/hosts.md); ARGS names fewer
-	@scripts/install-test-deps.sh
-	@AISTATS_HOST=in-envoy $(BIN)/python -m pytest $(or $(ARGS),tests/e2e tests/contract)
+test-in-envoy: export AISTATS_HOST := in-envoy
+test-in-envoy: suites ## the suites with workers inside Envoy (docs/hosts.md)
 
 .PHONY: check
 check: format-check lint types imports proto-check ## everything that CI checks besides the tests
