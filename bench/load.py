@@ -27,8 +27,6 @@ _VISIBLE = re.compile(rb'"(?:content|delta)":"[^"]')
 """Text in a frame; those before the first text may hold a role, which a gateway is free to keep until it knows more."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-MAX_SECONDS_AFTER = 60.0
-"""How long requests under way may take to end once the time is over."""
 
 
 class LoadSpec(msgspec.Struct, frozen=True):
@@ -42,6 +40,8 @@ class LoadSpec(msgspec.Struct, frozen=True):
     duration_s: float = 2.0
     once: bool = False
     ramp_s: float = 0.0
+    patience_s: float = 60.0
+    """How long requests under way may take to end once the time is over."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -229,7 +229,7 @@ async def run(spec: LoadSpec) -> LoadResult:
     if totals.open:
         left_s = totals.ends_at_s - time.monotonic()
         try:
-            await asyncio.wait_for(totals.idle.wait(), max(0.0, left_s) + MAX_SECONDS_AFTER)
+            await asyncio.wait_for(totals.idle.wait(), max(0.0, left_s) + spec.patience_s)
         except TimeoutError:
             totals.failed += totals.open
     return totals.result(started_s)

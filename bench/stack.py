@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import psutil
@@ -53,10 +54,20 @@ class Target(msgspec.Struct, frozen=True):
 
     def cpu_s(self) -> dict[str, float]:
         """Processor time so far, by part."""
-        return {part.name: cpu_s(part.pid) for part in self.parts}
+        return self._by_part(cpu_s)
 
     def rss_bytes(self) -> int:
-        return sum(rss_bytes(part.pid) for part in self.parts)
+        return int(sum(self.rss_by_part().values()))
+
+    def rss_by_part(self) -> dict[str, float]:
+        """Bytes of resident memory."""
+        return self._by_part(rss_bytes)
+
+    def _by_part(self, figure: Callable[[int], float]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for part in self.parts:
+            found[part.name] = found.get(part.name, 0) + figure(part.pid)
+        return found
 
     def pid(self, name: str) -> int:
         return next(part.pid for part in self.parts if part.name == name)
@@ -115,33 +126,40 @@ def gateway(
     *,
     environ: Mapping[str, str] | None = None,
     module: str = "server",
+    workers: int = 1,
+    pinned: bool = True,
+    paid_models: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Target]:
-    """The gateway itself, one worker, with the stand-in as its provider and a team that has credit."""
+    """The gateway itself, with the stand-in as its provider and a team that has credit.
+
+    `paid_models` are names and what the stand-in knows them by. Without `pinned` it may use every core.
+    """
     directory.mkdir()
     settings = _settings(directory)
     grpc_port = unused_port()
     config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump(_catalogue(upstream_port, slow_model)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(_catalogue(upstream_port, slow_model, paid_models)), encoding="utf-8")
     variables = {
         "AISTATS_HTTP_PORT": str(settings.http_port),
         "AISTATS_GRPC_PORT": str(grpc_port),
         "AISTATS_DATA_DIR": str(directory / "data"),
         "AISTATS_CONFIG": str(config),
-        "AISTATS_WORKERS": "1",
+        "AISTATS_WORKERS": str(workers),
         "AISTATS_LOCAL_MODEL": "0",
         "AISTATS_LOG_FORMAT": "json",
         **(environ or {}),
     }
     with (directory / "log").open("w+b") as log:
         argv = (*MODULE, module, "up")
-        with running(argv, cores.gateway, stdout=log, environ=variables) as supervisor:
+        core = cores.gateway if pinned else None
+        with running(argv, core, stdout=log, environ=variables) as supervisor:
             wait(lambda: answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
             _top_up(variables)
             key = (directory / "data" / "bootstrap-key").read_text().strip()
             yield Target(
                 directory.name,
                 settings.http_port,
-                _children(supervisor.pid),
+                _children(supervisor.pid, workers),
                 headers={"authorization": f"Bearer {key}"},
                 grpc_port=grpc_port,
             )
@@ -160,10 +178,10 @@ def _top_up(variables: Mapping[str, str]) -> None:
         raise Failed(f"no credit: {done.stderr}")
 
 
-def _catalogue(upstream_port: int, slow_model: str) -> dict[str, object]:
+def _catalogue(upstream_port: int, slow_model: str, paid_models: Mapping[str, str]) -> dict[str, object]:
     """Models of one provider; a stand-in's model says how it answers. Those that cost something are for the ledger."""
     free = {"instant": "instant", "paced": f"slow-{STREAM_EVENTS}-{PACED_MS}", "slow": slow_model}
-    paid = {"paid": "instant", "paid-short": f"slow-{SHORT_EVENTS}-0", "paid-late": LATE}
+    paid = {"paid": "instant", "paid-short": f"slow-{SHORT_EVENTS}-0", "paid-late": LATE, **paid_models}
     models = [
         *((f"{name}:free", model, {}) for name, model in free.items()),
         *((*item, PRICED) for item in paid.items()),
@@ -199,24 +217,24 @@ def _embedding_model(encoding: str) -> dict[str, object]:
     return {"id": f"bench/embed-{encoding}:free", "offers": [offer]}
 
 
-def _children(supervisor_pid: int) -> tuple[Part, ...]:
+def _children(supervisor_pid: int, workers: int) -> tuple[Part, ...]:
     children = psutil.Process(supervisor_pid).children()
-    parts = [Part("supervisor", supervisor_pid)]
-    parts += [Part("envoy" if child.name().startswith("envoy") else "worker", child.pid) for child in children]
-    if [part.name for part in parts[1:]] not in (["envoy"], ["envoy", "worker"], ["worker", "envoy"]):
-        raise Failed(f"expected Envoy and one worker, or both as one: found {[part.name for part in parts[1:]]}")
-    return tuple(parts)
+    names = sorted("envoy" if child.name().startswith("envoy") else "worker" for child in children)
+    if names not in (["envoy"] * workers, ["envoy", *["worker"] * workers]):
+        raise Failed(f"expected Envoy and {workers} workers, or as many of both as one: found {names}")
+    parts = [Part("envoy" if child.name().startswith("envoy") else "worker", child.pid) for child in children]
+    return Part("supervisor", supervisor_pid), *parts
 
 
 @contextmanager
 def running(
     argv: Sequence[str],
-    core: int,
+    core: int | None,
     *,
     stdout: object,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on that core until the block is left."""
+    """A process on that core, or on any, until the block is left."""
     process = subprocess.Popen(
         argv,
         cwd=ROOT,
@@ -226,7 +244,7 @@ def running(
         env={**os.environ, **(environ or {})},
         # As the supervisor starts its children: where the kernel shares time out by session, all get the same share.
         start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
     )
     try:
         yield process
