@@ -11,6 +11,7 @@ from tests.chaos.prices import Tokens
 from tests.chaos.reconcile import Evidence, Violation
 from tests.chaos.run import Outcome
 from tests.chaos.upstream import Attempt
+from tests.fakes.hosting import CHOSEN
 
 SHOWN_VIOLATIONS: Final = 20
 
@@ -20,8 +21,8 @@ def table(outcome: Outcome) -> str:
     options, evidence = outcome.options, outcome.evidence
     whole = sum(kill.what == "gateway" for kill in outcome.kills)
     title = (
-        f"{options.database}, seed {options.seed}: {len(evidence.plans)} requests from {options.clients} clients in"
-        f" {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
+        f"{options.database}, {CHOSEN}, seed {options.seed}: {len(evidence.plans)} requests from {options.clients}"
+        f" clients in {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
         f" {len(outcome.kills) - whole} workers and {whole} whole gateways killed"
     )
     parts = [title, "", *rows("clients saw", _seen(evidence)), *rows("providers", _served(evidence))]

@@ -8,6 +8,7 @@ from tests.chaos import prices
 from tests.chaos.table import rows, verdicts
 from tests.chaos.videos.reconcile import UNKNOWN, Evidence
 from tests.chaos.videos.run import Outcome
+from tests.fakes.hosting import CHOSEN
 
 
 def table(outcome: Outcome) -> str:
@@ -15,7 +16,7 @@ def table(outcome: Outcome) -> str:
     options, evidence = outcome.options, outcome.evidence
     pace = outcome.traffic_s / max(1, len(outcome.kills))
     title = (
-        f"videos, seed {options.seed}: {len(evidence.films)} jobs on two gateways and one PostgreSQL in"
+        f"videos, {CHOSEN}, seed {options.seed}: {len(evidence.films)} jobs on two gateways and one PostgreSQL in"
         f" {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
         f" {len(outcome.kills)} gateways killed, one every {pace:.1f} s"
     )
