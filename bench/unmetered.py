@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from server import bootstrap, cli, up
+from server import cli, up
+from server.bootstrap import serving, stores
 from server.domain.identity import Principal, Scope
 from server.domain.ledger import Hold, Settlement
 from server.pipeline import generate, settle
@@ -65,8 +66,8 @@ def replace_all() -> None:
     for owner, name, replacement in (
         (up, "make_plan", _with_unmetered_workers),
         (up, "APP", "bench.unmetered_in_envoy:app"),
-        (bootstrap, "SqlLedger", NoLedger),
-        (bootstrap, "SqlKeyStore", OneKey),
+        (stores, "SqlLedger", NoLedger),
+        (serving, "SqlKeyStore", OneKey),
         (generate, "admit", _nothing),
         (settle.Account, "settlement", _nothing_at_once),
         (generate.Generator, "_settle", _nothing),
