@@ -50,6 +50,7 @@ class Spread(msgspec.Struct, frozen=True):
     count: int = 0
     p50: float = 0.0
     p99: float = 0.0
+    p999: float = 0.0
     max: float = 0.0
 
     @classmethod
@@ -58,7 +59,8 @@ class Spread(msgspec.Struct, frozen=True):
             return cls()
         ordered = sorted(values)
         last = len(ordered) - 1
-        return cls(len(ordered), ordered[last // 2], ordered[round(last * 0.99)], ordered[last])
+        p50, p99, p999 = (ordered[round(last * share)] for share in (0.5, 0.99, 0.999))
+        return cls(len(ordered), p50, p99, p999, ordered[last])
 
 
 class LoadResult(msgspec.Struct, frozen=True):

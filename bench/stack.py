@@ -155,7 +155,7 @@ def gateway(
         with running(argv, core, stdout=log, environ=variables) as supervisor:
             wait(lambda: answers(settings.http_port, "/healthz", 200), (supervisor,), log.name)
             _top_up(variables)
-            key = (directory / "data" / "bootstrap-key").read_text().strip()
+            key = (Path(variables["AISTATS_DATA_DIR"]) / "bootstrap-key").read_text().strip()
             yield Target(
                 directory.name,
                 settings.http_port,
