@@ -17,11 +17,11 @@ from threading import Thread
 import msgspec
 
 from bench import embeddings, money, profiling, router
-from bench.machine import Cores, description, raise_file_limit
+from bench.machine import Cores, description
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import FLOOR, Profile, Results, page
 from bench.stack import ROOT, Failed, Target, floor, gateway, upstream
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT = ROOT / "bench" / "RESULTS.md"
 

@@ -21,12 +21,12 @@ from statistics import median
 import msgspec
 
 from bench.load import LoadSpec
-from bench.machine import Cores, description, raise_file_limit
+from bench.machine import Cores, description
 from bench.measure import CHAT, Sample, run_spec
 from bench.peers import PEERS, Peer, peer
 from bench.report import OWN_CORE, judged, table
 from bench.stack import LATE, ROOT, Failed, Target, floor, gateway, upstream
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT = ROOT / "bench" / "COMPARED.md"
 CORE_HOUR_USD = 0.04

@@ -21,9 +21,9 @@ import grpc
 import msgspec
 
 from aistats.gateway.v1 import embeddings_pb2, embeddings_pb2_grpc
-from bench.machine import Cores, raise_file_limit, rss_bytes
+from bench.machine import Cores, rss_bytes
 from bench.stack import DIMENSIONS, Failed, Target, gateway, upstream
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 INPUTS = 2048
 MB = 1_000_000

@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.machine import Cores, raise_file_limit, unused_port
+from bench.machine import Cores, unused_port
 from bench.measure import Sample, Scenario, run
 from bench.stack import Part, Target, answers, floor, gateway, running, upstream, wait
 from rest_bridge.envoy import EnvoyOptions, InProcess, render
 from server.in_envoy_start import ENDS_PATH, Assignment, in_envoy, module_path
 from server.settings import Settings
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 from server.up import envoy_argv
 
 RUN_S = 1.5

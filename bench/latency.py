@@ -22,12 +22,12 @@ from typing import Final
 import msgspec
 
 from bench.curve import draw
-from bench.machine import Cores, description, raise_file_limit
+from bench.machine import Cores, description
 from bench.measure import CHAT, Scenario, body, run, send
 from bench.open_loop import OpenLoopResult, OpenLoopSpec
 from bench.report import OWN_CORE, judged, table
 from bench.stack import ROOT, Failed, Target, gateway, upstream
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT: Final = ROOT / "bench" / "LATENCY.md"
 PICTURE: Final = ROOT / "docs" / "images" / "latency.png"

@@ -19,7 +19,7 @@ from typing import cast
 import msgspec
 import uvloop
 
-from bench.machine import raise_file_limit
+from server.tuning import raise_file_limit
 
 STAMP = re.compile(rb"@(\d{10}\.\d{6})")
 """The stand-in writes the monotonic time of sending into each event of a slow stream."""

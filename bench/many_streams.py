@@ -22,12 +22,12 @@ from typing import Final
 import msgspec
 
 from bench.load import LoadResult, LoadSpec
-from bench.machine import Cores, description, raise_file_limit
+from bench.machine import Cores, description
 from bench.measure import CHAT, SAMPLE_INTERVAL_S, Scenario, body, run, send
 from bench.report import MEMORY_TARGET_KB, judged, table
 from bench.stack import ROOT, Failed, Target, gateway, upstream
 from server.settings import available_cores
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT: Final = ROOT / "bench" / "STREAMS.md"
 HOSTS: Final = ("grpc.aio", "in-envoy")

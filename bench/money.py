@@ -21,10 +21,10 @@ from threading import Thread
 import msgspec
 
 from bench import profiling
-from bench.machine import Cores, raise_file_limit
+from bench.machine import Cores
 from bench.measure import Sample, Scenario, run
 from bench.stack import Failed, Target, gateway, upstream
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OFF, ON, ON_POSTGRESQL = "off", "on, SQLite", "on, PostgreSQL"
 RATIO_TARGET = 0.75

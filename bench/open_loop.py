@@ -23,7 +23,7 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
-from bench.machine import raise_file_limit
+from server.tuning import raise_file_limit
 
 MOST_CONNECTIONS: Final = 1024
 KEPT_FROM_THE_START: Final = 32

@@ -25,14 +25,14 @@ import msgspec
 import psutil
 import uvloop
 
-from bench.machine import Cores, cpu_s, description, raise_file_limit
+from bench.machine import Cores, cpu_s, description
 from bench.measure import Scenario, run
 from bench.money import postgresql
 from bench.report import judged, table
 from bench.stack import ROOT, Failed, Target, gateway, upstream
 from server.storage.database import Database
 from server.storage.ledger_verify import Problem, Verification, verify_ledger
-from server.tuning import prefer_grpc_polling
+from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT: Final = ROOT / "bench" / "PROCESSES.md"
 TARGET: Final = 1.8

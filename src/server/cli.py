@@ -162,8 +162,9 @@ def worker(index: int, socket: Path | None, supervised: bool) -> None:
         make_run_dir(settings.run_dir)
         socket = settings.run_dir / f"worker-{index}.sock"
 
-    from server.tuning import prefer_grpc_polling
+    from server.tuning import prefer_grpc_polling, raise_file_limit
 
+    raise_file_limit()
     prefer_grpc_polling()
     from server.bootstrap import run_worker
 

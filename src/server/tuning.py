@@ -1,12 +1,13 @@
-"""How a worker sets up grpcio and the interpreter for serving. What each brings is measured with bench/."""
+"""How a worker sets up grpcio, the interpreter and its process. What each brings is measured with bench/."""
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
 from typing import Final
 
-__all__ = ["collect_seldom", "prefer_grpc_polling"]
+__all__ = ["collect_seldom", "prefer_grpc_polling", "raise_file_limit"]
 
 _EXPERIMENTS: Final = "GRPC_EXPERIMENTS"
 _POLLING: Final = "-event_engine_listener,-event_engine_client"
@@ -30,3 +31,12 @@ def collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
+
+
+def raise_file_limit() -> None:
+    """Open as many files as this process may: each call has a connection to a provider.
+
+    Envoy does so by itself, and a worker inside it has what it has.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
