@@ -35,8 +35,8 @@ PRICING = Pricing((PricingLine("input_text_tokens", 9, 200_000_000, 1800),), 180
 SETTLED = Settled(msgspec.structs.replace(USAGE, pricing=PRICING), META, "default")
 
 Batch: TypeAlias = Sequence[GenerationEvent]
-Step: TypeAlias = Batch | float | BaseException
-"""A batch to yield, seconds to sleep, or what to raise."""
+Step: TypeAlias = Batch | float | threading.Event | BaseException
+"""A batch to yield, seconds to sleep, what the test sets for it to go on, or what to raise."""
 
 
 def says(*texts: str) -> list[Batch]:
@@ -81,6 +81,9 @@ class ScriptedGenerate:
                     raise step
                 if isinstance(step, float):
                     await asyncio.sleep(step)
+                    continue
+                if isinstance(step, threading.Event):
+                    assert await asyncio.to_thread(step.wait, 30)
                     continue
                 last = step
                 self.events_sent += len(step)

@@ -17,7 +17,7 @@ from tests.fakes.rpc_host import Metadata
 def refused(method: Any, request: Any, metadata: Metadata, **options: Any) -> Any:
     """The error that a call must end with."""
     with pytest.raises(grpc.RpcError) as caught:
-        finish(method(request, metadata=metadata, **{"timeout": 10, **options}))
+        finish(method(request, metadata=metadata, **{"timeout": 30, **options}))
     return caught.value
 
 

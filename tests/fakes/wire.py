@@ -346,7 +346,7 @@ class WireServer:
             connection.stop()
             connection.reset()
         await asyncio.gather(*players, return_exceptions=True)
-        await self.wait_until(lambda: not self._open, timeout=10)
+        await self.wait_until(lambda: not self._open, timeout=30)
         if self.failures:
             raise self.failures[0]
 
@@ -367,17 +367,17 @@ class WireServer:
         for record in (self.requests, self.disconnects, self.failures, self._scripts):
             record.clear()
 
-    async def wait_request(self, count: int = 1, *, timeout: float = 10.0) -> Request:
+    async def wait_request(self, count: int = 1, *, timeout: float = 30.0) -> Request:
         """The `count`-th request (from 1), when it has arrived whole. Raises TimeoutError."""
         await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
 
-    async def wait_disconnect(self, count: int = 1, *, timeout: float = 10.0) -> Disconnect:
+    async def wait_disconnect(self, count: int = 1, *, timeout: float = 30.0) -> Disconnect:
         """The `count`-th time (from 1) that a peer closed a connection. Raises TimeoutError."""
         await self.wait_until(lambda: len(self.disconnects) >= count, timeout=timeout)
         return self.disconnects[count - 1]
 
-    async def wait_open_sockets(self, count: int = 0, *, timeout: float = 10.0) -> None:
+    async def wait_open_sockets(self, count: int = 0, *, timeout: float = 30.0) -> None:
         """Until at most `count` connections are open. Raises TimeoutError."""
         await self.wait_until(lambda: len(self._open) <= count, timeout=timeout)
 

@@ -25,7 +25,7 @@ import pytest
 from server.storage import migrate
 from server.storage.database import Database
 
-START_LIMIT_S = 30.0
+START_LIMIT_S = 60.0
 PROCESS_LIMIT_S = 60.0
 
 

@@ -126,7 +126,7 @@ async def drain(directory: Path) -> dict[str, Any]:
         stopping = asyncio.create_task(host.stop(5.0))
         await asyncio.sleep(0.1)
         try:
-            await stub.CreateChatCompletion(REQUEST, timeout=1)
+            await stub.CreateChatCompletion(REQUEST, timeout=30)
             second = "OK"
         except grpc.aio.AioRpcError as error:
             second = error.code().name

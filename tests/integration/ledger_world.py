@@ -166,11 +166,11 @@ class Forgetful(Database):
 
     fate: Callable[[], Fate] = staticmethod(lambda: "answered")  # type: ignore[assignment]
 
-    async def transact(self, work: Callable[[Connection], T]) -> T:
+    async def transact(self, work: Callable[[Connection], T], *, flush: bool = True) -> T:
         fate = self.fate()
         if fate == "lost before":
             raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
-        result = await super().transact(work)
+        result = await super().transact(work, flush=flush)
         if fate == "lost after":
             raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
         return result

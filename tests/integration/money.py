@@ -135,7 +135,7 @@ class Till:
             query = select(generations.c.record_json).where(generations.c.suffix == call.suffix)
             return (await connection.execute(query)).scalar_one_or_none()
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (stored := await self.database.read(work)) is None:  # noqa: ASYNC110 - the database tells no more
                 await asyncio.sleep(0.01)
         return msgspec.json.decode(stored, type=GenerationRecord)

@@ -72,7 +72,7 @@ async def call(transport: Transport, url: str, *, allow_link_local: bool = False
         f"{url}/chat/completions",
         headers={"authorization": "Bearer sk-canary"},
         body=b"{}",
-        connect_timeout_s=1,
+        connect_timeout_s=20,
         allow_link_local=allow_link_local,
     )
     async with response:
@@ -112,7 +112,7 @@ async def test_a_name_that_leads_near_by_is_not_called_where_nothing_near_is_mea
     names.answers = [[address]]
     url = f"http://upstream.example:{upstream.port}/v1"
     with pytest.raises(ProviderFailure) as caught:
-        await transport.request("GET", url, headers={}, connect_timeout_s=1, allow_near=False)
+        await transport.request("GET", url, headers={}, connect_timeout_s=20, allow_near=False)
     assert caught.value.upstream == failure(Fault.FORBIDDEN).upstream
     assert not caught.value.was_sent
     assert upstream.connections_accepted == 0

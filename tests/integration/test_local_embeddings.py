@@ -29,7 +29,7 @@ class Model:
         self.url = f"http://127.0.0.1:{self.port}"
         argv = ["-m", "server.local_model", "--port", str(chat_port), "--embedding-port", str(self.port)]
         self.process = subprocess.Popen([sys.executable, *argv], stdin=subprocess.PIPE)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._is_healthy():
             assert time.monotonic() < deadline, "it did not become ready"
             time.sleep(0.05)
@@ -47,7 +47,7 @@ class Model:
     def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ class Model:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server.local_model", "--port", str(self.port)], stdin=subprocess.PIPE
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._is_healthy():
             assert time.monotonic() < deadline, "it did not become ready"
             time.sleep(0.05)

@@ -122,7 +122,7 @@ def server() -> Iterator[str]:
     port = unused_port()
     command = [sys.executable, "-m", "server.local_moderation", "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
         while True:
             try:
                 urllib.request.urlopen(f"{url}/health", timeout=1).close()
@@ -133,7 +133,7 @@ def server() -> Iterator[str]:
                 time.sleep(0.05)
         yield url
         process.stdin.close()  # type: ignore[union-attr]  # as when the supervisor ends
-        assert process.wait(10) != 0
+        assert process.wait(30) != 0
 
 
 def ask(url: str, body: bytes, path: str = "/v1/moderations") -> tuple[int, dict[str, Any]]:

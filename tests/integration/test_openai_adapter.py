@@ -196,7 +196,7 @@ async def test_an_upstream_that_never_closes_after_done_does_not_hold_us_up(
     began = time.monotonic()
 
     assert (await answer(adapter, at(upstream), STREAMED)).only.text == "Hi"
-    assert time.monotonic() - began < DRAIN_TIMEOUT_S + 1
+    assert time.monotonic() - began < DRAIN_TIMEOUT_S + 10
     await upstream.wait_open_sockets(0)
 
 

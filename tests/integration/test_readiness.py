@@ -15,20 +15,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.bootstrap import worker
 from server.clock import SystemClock
-from server.hosts.grpc_aio import GrpcAioHost
 from server.hosts.health import MAX_WATCHERS
 from server.pipeline.shutdown import Shutdown
 from server.settings import Settings
 from server.storage import migrate
 from server.storage.database import Database
 from server.storage.drained import SqlDrained
+from tests.fakes.hosting import CHOSEN, Hosting
 from tests.integration.databases import PostgresServer
 
 PACKAGE = "aistats.gateway.v1"
 CHAT, CHAT_REST = f"{PACKAGE}.ChatService", f"{PACKAGE}.ChatRestService"
 CREDITS, HEALTH = f"{PACKAGE}.CreditsService", f"{PACKAGE}.HealthService"
 SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
-TOLD_WITHIN_S = 10.0
+TOLD_WITHIN_S = 30.0
 
 CONFIG = """
 replace_catalog: true
@@ -44,7 +44,7 @@ class Client:
         self._stub: Any = health_pb2_grpc.HealthStub(channel)
 
     async def status(self, service: str = "") -> str:
-        reply = await self._stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        reply = await self._stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
         return name_of(reply)
 
     def watch(self, service: str = "") -> Any:
@@ -61,13 +61,13 @@ async def told(watch: Any) -> str:
 
 
 @asynccontextmanager
-async def serving(directory: Path, url: str, shutdown: Shutdown) -> AsyncIterator[tuple[Client, GrpcAioHost]]:
+async def serving(directory: Path, url: str, shutdown: Shutdown) -> AsyncIterator[tuple[Client, Hosting]]:
     """A worker, and a client of it."""
     (directory / "gateway.yaml").write_text(CONFIG)
     settings = Settings(data_dir=directory, config=directory / "gateway.yaml", database_url=url, drain_timeout_s=30)
     path = directory / "worker.sock"
     await migrate.upgrade(url)
-    make_host = partial(GrpcAioHost, unix_socket=path)
+    make_host = partial(Hosting, CHOSEN, unix_socket=path)
     serving = worker(settings, path, make_host, shutdown)
     async with serving as host, grpc.aio.insecure_channel(f"unix:{path}") as channel:
         yield Client(channel), host
@@ -129,7 +129,7 @@ async def test_a_worker_that_leaves_says_so_and_waits_for_nobody_who_watches(sql
                 await told(watch)
             assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert [await client.status(service) for service in ("", CHAT, HEALTH)] == [NOT_SERVING] * 3
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await host.stop(60.0)
 
 

@@ -133,7 +133,7 @@ async def test_close_commits_what_is_queued_and_refuses_what_comes_after(databas
 
 
 async def test_a_full_queue_makes_wait_and_then_refuses_and_drops_nothing(database: Database) -> None:
-    group = GroupCommit(database, max_queued=2, queue_wait_s=0.2)
+    group = GroupCommit(database, max_queued=2, queue_wait_s=1.0)
     release = asyncio.Event()
 
     async def slow(connection: AsyncConnection) -> str:
@@ -145,11 +145,11 @@ async def test_a_full_queue_makes_wait_and_then_refuses_and_drops_nothing(databa
     began = time.monotonic()
     with pytest.raises(GatewayError) as caught:
         await group.submit(add("third"))
-    assert 0.15 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.9
     assert caught.value.reason is Reason.OVERLOADED
     assert caught.value.retry_after_s == 1.0
     waiting = asyncio.create_task(group.submit(add("fourth")))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     release.set()
     assert await asyncio.gather(*accepted, waiting) == ["slow", "SECOND", "FOURTH"]
     assert await names(database) == ["fourth", "second"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from sqlalchemy import event, update
@@ -125,9 +124,7 @@ async def test_the_right_id_with_another_secret_is_none_even_when_the_row_is_war
 async def test_what_cannot_be_a_key_reaches_no_statement(database: Database, clock: ManualClock, token: str) -> None:
     store = SqlKeyStore(database, clock)
     sent = watch(database)
-    began = time.monotonic()
     assert await store.authenticate(token) is None
-    assert time.monotonic() - began < 5
     assert sent == []
 
 

@@ -163,6 +163,8 @@ async def killed(up: Up, process: asyncio.subprocess.Process, *also: psutil.Proc
     """Kill -9 the supervisor, and `also` of its children; all children that it had."""
     descendants = up.descendants(process)
     assert len(descendants) == (1 if CHOSEN == "in-envoy" else 2)
+    for one in also:
+        one.suspend()  # so that it does not go by itself when it sees that it is alone
     process.kill()
     for one in also:
         one.kill()

@@ -113,7 +113,7 @@ async def test_it_signs_off_and_forgets_those_who_did_not(database: Database, cl
     clock.advance(LEASE_S * 11)
     mine = sweeper(database, clock, "mine")
     running = asyncio.create_task(mine.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while [row["id"] for row in await rows(database, workers)] != ["mine"]:  # noqa: ASYNC110 - the database tells no more
             await asyncio.sleep(0.01)
     running.cancel()
@@ -125,14 +125,14 @@ async def test_it_signs_off_and_forgets_those_who_did_not(database: Database, cl
 async def test_it_waits_for_a_database_that_is_away(database_url: str, clock: ManualClock) -> None:
     async with migrated(database_url):
         pass
-    database = Database.open(database_url, slot_wait_s=0.1, statement_timeout_s=0.1, quiet=True)
+    database = Database.open(database_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
     try:
         mine = Sweeper(database, clock, "mine", lease_s=0.3)
         async with stalled(database):
             running = asyncio.create_task(mine.run())
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.5)
             assert not running.done()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await rows(database, workers):  # noqa: ASYNC110 - the database tells no more
                 await asyncio.sleep(0.05)
         running.cancel()

@@ -60,7 +60,7 @@ async def transport() -> AsyncIterator[Transport]:
 
 
 async def post(transport: Transport, url: str, body: bytes = b"{}") -> UpstreamResponse:
-    return await transport.post(url, headers={}, body=body, connect_timeout_s=1)
+    return await transport.post(url, headers={}, body=body, connect_timeout_s=20)
 
 
 async def read(transport: Transport, url: str, body: bytes = b"{}") -> bytes:
@@ -92,8 +92,9 @@ async def test_cancelling_a_wait_closes_the_socket_at_once(
     assert gone.request is upstream.requests[0]
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with asyncio.timeout(20):
+        while asyncio.all_tasks() != {asyncio.current_task()}:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 async def test_a_deadline_around_a_read_closes_the_socket_at_once(transport: Transport, upstream: Upstream) -> None:
@@ -194,11 +195,11 @@ def test_a_closed_client_leaves_nothing_to_collect(run: Callable[[Coroutine[Any,
                 for _ in range(2):
                     await post(transport, upstream.base_url)  # given up without a word
                 call = asyncio.create_task(read(transport, upstream.base_url))
-                await asyncio.sleep(0.1)  # the third is answered, and its idle connection closed by the upstream
+                await call
+                await asyncio.sleep(0.1)  # its idle connection is closed by the upstream
                 for _ in range(2):
                     with suppress(ProviderFailure):
                         await read(transport, upstream.base_url)
-                await call
             await upstream.wait_open_sockets(0)
 
     gc.collect()
@@ -234,7 +235,7 @@ async def until_it_stands_still(request: Request) -> int:
 
 
 async def test_idle_connections_that_close_cost_no_error_and_no_second_body() -> None:
-    keep_alive_s, calls = 0.5, 40
+    keep_alive_s, calls = 1.5, 40
     async with Upstream(keep_alive_s=keep_alive_s) as upstream, Transport() as transport:
         await asyncio.gather(*(read(transport, upstream.base_url, b'{"first":%d}' % n) for n in range(calls)))
         idle_since = time.monotonic()
@@ -250,15 +251,14 @@ async def test_idle_connections_that_close_cost_no_error_and_no_second_body() ->
 
 
 async def test_an_upstream_that_closed_an_idle_connection_once_is_not_tempted_again() -> None:
-    async with Upstream(keep_alive_s=0.3) as upstream, Transport() as transport:
+    async with Upstream(keep_alive_s=2.0) as upstream, Transport() as transport:
         await read(transport, upstream.base_url)
-        await asyncio.sleep(0.4)
+        await upstream.wait_open_sockets(0)
         await read(transport, upstream.base_url)
         assert upstream.connections_accepted == 2
-        await asyncio.sleep(0.1)
         await read(transport, upstream.base_url)  # long before its end: the same connection
         assert upstream.connections_accepted == 2
-        await asyncio.sleep(0.27)  # the upstream would still have it, for 30 ms
+        await asyncio.sleep(1.7)  # the upstream would still have it, for 300 ms
         await read(transport, upstream.base_url)
         assert upstream.connections_accepted == 3
 
@@ -353,9 +353,9 @@ async def test_a_thousand_mixed_calls_leave_no_descriptor_behind() -> None:
 
     async def one(transport: Transport, url: str, number: int) -> None:
         with suppress(ProviderFailure, TimeoutError):
-            async with asyncio.timeout(0.05 if number % 10 >= 8 else 5):
+            async with asyncio.timeout(0.05 if number % 10 >= 8 else 30):
                 async with await transport.post(
-                    url, headers={"x-kind": str(number % 10)}, body=b"{}", connect_timeout_s=1
+                    url, headers={"x-kind": str(number % 10)}, body=b"{}", connect_timeout_s=20
                 ) as response:
                     await response.read(64 * 1024)
 
@@ -365,11 +365,13 @@ async def test_a_thousand_mixed_calls_leave_no_descriptor_behind() -> None:
             for start in range(0, 1000, 50):
                 urls = [first.base_url, second.base_url]
                 await asyncio.gather(*(one(transport, urls[n % 3 % 2], n) for n in range(start, start + 50)))
-            await asyncio.sleep(0.1)  # both ends are in this process, and close in the loop's next turns
-            states = Counter(link.status for link in process.net_connections(kind="tcp"))
-            assert states[psutil.CONN_CLOSE_WAIT] == 0
+            async with asyncio.timeout(20):  # both ends are in this process, and close in the loop's next turns
+                while any(  # noqa: ASYNC110
+                    link.status == psutil.CONN_CLOSE_WAIT for link in process.net_connections(kind="tcp")
+                ):
+                    await asyncio.sleep(0.1)
         for upstream in (first, second):
             await upstream.wait_open_sockets(0)
         await asyncio.sleep(0)
-        assert 950 <= len(first.requests) + len(second.requests) <= 1000  # some deadlines end before the request is out
+        assert 800 <= len(first.requests) + len(second.requests) <= 1000  # some deadlines end before the request is out
         assert process.num_fds() <= before + 10

@@ -45,7 +45,7 @@ TRUSTED = server_side(AUTHORITY.issue_cert("127.0.0.1"))
 
 
 async def post(transport: Transport, url: str, body: bytes = b"{}") -> UpstreamResponse:
-    return await transport.post(f"{url}/chat/completions", headers={}, body=body, connect_timeout_s=2)
+    return await transport.post(f"{url}/chat/completions", headers={}, body=body, connect_timeout_s=20)
 
 
 async def read(transport: Transport, upstream: Upstream, body: bytes = b"{}") -> bytes:
@@ -129,7 +129,7 @@ def test_it_is_as_without_tls(run: Runner, scenario: Scenario) -> None:
 
 @LOOPS
 def test_idle_connections_that_close_cost_no_second_body(run: Runner) -> None:
-    keep_alive_s, calls = 0.5, 20
+    keep_alive_s, calls = 1.5, 20
 
     async def scene() -> None:
         async with (

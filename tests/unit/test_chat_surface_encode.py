@@ -446,7 +446,9 @@ async def test_a_client_that_leaves_closes_the_generation_at_once(body: dict[str
         await read(await chat_app(generate)(rest_request(body)))
 
     task = asyncio.create_task(client())
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not generate.requests:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
     assert generate.closed == 0
     started = time.monotonic()
     task.cancel()

@@ -14,7 +14,7 @@ from server.pipeline.health import feed
 from server.pipeline.health.feed import Feed
 from server.pipeline.shutdown import Shutdown
 
-SOON_S = 5.0
+SOON_S = 30.0
 
 
 class View:

@@ -55,7 +55,7 @@ def ready(failure: Exception | None = None) -> Runner:
 
 async def run(slow: Runner, other: Runner | None, after_s: float = 0.01) -> tuple[Finish[Runner], list[Runner]]:
     outrun: list[Runner] = []
-    finish = await asyncio.wait_for(race(slow, after_s, lambda: other, outrun.append), 5)
+    finish = await asyncio.wait_for(race(slow, after_s, lambda: other, outrun.append), 30)
     return finish, outrun
 
 

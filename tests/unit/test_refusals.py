@@ -20,7 +20,8 @@ from server.domain.identity import Arrival, Call, Principal, Scope, TeamPolicy
 from server.domain.ledger import Hold, Settlement
 from server.domain.record import MAX_TEXT_BYTES, GenerationRecord
 from server.domain.request import Endpoint
-from server.pipeline.refusals import PATIENCE_S, RecordRefusals
+from server.pipeline import refusals
+from server.pipeline.refusals import RecordRefusals
 from server.pipeline.respond import Respond
 from server.rpc.interceptors import Guard, Method
 from server.rpc.registry import ENDPOINTS, SCOPES
@@ -156,16 +157,17 @@ async def test_a_ledger_that_fails_changes_no_error(ledger: MemoryLedger) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "at_most_s"), [(NO_MODEL, PATIENCE_S + 1), (GatewayError(Reason.DATABASE_UNAVAILABLE, "away"), 0.5)]
+    ("error", "patience_s"), [(NO_MODEL, 0.1), (GatewayError(Reason.DATABASE_UNAVAILABLE, "away"), 60.0)]
 )
 async def test_a_database_that_is_away_is_not_waited_for_long(
-    ledger: MemoryLedger, error: GatewayError, at_most_s: float
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, error: GatewayError, patience_s: float
 ) -> None:
+    monkeypatch.setattr(refusals, "PATIENCE_S", patience_s)
     ledger.outcome = asyncio.get_running_loop().create_future()
     began = time.monotonic()
     reply = await read(await app(ScriptedGenerate(error), ledger)(rest_request(BODY)))
     assert reply.status == HTTP_STATUS[error.code]
-    assert time.monotonic() - began < at_most_s
+    assert time.monotonic() - began < 30
     assert len(ledger.settled) == 1
     ledger.outcome.set_result(None)
 

@@ -44,7 +44,7 @@ def files_open() -> AbstractSet[str]:
 
 async def until_let_go(before: AbstractSet[str]) -> None:
     """Until none but those of `before` is open: a thread that has just written or read one has it for a moment yet."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while files_open() - before:  # noqa: ASYNC110  # there is no event of it
             await asyncio.sleep(0.01)
 

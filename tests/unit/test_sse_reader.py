@@ -89,9 +89,9 @@ def test_a_line_of_eight_mebibytes_comes_through_whole_and_in_linear_time() -> N
     stream = b'data: {"b64_json":"' + image + b'"}\n\n'
 
     def seconds(piece: int) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         assert data(*(stream[at : at + piece] for at in range(0, len(stream), piece))) == [stream[6:-2]]
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     assert seconds(16 * 1024) < 20 * seconds(1024 * 1024) + 0.5
 
