@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -53,7 +53,10 @@ class Spool:
 
 
 class Spooled:
-    """An `Upload`. It is written by one, and read by any number once it is whole; `close` lets go of it."""
+    """An `Upload`. It is written by one, and read by any number once it is whole.
+
+    It is let go of once it has been closed and nobody holds it.
+    """
 
     def __init__(self, spool: Spool, filename: str, media_type: str) -> None:
         self.filename = filename
@@ -64,7 +67,8 @@ class Spooled:
         self._file: _File | None = None
         self._on_disk = 0
         self._rest = bytearray()
-        self._is_closed = False
+        self._is_closed = self._is_gone = False
+        self._holders = 0
 
     async def write(self, piece: bytes) -> None:
         """Raises GatewayError (`overloaded`) where there is no room."""
@@ -80,7 +84,7 @@ class Spooled:
         """As `Upload` says. Raises RuntimeError once it has been let go."""
         position = 0
         while position < self.size:
-            if self._is_closed:
+            if self._is_gone:
                 raise RuntimeError("this upload has been let go")
             if position < self._on_disk:
                 assert self._file is not None
@@ -91,15 +95,29 @@ class Spooled:
             yield piece
             position += len(piece)
 
+    def hold(self) -> Callable[[], None]:
+        self._holders += 1
+        return self._release
+
     def close(self) -> None:
-        """Let go of it; idempotent. A file that is just being read is gone when it has been."""
-        if not self._is_closed:
-            self._is_closed = True
+        """Idempotent. A file that is just being read is gone when it has been."""
+        self._is_closed = True
+        self._end()
+
+    def __del__(self) -> None:
+        self._holders = 0
+        self.close()
+
+    def _release(self) -> None:
+        self._holders -= 1
+        self._end()
+
+    def _end(self) -> None:
+        if self._is_closed and not self._holders and not self._is_gone:
+            self._is_gone = True
             self._spool.give_back(self.size)
             self._file = None
             self._rest = bytearray()
-
-    __del__ = close
 
     async def _flush(self) -> None:
         data, self._rest = self._rest, bytearray()

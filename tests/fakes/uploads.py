@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 PIECE_BYTES = 64 * 1024
 HEAD_BYTES = 4096
@@ -29,3 +29,6 @@ class BytesUpload:
         self.readings += 1
         for start in range(0, len(self.data), PIECE_BYTES):
             yield self.data[start : start + PIECE_BYTES]
+
+    def hold(self) -> Callable[[], None]:
+        return lambda: None

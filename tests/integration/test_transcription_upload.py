@@ -43,6 +43,9 @@ class Generated:
             yield bytes(PIECE[:left])
             left -= len(PIECE)
 
+    def hold(self) -> Callable[[], None]:
+        return lambda: None
+
 
 class Drain:
     """An upstream that takes a body and keeps nothing of it; after `refuses_after` bytes it refuses what follows.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, Protocol
 
-__all__ = ["HEAD_BYTES", "PIECE_BYTES", "HeldUpload", "Upload"]
+__all__ = ["HEAD_BYTES", "PIECE_BYTES", "HeldUpload", "Renamed", "Upload"]
 
 PIECE_BYTES: Final = 64 * 1024
 HEAD_BYTES: Final = 4096
 
 
 class Upload(Protocol):
-    """One file of a request; there until the request has been answered."""
+    """One file of a request; there until the request has been answered, and nobody holds it."""
 
     @property
     def filename(self) -> str:
@@ -38,6 +38,10 @@ class Upload(Protocol):
         """All of it from the beginning, at most 64 KiB at a time; any number of readers may read at once."""
         ...
 
+    def hold(self) -> Callable[[], None]:
+        """Keep it, for work that goes on without the request, until what is returned has been called, once."""
+        ...
+
 
 class HeldUpload:
     """An `Upload` that came inside a message, and so is in memory as it is."""
@@ -58,3 +62,18 @@ class HeldUpload:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         for start in range(0, len(self._data), PIECE_BYTES):
             yield self._data[start : start + PIECE_BYTES]
+
+    def hold(self) -> Callable[[], None]:
+        return lambda: None
+
+
+class Renamed:
+    """An upload under another name, or of another type."""
+
+    def __init__(self, upload: Upload, *, filename: str, media_type: str) -> None:
+        self.filename = filename
+        self.media_type = media_type
+        self.size = upload.size
+        self.head = upload.head
+        self.pieces = upload.pieces
+        self.hold = upload.hold

@@ -21,11 +21,10 @@ from server.domain.ports import CatalogSource, Clock
 from server.domain.pricing import upper_bound
 from server.domain.request import Endpoint
 from server.domain.routing import Route
-from server.domain.upload import HeldUpload
+from server.domain.upload import HeldUpload, Upload
 from server.domain.video import (
     VARIANTS,
     Content,
-    FetchedPicture,
     PictureSource,
     Variant,
     Video,
@@ -135,9 +134,14 @@ class Videos:
         route = self._route(call, request, catalog)
         request = pseudonymised(request, call.principal.team_id)
         if request.linked is None:
-            return await self._to_the_end(self._create(call, request, facts, route, catalog))
+            return await self._to_the_end(self._create(call, request, facts, route, catalog), request.reference)
         picture = await self._source.fetch(request.linked)
-        return await self._to_the_end(self._create_from(picture, call, request, facts, catalog))
+        try:
+            request = replace(request, reference=picture, linked=None)
+            route = self._route(call, request, catalog)
+            return await self._to_the_end(self._create(call, request, facts, route, catalog), picture)
+        finally:
+            picture.close()
 
     async def get(self, principal: Principal, video_id: str) -> Video:
         """By `video_<x>` or `<x>`. Raises GatewayError (`resource_not_found`)."""
@@ -254,16 +258,6 @@ class Videos:
             request = replace(request, reference=HeldUpload(b"", "image/png"))
         policy, held_to = call.principal.policy, call.principal.restrictions
         return candidates(catalog, request, self._faces, self._rank, self._health.drained, policy, held_to)
-
-    async def _create_from(
-        self, picture: FetchedPicture, call: Call, request: VideoRequest, facts: JobFacts, catalog: Catalog
-    ) -> Video:
-        """As `_create`, with a picture that is let go of then."""
-        try:
-            request = replace(request, reference=picture, linked=None)
-            return await self._create(call, request, facts, self._route(call, request, catalog), catalog)
-        finally:
-            picture.close()
 
     @property
     def _source(self) -> PictureSource:
@@ -388,11 +382,17 @@ class Videos:
                     raise
                 await asyncio.sleep(SAVE_PAUSE_S)
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have it done, even if the caller leaves. Raises GatewayError (`shutting_down`) where this worker leaves."""
+    async def _to_the_end(self, work: Coroutine[Any, Any, T], picture: Upload | None = None) -> T:
+        """Have it done, even if the caller leaves, with the picture that it needs.
+
+        Raises GatewayError (`shutting_down`) where this worker leaves.
+        """
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
+        if picture is not None:
+            release = picture.hold()
+            task.add_done_callback(lambda _: release())
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

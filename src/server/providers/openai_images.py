@@ -17,7 +17,7 @@ from server.providers.exchange import Exchanges, FailureOfReply, Post
 from server.providers.http_port import SizedBody
 from server.providers.multipart import multipart
 from server.providers.openai_images_decode import ImagesDecoder
-from server.providers.pictures import Pictures, TrueUpload
+from server.providers.pictures import Pictures, with_true_type
 from server.providers.provider_options import options_for
 from server.providers.soft import hints_for
 
@@ -97,9 +97,9 @@ def body(offer: Offer, request: ImageRequest) -> tuple[str, bytes | SizedBody]:
     if not request.images:
         return "application/json", _encode(fields)
     name = "image" if len(request.images) == 1 else "image[]"
-    files: list[tuple[str, Upload]] = [(name, TrueUpload(image)) for image in request.images]
+    files: list[tuple[str, Upload]] = [(name, with_true_type(image)) for image in request.images]
     if request.mask is not None:
-        files.append(("mask", TrueUpload(request.mask)))
+        files.append(("mask", with_true_type(request.mask)))
     return multipart([entry for key, value in fields.items() for entry in _entries(key, value)], files)
 
 

@@ -5,7 +5,7 @@ Only JSON is asked for, with the times in it where they are wanted: subtitles ar
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ from server.domain.audio import TranscriptionRequest
 from server.domain.catalog import Offer
 from server.domain.errors import GatewayError, Reason
 from server.domain.events import ProviderStream
-from server.domain.upload import Upload
+from server.domain.upload import Renamed, Upload
 from server.providers.exchange import Exchanges, FailureOfReply, Post
 from server.providers.multipart import multipart
 from server.providers.openai_transcripts import TranscriptDecoder
@@ -67,20 +67,6 @@ _BEGINNINGS: Final = (
 _decode: Final = msgspec.json.Decoder().decode
 
 
-class _Named:
-    """An upload under another name."""
-
-    def __init__(self, upload: Upload, name: str) -> None:
-        self._upload = upload
-        self.filename = name
-        self.media_type = upload.media_type
-        self.size = upload.size
-        self.head = upload.head
-
-    def pieces(self) -> AsyncGenerator[bytes, None]:
-        return self._upload.pieces()
-
-
 def unsupported(offer: Offer, request: TranscriptionRequest) -> str | None:
     """As `ProviderAdapter.supports`. What is put into English comes whole, and its words have no times."""
     _check_options(offer, request)
@@ -103,7 +89,7 @@ def stream(
 ) -> ProviderStream:
     """As `ProviderAdapter.stream`."""
     name = filename(request.file)
-    file = request.file if name == request.file.filename else _Named(request.file, name)
+    file = Renamed(request.file, filename=name, media_type=request.file.media_type)
     content_type, body = multipart(list(fields(offer, request)), [("file", file)])
     post = Post(
         provider=offer.provider,

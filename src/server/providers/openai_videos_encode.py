@@ -15,7 +15,7 @@ from server.domain.video import VideoRequest
 from server.providers.http_port import SizedBody
 from server.providers.inline_body import InlineBody
 from server.providers.multipart import multipart
-from server.providers.pictures import TrueUpload, true_type
+from server.providers.pictures import true_type, with_true_type
 from server.providers.provider_options import options_for
 from server.providers.video_frames import Frame, field_of, frame_of, is_offered, named
 
@@ -104,7 +104,7 @@ def submission(offer: Offer, request: VideoRequest) -> Submission:
     if request.reference is None:
         return Submission(PATH, _JSON, _encode(said))
     fields = [(name, _text(value)) for name, value in said.items()]
-    content_type, form = multipart(fields, [(_REFERENCE, TrueUpload(request.reference))])
+    content_type, form = multipart(fields, [(_REFERENCE, with_true_type(request.reference))])
     return Submission(PATH, content_type, form)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -15,14 +15,14 @@ import msgspec
 from server.domain.addresses import is_near
 from server.domain.catalog import Provider
 from server.domain.images import MadeImage
-from server.domain.upload import Upload
+from server.domain.upload import Renamed, Upload
 from server.providers.exchange import DEADLINES, MAX_BODY_BYTES, USER_AGENT, Deadlines
 from server.providers.http_port import HttpTransport
 from server.providers.media import image_type
 from server.providers.openai_errors import protocol_failure
 from server.providers.several import as_they_end
 
-__all__ = ["LinkedImage", "Pictures", "TrueUpload", "made_image", "media_type_of", "true_type"]
+__all__ = ["LinkedImage", "Pictures", "made_image", "media_type_of", "true_type", "with_true_type"]
 
 MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
 """Of one picture that is fetched; those of an answer together may be no more than any whole answer."""
@@ -142,21 +142,8 @@ def true_type(upload: Upload) -> str:
     return image_type(upload.head) or upload.media_type
 
 
-class TrueUpload:
-    """An upload under its true type, and with a name: providers go by both. See `server.domain.upload.Upload`."""
-
-    def __init__(self, upload: Upload) -> None:
-        self._upload = upload
-        self.media_type = true_type(upload)
-        self.filename = upload.filename or f"image.{_EXTENSIONS.get(self.media_type, 'bin')}"
-
-    @property
-    def size(self) -> int:
-        return self._upload.size
-
-    @property
-    def head(self) -> bytes:
-        return self._upload.head
-
-    def pieces(self) -> AsyncGenerator[bytes, None]:
-        return self._upload.pieces()
+def with_true_type(upload: Upload) -> Upload:
+    """The upload under its true type, and with a name: providers go by both."""
+    media_type = true_type(upload)
+    filename = upload.filename or f"image.{_EXTENSIONS.get(media_type, 'bin')}"
+    return Renamed(upload, filename=filename, media_type=media_type)
