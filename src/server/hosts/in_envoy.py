@@ -106,6 +106,7 @@ class InEnvoyHost:
             await call.end(grpc.StatusCode.INTERNAL, "The gateway failed to handle this request.")
         finally:
             del self._calls[call.key]
+            del call.inbox  # which knows the call: neither would end before a collection
 
     def _refusal(self, call: _Call, route: Route | None) -> tuple[grpc.StatusCode, str, Metadata] | None:
         if route is None:

@@ -103,6 +103,11 @@ class Transport:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
+    @property
+    def known_origins(self) -> int:
+        """Of how many origins something is remembered."""
+        return self._pool.known_origins
+
     async def close(self) -> None:
         """Close every connection, those in use as well: who waits for one gets a failure."""
         self._pool.close()

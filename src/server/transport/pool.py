@@ -18,6 +18,10 @@ MAX_IN_FLIGHT: Final = 8192
 MAX_IDLE_PER_ORIGIN: Final = 256
 MAX_IDLE_S: Final = 30.0
 """A connection that was idle for longer is closed instead of used."""
+MAX_ORIGINS: Final = 256
+"""Of which no connection is left, and is still known how long they keep one."""
+SWEEP_S: Final = 1.0
+"""The least time from one look for connections that are idle for too long to the next."""
 SAFE_SHARE: Final = 0.8
 """An upstream that closes idle connections after T seconds gets no request on one that was idle for 0.8 T: what we
 send in the moment that it closes would be lost, and a POST must not be sent twice."""
@@ -61,6 +65,11 @@ class Pool:
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._closed = False
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    @property
+    def known_origins(self) -> int:
+        return len(self._idle)
 
     async def acquire(self, origin: Origin, timeout_s: float, *, new: bool = False) -> Connection:
         """A connection that is ready for a request, or a `new` one. Raises OSError, ProviderFailure."""
@@ -93,9 +102,12 @@ class Pool:
             idle = self._idle.setdefault(origin, _Idle())
             if connection.keep_alive_s is not None:
                 idle.learn(connection.keep_alive_s)
-            connection.idle_since = asyncio.get_running_loop().time()
+            loop = asyncio.get_running_loop()
+            connection.idle_since = loop.time()
             idle.connections.append(connection)
             self._prune(idle, connection.idle_since)
+            if self._sweeping is None:
+                self._sweeping = loop.call_later(idle.limit_s, self._sweep)
 
     def discard(self, connection: Connection) -> None:
         """Close a connection that was in use."""
@@ -110,6 +122,8 @@ class Pool:
         for connection in [*self._in_use, *(one for idle in self._idle.values() for one in idle.connections)]:
             connection.abort()
         self._idle.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
 
     async def _wait_for_slot(self, timeout_s: float) -> None:
         try:
@@ -138,6 +152,21 @@ class Pool:
             len(connections) > MAX_IDLE_PER_ORIGIN or now - connections[0].idle_since > idle.limit_s
         ):
             connections.popleft().abort()
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for too long, and look again when the next is due."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due, unused = [], []
+        for origin, idle in self._idle.items():
+            self._prune(idle, now)
+            if idle.connections:
+                due.append(idle.connections[0].idle_since + idle.limit_s)
+            else:
+                unused.append(origin)
+        for origin in unused[:-MAX_ORIGINS]:
+            del self._idle[origin]
+        self._sweeping = loop.call_at(max(min(due), now + SWEEP_S), self._sweep) if due else None
 
     async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
         """A new connection. Where no socket is left, idle connections to any origin give up theirs."""

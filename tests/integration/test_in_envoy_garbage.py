@@ -1,0 +1,82 @@
+"""A call inside Envoy leaves nothing behind that only a collection would find."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import AsyncIterable
+from typing import Any
+
+import pytest
+
+from server.hosts.in_envoy import InEnvoyHost
+from server.hosts.wire import framed
+from server.rpc.context import HostCall
+from server.rpc.registry import Route
+
+CALLS = 20
+
+
+async def unary(sent: bytes | AsyncIterable[bytes], call: HostCall) -> bytes:
+    await call.send_initial_metadata(())
+    return b"whole"
+
+
+async def stream(sent: bytes | AsyncIterable[bytes], call: HostCall) -> bytes | None:
+    for _ in range(3):
+        await call.write(b"piece")
+    return None
+
+
+async def fails(sent: bytes | AsyncIterable[bytes], call: HostCall) -> bytes:
+    raise ValueError("a bug")
+
+
+ROUTES = (
+    Route("test", "unary", unary=unary),
+    Route("test", "stream", stream=stream, takes_stream=True),
+    Route("test", "fails", unary=fails),
+)
+
+
+async def ask(host: InEnvoyHost, method: str, body: bytes) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def send(event: Any) -> asyncio.Future[None]:
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_result(None)
+        return sent
+
+    scope = {
+        "type": "http",
+        "path": f"/test/{method}",
+        "headers": [(b"grpc-timeout", b"60S")],
+        "client": ("127.0.0.1", 1),
+    }
+    await asyncio.create_task(host(scope, receive, send))
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [("unary", framed(b"x")), ("stream", framed(b"x")), ("fails", framed(b"x")), ("unary", b"torn")],
+    ids=["unary", "a stream", "fails", "a torn message"],
+)
+async def test_a_call_leaves_no_garbage(method: str, body: bytes) -> None:
+    host = InEnvoyHost(ROUTES)
+    await ask(host, method, body)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(CALLS):
+            await ask(host, method, body)
+        gc.collect()
+        left = Counter(type(one).__name__ for one in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.enable()
+        gc.garbage.clear()
+        gc.collect()
+    assert left["_Call"] == left["Inbox"] == left["Task"] == 0, left
