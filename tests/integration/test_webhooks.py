@@ -78,6 +78,7 @@ async def test_every_event_is_told_once_by_its_id_in_order_and_signed(world: Wor
         by_id = {request.header("webhook-id"): request for request in receiver.requests}
         assert len(by_id) == 2 * len(jobs)
         assert len(receiver.requests) == 4 * len(by_id) + 1
+        assert world.one.runner.attempts == {"delivered": len(by_id), "pending": 3 * len(by_id) + 1}
         for job in jobs:
             events = [one.json for one in by_id.values() if one.json["data"]["id"] == f"video_{job.suffix}"]
             assert [event["type"] for event in events] == ["video.in_progress", "video.completed"]

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from server.bootstrap.background import running
 from server.bootstrap.base import Base
+from server.metrics.figures import Sampled
 from server.pipeline.webhook_delivery import WebhookRunner
 from server.pipeline.webhooks import Webhooks
 from server.storage.webhook_queue import SqlWebhookQueue
@@ -26,6 +27,16 @@ async def make_webhooks(stack: AsyncExitStack, base: Base) -> Webhooks:
     deliveries = WebhookRunner(queue, post, clock, random.random, lease_s=settings.worker_lease_s)
     stack.push_async_callback(deliveries.close)
     await stack.enter_async_context(running(deliveries.run()))
+    if base.meter is not None:
+        base.meter.add(
+            Sampled(
+                "aistats_webhook_attempts_total",
+                "Attempts to deliver an event, by what it is then.",
+                "state",
+                read=lambda: {(state,): count for state, count in deliveries.attempts.items()},
+                kind="counter",
+            )
+        )
     return Webhooks(
         SqlWebhooks(base.stores.database, clock, base.ids),
         clock,

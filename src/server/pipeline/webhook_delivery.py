@@ -6,6 +6,7 @@ Each worker has one. Deliveries go out in order for each endpoint and video, and
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
@@ -63,6 +64,8 @@ class WebhookRunner(LeasedRunner[DueDelivery]):
         self._post = post
         self._draw = draw
         self._attempt_s = min(ATTEMPT_S, lease_s / 2)
+        self.attempts: Counter[str] = Counter()
+        """By the state in which each has left its delivery."""
 
     async def _next_due(self, but_of: Collection[str]) -> float | None:
         return await self._queue.next_due(but_of)
@@ -86,6 +89,7 @@ class WebhookRunner(LeasedRunner[DueDelivery]):
     async def _look_after(self, row: DueDelivery) -> None:
         outcome = await self._attempt(row)
         await self._queue.record(row, outcome)
+        self.attempts[outcome.state] += 1
         told = {**self._about(row), "status": outcome.status, "error": outcome.error}
         if outcome.state == "dead":
             _log.warning("webhook_given_up", **told)
