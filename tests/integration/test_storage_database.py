@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import Connection, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
@@ -183,6 +183,16 @@ async def test_sqlite_is_set_up_to_lose_nothing(sqlite_url: str) -> None:
             return [(await connection.execute(text(f"PRAGMA {name}"))).scalar_one() for name in names]
 
         assert await database.write(pragmas) == ["wal", 2, 1, 15_000]
+
+
+async def test_only_a_transaction_that_says_so_is_not_flushed(sqlite_url: str) -> None:
+    def synchronous(connection: Connection) -> object:
+        return connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    async with migrated(sqlite_url) as database:
+        said = [await database.transact(synchronous, flush=flush) for flush in (True, False, True, True, False, False)]
+        assert said == [2, 1, 2, 2, 1, 1]
+        assert await database.transact(synchronous) == 2
 
 
 async def test_a_file_that_cannot_be_switched_to_wal_is_refused_in_words(tmp_path: Path) -> None:

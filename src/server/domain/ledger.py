@@ -64,7 +64,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 class Ledger(Protocol):
     async def reserve(self, hold: Hold) -> None:
-        """Hold credit; durable when this returns.
+        """Hold credit: only what also ends the call that it is for can lose it once this returns.
 
         Raises GatewayError, and then holds nothing: `insufficient_funds`, `key_limit_reached`, `database_unavailable`,
         `overloaded`, `shutting_down`.

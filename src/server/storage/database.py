@@ -168,14 +168,15 @@ class Database:
         """
         return await self._run(self._write_slots, partial(_begin, self._writing, work))
 
-    async def transact(self, work: Callable[[Connection], T]) -> T:
+    async def transact(self, work: Callable[[Connection], T], *, flush: bool = True) -> T:
         """Like `write`, for work of many statements: to SQLite they all go in one change of threads, not in one each.
 
-        There `work` runs in another thread: it touches nothing but its connection.
+        There `work` runs in another thread: it touches nothing but its connection. And there, without `flush`, what
+        is committed outlives this process, but not a power cut before the next commit that is flushed.
         """
         if self._writer is None:
             return await self.write(lambda connection: connection.run_sync(work))
-        return await self._run(self._write_slots, partial(self._writer.run, work))
+        return await self._run(self._write_slots, partial(self._writer.run, work, flush=flush))
 
     async def trim(self) -> None:
         """Give back what SQLite's write-ahead log has grown to beyond its limit, or warn that a reader needs it still.
@@ -201,12 +202,15 @@ class Database:
         await self.engine.dispose()
 
     async def _run(self, slots: asyncio.Semaphore, transaction: Callable[[], Awaitable[T]]) -> T:
-        try:
-            async with asyncio.timeout(self._slot_wait_s):
-                await slots.acquire()
-        except TimeoutError as error:
-            self._note(error)
-            raise _unavailable() from None
+        if not slots.locked():
+            await slots.acquire()  # at once
+        else:
+            try:
+                async with asyncio.timeout(self._slot_wait_s):
+                    await slots.acquire()
+            except TimeoutError as error:
+                self._note(error)
+                raise _unavailable() from None
         # From here to the task there is no await: whoever is cancelled has no slot, or a task that gives it back.
         task = asyncio.create_task(self._carry_out(transaction))
         self._running.add(task)

@@ -194,10 +194,9 @@ class LedgerQueue:
 
     async def _transact(self, batch: list[Pending], *, again: bool) -> list[GatewayError | None]:
         operations = [pending.operation for pending in batch]
-        now = self._clock.now()
-        return await self._database.transact(
-            partial(apply, operations=operations, worker_id=self._worker_id, now=now, again=again)
-        )
+        work = partial(apply, operations=operations, worker_id=self._worker_id, now=self._clock.now(), again=again)
+        # What loses a hold that is not flushed ends the call that it was made for, before anything is charged.
+        return await self._database.transact(work, flush=not all(isinstance(one, Hold) for one in operations))
 
     def _finish(self, pending: Pending, refusal: GatewayError | None) -> None:
         if pending.is_forsaken and refusal is None and not self._is_being_settled(suffix_of(pending.operation)):

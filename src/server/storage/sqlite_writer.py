@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL
@@ -22,6 +24,19 @@ __all__ = ["SqliteWriter"]
 
 T = TypeVar("T")
 
+_BEGIN: Final = {
+    True: "PRAGMA synchronous = FULL;BEGIN IMMEDIATE",
+    False: "PRAGMA synchronous = NORMAL;BEGIN IMMEDIATE",
+}
+
+
+class _Job(NamedTuple):
+    """Work for the thread, and where its outcome is waited for."""
+
+    work: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    outcome: asyncio.Future[Any]
+
 
 class SqliteWriter:
     """One thread and one connection, made when first used; `close` ends both."""
@@ -29,14 +44,16 @@ class SqliteWriter:
     def __init__(self, url: URL, *, busy_timeout_s: float) -> None:
         self._engine = _engine(url, busy_timeout_s)
         self._connection: Connection | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T], *, flush: bool = True) -> T:
         """`work` in one transaction that has the write lock from its beginning. Raises what it or the driver raises.
 
-        `work` neither begins nor ends a transaction.
+        `work` neither begins nor ends a transaction. Without `flush` the commit outlives this process but not the
+        machine, until the next one that is flushed takes it along.
         """
-        return await self._call(partial(self._transact, work))
+        return await self._call(partial(self._transact, work, flush))
 
     @property
     def log_bytes(self) -> int:
@@ -53,22 +70,27 @@ class SqliteWriter:
     async def close(self) -> None:
         if self._thread is None:
             return
+        await self._call(self._disconnect)
         thread, self._thread = self._thread, None
-        await asyncio.get_running_loop().run_in_executor(thread, self._disconnect)
-        thread.shutdown(wait=False)
+        self._jobs.put(None)
+        thread.join()
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "sqlite-writer")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            self._thread = threading.Thread(target=_serve, args=(self._jobs,), name="sqlite-writer", daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(work, loop, outcome))
+        return await outcome
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
+    def _transact(self, work: Callable[[Connection], T], flush: bool) -> T:
         """The driver is told of the transaction itself: by way of SQLAlchemy it takes longer than a small `work`."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             driver: Any = self._connection.connection.dbapi_connection
-            driver.execute("BEGIN IMMEDIATE")
+            driver.executescript(_BEGIN[flush])  # as a script: a pragma that is cached takes effect only once
             result = work(self._connection)
             driver.execute("COMMIT")
             if self._connection.in_transaction():  # as SQLAlchemy sees it, since it was asked for a statement
@@ -91,6 +113,31 @@ class SqliteWriter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _serve(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        _carry_out(job)
+        del job  # with what it holds, which the next one may be long in coming to replace
+
+
+def _carry_out(job: _Job) -> None:
+    result, error = None, None
+    try:
+        result = job.work()
+    except BaseException as raised:  # whatever it is, whoever waits is told
+        error = raised
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        job.loop.call_soon_threadsafe(_tell, job.outcome, result, error)
+
+
+def _tell(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if outcome.cancelled():
+        return
+    if error is None:
+        outcome.set_result(result)
+    else:
+        outcome.set_exception(error)
 
 
 def _engine(url: URL, busy_timeout_s: float) -> Engine:
