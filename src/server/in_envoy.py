@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from server.in_envoy_start import ENDS_FD, VARIABLE, Assignment
-from server.logs import configure_logging
+from server.logs import configure_logging, log_always
 from server.processes import CUT, LEAVE, RECORDS_LOST, exit_when_parent_dies
 from server.settings import Settings, load_settings
 from server.tuning import collect_seldom, prefer_grpc_polling
@@ -113,7 +113,7 @@ class App:
         self._host: InEnvoyHost
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        structlog.contextvars.bind_contextvars(worker=self._assignment.index)
+        log_always(worker=self._assignment.index)
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, Literal, TextIO
 
 import msgspec
@@ -19,6 +23,19 @@ LEVELS: Final = {
 _TALKATIVE: Final = ("aiosqlite", "alembic", "asyncio", "sqlalchemy.engine", "grpc")
 """Loggers of libraries whose `info` is of no use to an operator, and whose `debug` shows what statements hold."""
 
+_in_every_line: Final[ContextVar[Mapping[str, Any]]] = ContextVar("_in_every_line", default=MappingProxyType({}))
+"""One variable for all fields: structlog's own functions set one for each, and look at every variable there is."""
+
+
+def log_always(**fields: Any) -> None:
+    """Have these fields in every line that this task logs from now on, and in those of tasks that it starts."""
+    _in_every_line.set({**_in_every_line.get(), **fields})
+
+
+def with_what_is_always_logged(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A processor. A line's own fields stand first, and count where both have one."""
+    return {**event, **_in_every_line.get(), **event}
+
 
 def configure_logging(
     log_format: Literal["console", "json"],
@@ -30,9 +47,9 @@ def configure_logging(
     out = stream or sys.stderr
     level = LEVELS[log_level]
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        with_what_is_always_logged,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _stamped if log_format == "json" else structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render = _json_renderers() if log_format == "json" else _console_renderers(colors=out.isatty())
     structlog.configure(
@@ -59,6 +76,12 @@ def configure_logging(
 def _tells_no_header(record: logging.LogRecord) -> bool:
     """False for what grpc says, with a traceback, of a header that is not UTF-8: it may be a key and one byte more."""
     return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding"))
+
+
+def _stamped(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """For JSON, whose encoder writes a time ten times as fast as `TimeStamper` does."""
+    event["timestamp"] = datetime.now(UTC)  # noqa: TID251 - of the log itself
+    return event
 
 
 def _json_renderers() -> list[Processor]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import structlog
-
 from server.domain.identity import Arrival, Call, Scope
 from server.domain.ports import Clock, IdSource
+from server.logs import log_always
 from server.pipeline.authenticate import Authenticate
 
 __all__ = ["FrontDesk"]
@@ -37,12 +36,10 @@ class FrontDesk:
             deadline_s=None if deadline_in_s is None else received_s + deadline_in_s,
             client=client,
         )
-        structlog.contextvars.bind_contextvars(
-            request_id=arrival.request_id, generation_id=arrival.generation_id, team_id=None, key_id=None
-        )
+        log_always(request_id=arrival.request_id, generation_id=arrival.generation_id, team_id=None, key_id=None)
         return arrival
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
         principal = await self._authenticate(authorization, scope, arrival.client)
-        structlog.contextvars.bind_contextvars(team_id=principal.team_id, key_id=principal.key_id)
+        log_always(team_id=principal.team_id, key_id=principal.key_id)
         return Call(arrival, principal)

@@ -22,6 +22,7 @@ import uvloop
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.domain.identity import Arrival, Scope
+from server.logs import with_what_is_always_logged
 from server.pipeline.authenticate import Authenticate
 from server.reception import FrontDesk
 from server.rpc.interceptors import Guard
@@ -55,7 +56,7 @@ class LogBook:
         self.logger: Any = structlog.wrap_logger(
             structlog.WriteLogger(self._text),
             processors=[
-                structlog.contextvars.merge_contextvars,
+                with_what_is_always_logged,
                 structlog.processors.add_log_level,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(),

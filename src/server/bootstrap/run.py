@@ -17,6 +17,7 @@ from server.bootstrap.stores import RecordsLost
 from server.catalogue.problems import CatalogError
 from server.hosts.grpc_aio import GrpcAioHost
 from server.hosts.host import ListenError
+from server.logs import log_always
 from server.pipeline.shutdown import Shutdown
 from server.processes import LEAVE, RECORDS_LOST
 from server.settings import Settings
@@ -34,7 +35,7 @@ def run_worker(settings: Settings, *, socket_path: Path, grpc_port: int | None, 
     SIGTERM lets the calls under way end for as long as the settings say. SIGINT, or the end of that time, ends each of
     them with an error that says why.
     """
-    structlog.contextvars.bind_contextvars(worker=index)
+    log_always(worker=index)
     try:
         uvloop.run(_run(settings, socket_path, grpc_port))
     except (DatabaseUnusable, ListenError, CatalogError) as error:
