@@ -133,8 +133,11 @@ async def test_a_shutdown_ends_the_waits_that_it_watches() -> None:
     shutdown = Shutdown()
 
     async def watched() -> None:
-        with shutdown.watched(Patience()) as patience:
+        shutdown.watch(patience := Patience())
+        try:
             await for_ever(patience, LATE_S)
+        finally:
+            shutdown.drop(patience)
 
     tasks = [asyncio.create_task(watched()) for _ in range(3)]
     await asyncio.sleep(0)

@@ -7,7 +7,6 @@ with the client and the next candidate starts afresh.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Final, NamedTuple
 
 import msgspec
@@ -237,17 +236,21 @@ class Attempts:
         self, attempt: Attempt, watch: Watch, request: Work, limits: TimeLimits
     ) -> AsyncGenerator[Sequence[ProviderEvent], None]:
         """What one candidate has to show. Raises ProviderFailure, GatewayError (the gateway is stopping)."""
-        offer = attempt.candidate.offer
+        offer, patience = attempt.candidate.offer, Patience()
         try:
-            async with aclosing(self._adapters[offer.provider.dialect].stream(offer, request)) as batches:
-                with self._shutdown.watched(Patience()) as patience:
-                    while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
-                        was_silent = attempt.first_s is None
-                        if ready := attempt.take(batch, self._clock.monotonic()):
-                            if was_silent:
-                                watch.told(attempt.started.headroom)
-                                watch.shown()
-                            yield ready
+            batches = self._adapters[offer.provider.dialect].stream(offer, request)
+            self._shutdown.watch(patience)
+            try:
+                while (batch := await self._next(batches, attempt, request, limits, patience)) is not None:
+                    was_silent = attempt.first_s is None
+                    if ready := attempt.take(batch, self._clock.monotonic()):
+                        if was_silent:
+                            watch.told(attempt.started.headroom)
+                            watch.shown()
+                        yield ready
+            finally:
+                self._shutdown.drop(patience)
+                await batches.aclose()
             if not attempt.is_complete:
                 raise ProviderFailure(FailureCategory.CONNECTION)
         except ProviderFailure as failure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Mapping
-from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -89,7 +88,8 @@ class Generator:
                 at_once = 2 if may_hedge(route, request, routing) else 1
                 await admit(self._ledger, call, request, route, at_once=at_once)
                 admitted = True
-            async with aclosing(attempts.run(route, request, limits)) as batches:
+            batches = attempts.run(route, request, limits)
+            try:
                 async for batch in batches:
                     if transcript is not None:
                         transcript.add(batch)
@@ -98,6 +98,8 @@ class Generator:
                     idle_s += self._clock.monotonic() - relayed_s
                     if call.progress.is_cut:
                         break
+            finally:
+                await batches.aclose()
         except Exception as failure:
             if admitted:
                 await self._settle(call, account(failure).settlement(held, transcript))

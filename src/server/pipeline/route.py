@@ -6,6 +6,7 @@ Offers are sorted out step by step, and the first step that leaves none decides 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 from msgspec.structs import replace
@@ -94,8 +95,9 @@ def candidates(
     wishes = request.routing
     _check_provider_names(catalog, request)
     rejected: list[RoutingRow] = []
-    pinned = _resolve(catalog, request.model, "model")[1] is not None
-    sieve = _Sieve(_offers(catalog, request, pinned, rejected), rejected)
+    asked = _resolve(catalog, request.model, "model")
+    pinned = asked[1] is not None
+    sieve = _Sieve(_offers(catalog, request, asked, rejected), rejected)
     if held_to.models is not None:
         sieve.keep("model_not_allowed", lambda one: held_to.allows_model(one.model), model_not_allowed)
     sieve.keep(
@@ -172,15 +174,16 @@ def _resolve(catalog: Catalog, name: str, param: str) -> tuple[Model, str | None
     return model, pin
 
 
-def _offers(catalog: Catalog, request: Request, pinned: bool, rejected: list[RoutingRow]) -> Iterator[Candidate]:
-    """Every offer of the model and then of its fallback models, each once; a pinned model has no fallback."""
-    fallbacks = () if pinned else request.routing.fallback_models
+def _offers(
+    catalog: Catalog, request: Request, named: tuple[Model, str | None], rejected: list[RoutingRow]
+) -> Iterator[Candidate]:
+    """Every offer of the model `named` and then of its fallback models, each once; a pinned model has no fallback."""
+    fallbacks = () if named[1] is not None else request.routing.fallback_models
     if len(fallbacks) > MAX_FALLBACK_MODELS:
         raise GatewayError(Reason.INVALID_VALUE, f"models: at most {MAX_FALLBACK_MODELS} are allowed.", param="models")
-    names = [(request.model, "model"), *((name, f"models[{i}]") for i, name in enumerate(fallbacks))]
+    others = (_resolve(catalog, name, f"models[{i}]") for i, name in enumerate(fallbacks))
     seen: set[tuple[str, str]] = set()
-    for name, param in names:
-        model, pin = _resolve(catalog, name, param)
+    for model, pin in chain((named,), others):
         for offer in model.offers:
             key = (offer.provider.id, offer.provider_model)
             if pin not in (None, offer.provider.id):

@@ -7,7 +7,6 @@ nothing and of which nothing was relayed costs nothing, and neither does a reque
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -81,45 +80,35 @@ class Account:
         self._attempts = attempts
         own_fault = isinstance(ending, Exception) and _origin(ending) == "gateway"
         self._bills = [None if own_fault else _bill(request, attempt) for attempt in attempts]
-        self._served = attempts[-1] if attempts else None
-        ended_s = call.arrival.received_s if self._served is None else _ended(self._served)
-        self._gateway_ms = _ms(max(0.0, ended_s - call.arrival.received_s - waited_s - idle_s))
-
-    @cached_property
-    def pricing(self) -> Pricing:
-        """What all attempts cost that a provider bills."""
-        bills = [bill.pricing for bill in self._bills if bill is not None]
-        if len(bills) == 1:
-            return bills[0]
-        return Pricing(
-            tuple(line for pricing in bills for line in pricing.lines), sum(pricing.total_nanos for pricing in bills)
-        )
-
-    @cached_property
-    def usage(self) -> Usage:
-        """What the last attempt used, and what all of them cost."""
+        self._pricing = _summed([bill.pricing for bill in self._bills if bill is not None])
         last = self._bills[-1] if self._bills else None
-        return replace(Usage(source="counted") if last is None else last.usage, pricing=self.pricing)
+        self._usage = replace(Usage(source="counted") if last is None else last.usage, pricing=self._pricing)
+        self._served = served = attempts[-1] if attempts else None
+        ended_s = received_s = call.arrival.received_s
+        if served is not None:
+            ended_s = _ended(served)
+            generation_s = ended_s - served.dispatched_s
+            self._latency_ms, self._generation_ms = _latency(served), _ms(generation_s)
+            self._throughput = round(self._usage.output_tokens / generation_s, _DIGITS) if generation_s > 0 else 0.0
+        self._gateway_ms = _ms(max(0.0, ended_s - received_s - waited_s - idle_s))
 
     def settled(self) -> Settled:
         """The account of a generation whose last attempt succeeded, for the client."""
         served = self._served
         assert served is not None, "something was generated"
-        usage = self.usage
-        generation_s = _ended(served) - served.dispatched_s
         meta = Meta(
             provider=served.candidate.offer.provider.id,
             provider_model=served.started.provider_model or served.candidate.offer.provider_model,
             native_response_id=served.started.native_response_id,
-            latency_ms=_latency(served),
-            generation_ms=_ms(generation_s),
-            throughput_tps=_throughput(usage, generation_s),
+            latency_ms=self._latency_ms,
+            generation_ms=self._generation_ms,
+            throughput_tps=self._throughput,
             gateway_ms=self._gateway_ms,
             attempts=len(self._attempts),
             routing=(*_rows(self._route, self._attempts), *self._route.rejected),
             trace=self._trace(),
         )
-        return Settled(usage, meta, served.service_tier)
+        return Settled(self._usage, meta, served.service_tier)
 
     def _trace(self) -> Trace | msgspec.UnsetType:
         choice, received_s = self._route.choice, self._call.arrival.received_s
@@ -131,27 +120,27 @@ class Account:
     def settlement(self, held: bool, transcript: Fold | None) -> Settlement:
         """How the request ends in the ledger and on the record."""
         is_billed = self._ending is None or any(self._bills)
-        charge = self.pricing.total_nanos if held and is_billed else None
+        charge = self._pricing.total_nanos if held and is_billed else None
         return Settlement(self._record(), held, charge, self._content(transcript))
 
     def _record(self) -> GenerationRecord:
         record, ending = self._outcome(self._ending), self._ending
-        if self._served is None:
+        served = self._served
+        if served is None:
             return record
-        served, generation_s = self._served, _ended(self._served) - self._served.dispatched_s
         native_id = served.started.native_response_id
-        usage = self.usage if ending is None or any(self._bills) else None
+        usage = self._usage if ending is None or any(self._bills) else None
         return replace(
             record,
             provider=served.candidate.offer.provider.id,
             native_response_id=None if native_id is None else bounded(native_id, MAX_ID_BYTES),
             finish_reason=self._finish_reason(served),
-            latency_ms=_latency(served),
-            generation_ms=_ms(generation_s),
+            latency_ms=self._latency_ms,
+            generation_ms=self._generation_ms,
             gateway_ms=self._gateway_ms,
-            throughput=None if usage is None else _throughput(usage, generation_s),
+            throughput=None if usage is None else self._throughput,
             usage=usage,
-            cost_nanos=self.pricing.total_nanos,
+            cost_nanos=self._pricing.total_nanos,
             attempts=tuple(
                 _attempt_record(attempt, bill, ending)
                 for attempt, bill in zip(self._attempts, self._bills, strict=True)
@@ -198,6 +187,15 @@ class Account:
         progress = self._call.progress
         reply = msgspec.json.encode(transcript.choices())
         return StoredContent(progress.path, progress.body, reply, self._call.principal.policy.content_days)
+
+
+def _summed(bills: Sequence[Pricing]) -> Pricing:
+    """What all attempts cost that a provider bills."""
+    if len(bills) == 1:
+        return bills[0]
+    return Pricing(
+        tuple(line for pricing in bills for line in pricing.lines), sum(pricing.total_nanos for pricing in bills)
+    )
 
 
 def _bill(request: Work, attempt: Attempt) -> Bill | None:
@@ -296,10 +294,6 @@ def _ended(attempt: Attempt) -> float:
 
 def _latency(attempt: Attempt) -> float:
     return _ms((attempt.first_s or _ended(attempt)) - attempt.dispatched_s)
-
-
-def _throughput(usage: Usage, generation_s: float) -> float:
-    return round(usage.output_tokens / generation_s, _DIGITS) if generation_s > 0 else 0.0
 
 
 def _ms(seconds: float) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from server.domain.errors import GatewayError, Reason
 from server.pipeline.patience import Patience
@@ -28,15 +26,14 @@ class Shutdown:
         for patience in self._watched:
             patience.end()
 
-    @contextmanager
-    def watched(self, patience: Patience) -> Iterator[Patience]:
-        """Let its waits end when the shutdown begins, and close it in the end."""
+    def watch(self, patience: Patience) -> None:
+        """Let its waits end when the shutdown begins, until it is dropped."""
         self._watched.add(patience)
-        try:
-            yield patience
-        finally:
-            self._watched.discard(patience)
-            patience.close()
+
+    def drop(self, patience: Patience) -> None:
+        """Close it."""
+        self._watched.discard(patience)
+        patience.close()
 
     def check(self) -> None:
         """Raise GatewayError (`shutting_down`) once the shutdown has begun."""
