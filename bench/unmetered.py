@@ -23,6 +23,8 @@ from server.supervisor import Plan
 class NoLedger:
     """Holds nothing, keeps nothing."""
 
+    queued = lost = 0
+
     def __init__(self, database: object, clock: object, worker_id: str) -> None:
         self.worker_id = worker_id
 
