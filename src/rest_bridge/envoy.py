@@ -6,6 +6,7 @@ names. It is run with `envoy -c`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,20 @@ class EnvoyOptions(msgspec.Struct, frozen=True):
     """Where Envoy listens, and where its workers do. `tls_cert` and `tls_key` are PEM files, set both or neither.
 
     `trusted_proxies`: how many stand before it, and tell of clients' addresses in `x-forwarded-for`. With `in_process`
-    it carries the one worker itself, and `worker_sockets` is empty.
+    it carries the one worker itself, and `worker_sockets` is empty; with `endpoints` it follows that file, which
+    `render_endpoints` makes. `max_connection_age_s`: after how long a client is told to connect anew.
     """
 
     admin_socket: str
     worker_sockets: tuple[str, ...] = ()
     in_process: InProcess | None = None
+    endpoints: str | None = None
     http_host: str = "127.0.0.1"
     http_port: int = 8080
     tls_cert: str | None = None
     tls_key: str | None = None
     trusted_proxies: int = 0
+    max_connection_age_s: float = 600.0
 
 
 def source_path() -> Path:
@@ -66,18 +70,35 @@ def render(options: EnvoyOptions) -> str:
     chain = listener["filter_chains"][0]
     if options.tls_cert and options.tls_key:
         chain["transport_socket"] = _tls(options.tls_cert, options.tls_key)
-    chain["filters"][0]["typed_config"]["xff_num_trusted_hops"] = options.trusted_proxies
+    manager = chain["filters"][0]["typed_config"]
+    manager["xff_num_trusted_hops"] = options.trusted_proxies
+    manager["common_http_protocol_options"]["max_connection_duration"] = f"{options.max_connection_age_s:g}s"
     _transcoder(chain)["proto_descriptor"] = str(descriptors_path())
-    if options.in_process is None:
-        cluster = config["static_resources"]["clusters"][0]
-        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-            {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in options.worker_sockets
-        ]
-    else:
+    if options.in_process is not None:
         del config["static_resources"]["clusters"]
-        _take_in(chain["filters"][0]["typed_config"], options.in_process)
+        _take_in(manager, options.in_process)
+    else:
+        [cluster] = config["static_resources"]["clusters"]
+        cluster["load_assignment"] = _assignment(options.worker_sockets)
+        if options.endpoints is not None:
+            del cluster["load_assignment"]
+            source = {"path_config_source": {"path": options.endpoints}, "resource_api_version": "V3"}
+            cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
     # No aliases: a reader of the rendered file sees every route whole.
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def render_endpoints(sockets: Sequence[str]) -> str:
+    """What the file of `EnvoyOptions.endpoints` says of workers that have these sockets. Envoy reads it again when
+    another file is given its name.
+    """
+    resource = {"@type": f"{_TYPES}.config.endpoint.v3.ClusterLoadAssignment", **_assignment(sockets)}
+    return yaml.safe_dump({"resources": [resource]})
+
+
+def _assignment(sockets: Sequence[str]) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in sockets]
+    return {"cluster_name": "workers", "endpoints": [{"lb_endpoints": endpoints}]}
 
 
 def descriptors_path() -> Path:

@@ -60,6 +60,7 @@ _HTTP: Final = {
     "AISTATS_HTTP_PORT": ("its port", "8080"),
     "AISTATS_TLS_CERT, _TLS_KEY": ("PEM files, for HTTPS", "none"),
     "AISTATS_TRUSTED_PROXIES": ("proxies before it that tell clients' addresses", "0"),
+    "AISTATS_MAX_CONNECTION_AGE_S": ("when clients are told to connect anew", "600"),
 }
 _GRPC: Final = {
     "AISTATS_GRPC_HOST": ("where gRPC is served without Envoy", "127.0.0.1"),
@@ -122,7 +123,8 @@ def up() -> None:
     """Start everything: migrations, the embedded model, workers and Envoy.
 
     Stays in the foreground. Ctrl-C (or SIGTERM) accepts nothing new, lets requests in flight end and exits 0; a
-    second Ctrl-C does not wait for them. A part that crashes is started again.
+    second Ctrl-C does not wait for them. A part that crashes is started again. `aistats-gateway restart` replaces the
+    workers while it serves.
 
     The first start makes the team `default` and its key, prints the key once and keeps it in
     <data dir>/bootstrap-key.
@@ -130,6 +132,32 @@ def up() -> None:
     from server.up import run
 
     run(_settings(with_logs=True), _version())
+
+
+@cli.command(
+    epilog=_epilog(
+        {"AISTATS_DATA_DIR": _DATA["AISTATS_DATA_DIR"], "AISTATS_HTTP_PORT": _HTTP["AISTATS_HTTP_PORT"]},
+        "aistats-gateway restart",
+    )
+)
+def restart() -> None:
+    """Replace the workers of the gateway that runs here, one by one, without a failed request.
+
+    Each new worker runs the code that is installed now; when it serves, it takes the place of an old one, whose
+    requests have AISTATS_DRAIN_TIMEOUT_S to end. One that does not serve leaves all as it is. The gateway's log tells
+    of each. The environment stays that of `up`, which also migrates the database: for a release that changes its
+    schema, start anew.
+
+    The same as SIGUSR1 to the process of `up`.
+    """
+    from server.preflight import running_supervisor
+    from server.supervisor import REPLACE
+
+    pid = running_supervisor(_settings())
+    if pid is None:
+        raise click.ClickException("no gateway runs on this data directory and port")
+    os.kill(pid, REPLACE)
+    click.echo(f"the gateway (process {pid}) replaces its workers; its log tells of each")
 
 
 @cli.command(

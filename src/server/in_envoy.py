@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ import structlog
 
 from server.in_envoy_start import ENDS_FD, VARIABLE, Assignment
 from server.logs import configure_logging, log_always
-from server.processes import CUT, LEAVE, RECORDS_LOST, exit_when_parent_dies
+from server.processes import ASIDE, CUT, LEAVE, RECORDS_LOST, exit_when_parent_dies
 from server.settings import Settings, load_settings
 from server.tuning import collect_seldom, prefer_grpc_polling
 
@@ -31,6 +31,7 @@ from server.catalogue.problems import CatalogError  # noqa: E402
 from server.hosts.grpc_aio import GrpcAioHost  # noqa: E402
 from server.hosts.host import ListenError  # noqa: E402
 from server.hosts.in_envoy import InEnvoyHost, Scope, Send  # noqa: E402
+from server.hosts.listeners import turn_away  # noqa: E402
 from server.hosts.wire import Receive  # noqa: E402
 from server.pipeline.shutdown import Shutdown  # noqa: E402
 from server.rpc.registry import Route  # noqa: E402
@@ -66,15 +67,16 @@ class Carriers:
 
 
 class Signals:
-    """LEAVE and CUT, from the thread that Python takes for its main one to the event loop's."""
+    """ASIDE, LEAVE and CUT, from the thread that Python takes for its main one to the event loop's."""
 
-    def __init__(self) -> None:
+    def __init__(self, ports: Collection[int]) -> None:
+        self._ports = ports
         self._told, telling = socket.socketpair()
         self._telling = telling
         for end in (self._told, telling):
             end.setblocking(False)
         signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-        for number in (LEAVE, CUT):
+        for number in (ASIDE, LEAVE, CUT):
             signal.signal(number, lambda *_: None)
 
     def follow(self, shutdown: Shutdown) -> None:
@@ -82,6 +84,8 @@ class Signals:
 
     def _read(self, shutdown: Shutdown) -> None:
         numbers = self._told.recv(_READ_BYTES)
+        if ASIDE in numbers:
+            turn_away(self._ports)
         if LEAVE in numbers:
             shutdown.leaving.set()
         if CUT in numbers:
@@ -109,7 +113,7 @@ class App:
     def __init__(self, settings: Settings, assignment: Assignment) -> None:
         self._settings = settings
         self._assignment = assignment
-        self._signals = Signals()
+        self._signals = Signals({settings.http_port, settings.grpc_port})
         self._host: InEnvoyHost
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +144,10 @@ class App:
         tcp = (settings.grpc_host, settings.grpc_port) if settings.grpc_port else None
 
         def make_host(routes: Sequence[Route]) -> Carriers:
-            carriers = Carriers(routes, GrpcAioHost(routes, unix_socket=socket_path, tcp=tcp))
+            age_s = settings.max_connection_age_s
+            carriers = Carriers(
+                routes, GrpcAioHost(routes, unix_socket=socket_path, tcp=tcp, max_connection_age_s=age_s)
+            )
             self._host = carriers.inside
             return carriers
 

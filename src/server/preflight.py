@@ -200,6 +200,8 @@ def claimed_run_dir(settings: Settings) -> Iterator[Path]:
         except BlockingIOError:
             os.close(lock)
             continue
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()} {settings.http_port}".encode())
         try:
             yield path
             return
@@ -207,6 +209,19 @@ def claimed_run_dir(settings: Settings) -> Iterator[Path]:
             os.close(lock)
     advice = "a gateway with the same data directory and port is already running"
     raise PreflightFailed([Finding("run directory", "fail", f"{settings.run_dir} is in use", advice)])
+
+
+def running_supervisor(settings: Settings) -> int | None:
+    """The process id of the gateway that holds a run directory for these settings; None where none runs."""
+    for path in (settings.run_dir, settings.run_dir / str(settings.http_port)):
+        with contextlib.suppress(OSError), (path / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid, _, port = lock.read().partition(b" ")
+                if port == str(settings.http_port).encode():
+                    return int(pid)
+    return None
 
 
 def make_run_dir(path: Path) -> None:

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 PROBE_TIMEOUT_S: Final = 2.0
 MAX_BODY_BYTES: Final = 256 * 1024
 
-# Matches the listeners of the data path, not the admin's own.
-_ACTIVE: Final = re.compile(r"^http\.(?!admin\.)[^:]*downstream_rq_active: (\d+)$", re.MULTILINE)
+# Of the listeners of the data path, not the admin's own.
+_ACTIVE: Final = r"^http\.(?!admin\.)[^:]*downstream_{}_active: (\d+)$"
+_ENDPOINT: Final = re.compile(r"^workers::(/[^:]*)::cx_active::", re.MULTILINE)
 
 
 class HttpAnswer(NamedTuple):
@@ -125,10 +126,22 @@ class EnvoyAdmin:
 
     async def active_requests(self) -> int | None:
         """Requests in flight on all listeners but the admin's; None where Envoy does not answer."""
-        answer = await ask_unix(self._path, "GET", "/stats?filter=downstream_rq_active")
+        return await self._active("rq")
+
+    async def connections(self) -> int | None:
+        """Of clients, likewise."""
+        return await self._active("cx")
+
+    async def endpoints(self) -> set[str]:
+        """The sockets of the workers that it sends requests to, as far as it answers."""
+        answer = await ask_unix(self._path, "GET", "/clusters")
+        return set() if answer is None else set(_ENDPOINT.findall(answer.body.decode(errors="replace")))
+
+    async def _active(self, what: str) -> int | None:
+        answer = await ask_unix(self._path, "GET", f"/stats?filter=downstream_{what}_active")
         if answer is None or answer.status != 200:
             return None
-        return sum(int(count) for count in _ACTIVE.findall(answer.body.decode(errors="replace")))
+        return sum(map(int, re.findall(_ACTIVE.format(what), answer.body.decode(errors="replace"), re.MULTILINE)))
 
     async def _post(self, target: str) -> bool:
         answer = await ask_unix(self._path, "POST", target)
@@ -149,5 +162,11 @@ class EnvoyAdmins:
 
     async def active_requests(self) -> int | None:
         """Of all that answer."""
-        counts = await asyncio.gather(*(admin.active_requests() for admin in self._admins))
-        return sum(count for count in counts if count is not None)
+        return _sum(await asyncio.gather(*(admin.active_requests() for admin in self._admins)))
+
+    async def connections(self) -> int | None:
+        return _sum(await asyncio.gather(*(admin.connections() for admin in self._admins)))
+
+
+def _sum(counts: Sequence[int | None]) -> int:
+    return sum(count for count in counts if count is not None)

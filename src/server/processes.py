@@ -61,6 +61,8 @@ class Backoff(msgspec.Struct, frozen=True):
 
 LEAVE: Final = signal.SIGURG
 """Tells a worker that it will be stopped soon. A process that does not know it, or is only starting, ignores it."""
+ASIDE: Final = signal.SIGWINCH
+"""Tells a worker that another has taken its place: it is to be given no more connections. Ignored as LEAVE is."""
 CUT: Final = signal.SIGUSR2
 """Tells a worker inside Envoy to end the calls that are left; it goes on serving until Envoy is told to end."""
 

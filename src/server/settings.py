@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     record_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long the records of requests are kept; None for ever."""
     drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
+    max_connection_age_s: float = Field(default=600.0, ge=1, le=86_400)
+    """After how long a client is told to connect anew."""
     worker_lease_s: float = Field(default=30.0, ge=1, le=3600)
     """How long a worker may be silent before others end what it has reserved."""
     video_deadline_s: int = Field(default=3600, ge=1, le=7 * 86_400)

@@ -14,12 +14,14 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from server.processes import CUT, LEAVE, Backoff, Child, ChildOutput, Command, StopStep
+from server.processes import ASIDE, CUT, LEAVE, Backoff, Child, ChildOutput, Command, StopStep
 
 READY_TIMEOUT_S: Final = 60.0
 MAX_STARTS_BEFORE_READY: Final = 3
 """A child that cannot even start is a reason to give up; one that ran is restarted for ever."""
 POLL_S: Final = 0.02
+REPLACE: Final = signal.SIGUSR1
+"""Not SIGHUP, which a terminal sends that is closed."""
 
 log = structlog.get_logger()
 
@@ -39,17 +41,31 @@ class Proxy(Protocol):
 
     async def active_requests(self) -> int | None: ...
 
+    async def connections(self) -> int | None: ...
+
+
+class Relief(msgspec.Struct, frozen=True):
+    """What takes a worker's place. `take_over` has new requests come to it, and says whether they do; `leaving` is the
+    Envoy of the one before, where that has one of its own.
+    """
+
+    command: Command
+    is_ready: Probe
+    take_over: Callable[[], Awaitable[bool]]
+    leaving: Proxy | None = None
+
 
 class Plan(msgspec.Struct, frozen=True):
     """What to run and how to tell that it works: probes are asked in this order, each until it has said yes once.
 
-    Without `envoy` each worker is inside one of its own.
+    Without `envoy` each worker is inside one of its own. `relief` is what takes the place of a worker, by its index.
     """
 
     workers: tuple[Command, ...]
     envoy: Command | None
     local_models: tuple[Command, ...] = ()
     probes: tuple[Probe, ...] = ()
+    relief: Callable[[int], Relief] | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -58,22 +74,26 @@ class Limits(msgspec.Struct, frozen=True):
     `drain_s`: how long requests in flight may take to end. `announce_s`: how long Envoy still accepts connections after
     it has begun to close kept-alive ones, so that no client meets a closed port on a connection it was about to use.
     `cut_s`: how long workers have to tell the clients of cut streams. `end_s`: until an ended child is killed.
+    `linger_s`: how long the Envoy of a worker that is replaced keeps connections on which nothing is asked; who asks
+    once more is told to connect anew.
     """
 
     drain_s: float = 30.0
     announce_s: float = 0.5
     cut_s: float = 3.0
     end_s: float = 5.0
+    linger_s: float = 6.0
     ready_s: float = READY_TIMEOUT_S
     backoff: Backoff = Backoff()
 
 
 class StopRequest:
-    """What SIGINT and SIGTERM ask for: the first to drain, any further one to hurry."""
+    """What SIGINT and SIGTERM ask for: the first to drain, any further one to hurry. And REPLACE, for other workers."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.hurried = asyncio.Event()
+        self.replace = asyncio.Event()
 
     def again(self) -> None:
         (self.hurried if self.asked.is_set() else self.asked).set()
@@ -82,12 +102,13 @@ class StopRequest:
     def on_signals(self) -> Iterator[None]:
         """Answer the process's signals inside the block."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.again)
+        answers = {signal.SIGINT: self.again, signal.SIGTERM: self.again, REPLACE: self.replace.set}
+        for number, answer in answers.items():
+            loop.add_signal_handler(number, answer)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in answers:
                 loop.remove_signal_handler(number)
 
 
@@ -108,13 +129,19 @@ class Supervisor:
         self._proxy = proxy
         self._stop = stop
         self._tasks: list[asyncio.Task[None]] = []
+        self._output = output
+        self._relief = plan.relief
+        self._models = [self._child(command) for command in plan.local_models]
+        self._workers = [self._child(command) for command in plan.workers]
+        self._envoy = [self._child(plan.envoy)] if plan.envoy else []
 
-        def child(command: Command) -> Child:
-            return Child(command, output=output, backoff=self._limits.backoff)
+    def _child(self, command: Command) -> Child:
+        return Child(command, output=self._output, backoff=self._limits.backoff)
 
-        self._models = [child(command) for command in plan.local_models]
-        self._workers = [child(command) for command in plan.workers]
-        self._envoy = [child(plan.envoy)] if plan.envoy else []
+    @property
+    def workers(self) -> Sequence[Child]:
+        """By index; behind them the one that is coming, or leaving."""
+        return self._workers
 
     @property
     def children(self) -> Sequence[Child]:
@@ -134,7 +161,7 @@ class Supervisor:
                 await self._until_ready()
             if not self._stop.asked.is_set():
                 ready()
-                await self._stop.asked.wait()
+                await self._stay()
                 await self._drain()
         finally:
             await self._end_all()
@@ -143,8 +170,12 @@ class Supervisor:
         for child in children:
             task = asyncio.create_task(child.keep_running(), name=child.command.name)
             # It ends when the child is stopped; ending on its own it has failed, and everything must end.
-            task.add_done_callback(lambda _: self._stop.asked.set())
+            task.add_done_callback(self._has_ended)
             self._tasks.append(task)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._stop.asked.set()
 
     async def _until_ready(self) -> None:
         """Return when every probe has said yes, or when asked to stop. Raises StartFailed."""
@@ -157,6 +188,76 @@ class Supervisor:
                 if asyncio.get_running_loop().time() > give_up_at:
                     raise StartFailed(f"not ready after {self._limits.ready_s:.0f} s")
                 await asyncio.sleep(POLL_S)
+
+    async def _stay(self) -> None:
+        """Until asked to stop; meanwhile workers are replaced whenever somebody asks for it."""
+        replacing = asyncio.create_task(self._replace_when_asked())
+        stopping = asyncio.create_task(self._stop.asked.wait())
+        await asyncio.wait({replacing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (replacing, stopping):
+            task.cancel()
+        await asyncio.wait({replacing, stopping})
+        if not replacing.cancelled():
+            replacing.result()
+
+    async def _replace_when_asked(self) -> None:
+        while await self._stop.replace.wait():
+            self._stop.replace.clear()
+            if self._relief is None:
+                continue
+            log.info("replacing the workers, one by one")
+            places = range(len(self._workers))
+            replaced = 0
+            while replaced < len(places) and await self._replace(replaced, self._relief(replaced)):
+                replaced += 1
+            if replaced == len(places):
+                log.info("workers_replaced", count=replaced)
+            else:
+                log.error("workers_not_replaced", replaced=replaced, kept=len(places) - replaced)
+
+    async def _replace(self, index: int, relief: Relief) -> bool:
+        """Start another worker, and end the one in whose place it is when it serves; whether it does."""
+        old, new = self._workers[index], self._child(relief.command)
+        self._workers.append(new)
+        self._launch([new])
+        if await self._is_serving(new, relief) and await relief.take_over():
+            self._workers[index], self._workers[-1] = new, old
+            await self._let_go(old, relief.leaving)
+            is_replaced, gone = True, old
+        else:
+            log.error("the new worker does not serve; its output says why", child=new.command.name)
+            await new.stop(self._steps(signal.SIGTERM))
+            is_replaced, gone = False, new
+        self._workers.remove(gone)
+        return is_replaced
+
+    async def _is_serving(self, new: Child, relief: Relief) -> bool:
+        give_up_at = asyncio.get_running_loop().time() + self._limits.ready_s
+        while not await relief.is_ready():
+            if new.starts > 1 or asyncio.get_running_loop().time() > give_up_at:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    async def _let_go(self, old: Child, envoy: Proxy | None) -> None:
+        """End a worker whose place is taken, when what is under way in it has ended."""
+        if envoy is not None:
+            await envoy.announce_drain()
+        old.tell(ASIDE)
+        await asyncio.sleep(self._limits.announce_s)
+        if envoy is not None:
+            await envoy.close_listeners()
+        old.tell(LEAVE)
+        if envoy is None:
+            whole_s = self._limits.drain_s + self._limits.end_s
+            await old.stop([StopStep(signal.SIGTERM, whole_s), StopStep(signal.SIGKILL, self._limits.end_s)])
+        else:
+            if not await self._in_time(_until_none(envoy.active_requests), self._limits.drain_s):
+                old.tell(CUT)
+                await self._in_time(_until_none(envoy.active_requests), self._limits.cut_s)
+            await self._in_time(_until_none(envoy.connections), self._limits.linger_s)
+            await old.stop(self._steps(signal.SIGTERM))
+        log.info("worker replaced", child=old.command.name, exit_code=old.exit_code)
 
     async def _drain(self) -> None:
         """Let requests in flight end, Envoy's first, then those that native clients sent to the workers. What has no
@@ -182,17 +283,13 @@ class Supervisor:
             for worker in self._workers:
                 worker.tell(CUT)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._until_served(), self._limits.cut_s)
+                await asyncio.wait_for(_until_none(self._proxy.active_requests), self._limits.cut_s)
 
     async def _until_idle(self) -> None:
         if await self._proxy.announce_drain():
             await asyncio.sleep(self._limits.announce_s)
         await self._proxy.close_listeners()
-        await self._until_served()
-
-    async def _until_served(self) -> None:
-        while await self._proxy.active_requests():  # noqa: ASYNC110 - Envoy can only be asked
-            await asyncio.sleep(POLL_S)
+        await _until_none(self._proxy.active_requests)
 
     async def _in_time(self, work: Coroutine[None, None, None], limit_s: float) -> bool:
         """Whether `work` ended within the limit and before anybody asked to hurry; else it is cancelled."""
@@ -229,3 +326,8 @@ class Supervisor:
 
     def _steps(self, first: signal.Signals) -> list[StopStep]:
         return [StopStep(first, self._limits.end_s), StopStep(signal.SIGKILL, self._limits.end_s)]
+
+
+async def _until_none(count: Callable[[], Awaitable[int | None]]) -> None:
+    while await count():  # noqa: ASYNC110 - Envoy can only be asked
+        await asyncio.sleep(POLL_S)

@@ -6,8 +6,9 @@ import asyncio
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from server import local_media, local_model, local_moderation
 from server.clock import SystemClock, UuidV7
 from server.domain.errors import GatewayError
 from server.in_envoy_start import APP, ENDS_PATH, FLUSH_MS, Assignment, in_envoy, module_path
+from server.places import BehindEnvoy, InsideEnvoy, Places
 from server.preflight import claimed_run_dir, envoy_binary, preflight
 from server.probes import EnvoyAdmin, EnvoyAdmins, accepts, ask_http, unused_port
 from server.processes import RECORDS_LOST, ChildOutput, Command, tied
@@ -64,7 +66,8 @@ async def up(settings: Settings, version: str) -> None:
             model_port = _model_port(settings, tell)
             embedding_port = None if model_port is None else unused_port()
             moderation_port, media_port = _moderation_port(settings), _media_port(settings)
-            plan = make_plan(settings, run_dir, model_port, moderation_port, embedding_port, media_port)
+            places = Places(run_dir, settings.workers)
+            plan = make_plan(settings, places, model_port, moderation_port, embedding_port, media_port)
             key = FirstKey(settings.bootstrap_key_file)
 
             async def prepare() -> None:
@@ -80,48 +83,44 @@ async def up(settings: Settings, version: str) -> None:
             output = _child_output(settings, plan)
             supervisor = Supervisor(
                 plan,
-                EnvoyAdmins(_admin_sockets(settings, run_dir)),
+                EnvoyAdmins(_admin_sockets(settings, places)),
                 stop,
                 limits=Limits(drain_s=settings.drain_timeout_s, end_s=END_S),
                 output=output,
             )
             try:
-                with _figures(settings, run_dir):
+                with _figures(settings, places):
                     await supervisor.run(prepare, ready)
             except StartFailed as failure:
                 raise click.ClickException(f"the gateway did not start: {failure}") from None
             finally:
                 output.close()
-    for child in supervisor.children:
-        if child.command in plan.workers and child.exit_code in _LOSSES:
+    for child in supervisor.workers:
+        if child.exit_code in _LOSSES:
             raise click.ClickException(f"{child.command.name}: {_LOSSES[child.exit_code]}")
     tell("stopped")
 
 
-def _figures(settings: Settings, run_dir: Path) -> AbstractContextManager[None]:
+def _figures(settings: Settings, places: Places) -> AbstractContextManager[None]:
     """Whatever tells the figures of the workers as long as it is entered; nothing where nobody wants them."""
     if settings.metrics_port is None:
         return nullcontext()
     from server.metrics.serve import figures_socket, gathered, serving_metrics
 
-    sockets = {str(index): figures_socket(_socket(run_dir, index)) for index in range(settings.workers)}
-    return serving_metrics(METRICS_HOST, settings.metrics_port, lambda: gathered(sockets))
+    def told() -> str:
+        return gathered({str(index): figures_socket(path) for index, path in enumerate(places.sockets())})
+
+    return serving_metrics(METRICS_HOST, settings.metrics_port, told)
 
 
-def _socket(run_dir: Path, index: int) -> Path:
-    return run_dir / f"worker-{index}.sock"
-
-
-def _admin_sockets(settings: Settings, run_dir: Path) -> list[Path]:
+def _admin_sockets(settings: Settings, places: Places) -> list[Path]:
     """Of every Envoy."""
-    if settings.host == "in-envoy":
-        return [run_dir / f"admin-{index}.sock" for index in range(settings.workers)]
-    return [run_dir / _ADMIN_SOCKET]
+    return places.admins() if settings.host == "in-envoy" else [places.run_dir / _ADMIN_SOCKET]
 
 
 def make_plan(
     settings: Settings,
-    run_dir: Path,
+    places: Places,
     model_port: int | None,
     moderation_port: int | None = None,
     embedding_port: int | None = None,
@@ -131,15 +130,15 @@ def make_plan(
 
     One process serves `model_port` and `embedding_port`, which goes with the other only.
     """
-    sockets = [_socket(run_dir, index) for index in range(settings.workers)]
+    run_dir = places.run_dir
     environ = {"PYTHONUNBUFFERED": "1"}
     python = (sys.executable, "-m")
     is_inside = settings.host == "in-envoy"
     probes: list[Probe]
     if is_inside:
-        probes = [EnvoyAdmin(path).is_ready for path in _admin_sockets(settings, run_dir)]
+        probes = [EnvoyAdmin(places.admin_socket(index)).is_ready for index in range(len(places))]
     else:
-        probes = [_socket_probe(path) for path in sockets]
+        probes = [_socket_probe(path) for path in places.sockets()]
     models = []
     if model_port is not None:
         embedding = () if embedding_port is None else ("--embedding-port", str(embedding_port))
@@ -164,37 +163,44 @@ def make_plan(
     # Last, when there is a worker to answer: what Envoy says before that would only fill its log.
     probes.append(_http_probe(f"{settings.http_url}/healthz"))
     if is_inside:
-        inside = tuple(_worker_in_envoy(settings, run_dir, index, path, environ) for index, path in enumerate(sockets))
-        return Plan(inside, None, tuple(models), tuple(probes))
-    workers = tuple(
-        Command(
-            f"worker-{index}",
-            (*python, "server", "worker", "--supervised", "--index", str(index), "--socket", str(path)),
-            environ,
-        )
-        for index, path in enumerate(sockets)
-    )
-    config = write_envoy_config(settings, run_dir, sockets)
-    return Plan(workers, Command("envoy", tied(envoy_argv(settings, config))), tuple(models), tuple(probes))
+        command = partial(_worker_in_envoy, settings, places, environ)
+        workers = tuple(command(index, index) for index in range(len(places)))
+        return Plan(workers, None, tuple(models), tuple(probes), InsideEnvoy(places, command).relief)
+
+    def worker(index: int, number: int) -> Command:
+        argv = ("server", "worker", "--supervised", "--index", str(index), "--socket", str(places.socket(number)))
+        return Command(f"worker-{index}", (*python, *argv), environ)
+
+    behind = BehindEnvoy(places, worker, EnvoyAdmin(run_dir / _ADMIN_SOCKET))
+    config = write_envoy_config(settings, run_dir, endpoints=behind.endpoints)
+    workers = tuple(worker(index, index) for index in range(len(places)))
+    envoy = Command("envoy", tied(envoy_argv(settings, config)))
+    return Plan(workers, envoy, tuple(models), tuple(probes), behind.relief)
 
 
 def _worker_in_envoy(
-    settings: Settings, run_dir: Path, index: int, socket_path: Path, environ: Mapping[str, str]
+    settings: Settings, places: Places, environ: Mapping[str, str], index: int, number: int
 ) -> Command:
     """One worker and its Envoy, as one process; writes its configuration."""
-    config = run_dir / f"envoy-{index}.yaml"
-    options = _envoy_options(settings, _admin_sockets(settings, run_dir)[index])
+    config = places.run_dir / f"envoy-{number}.yaml"
+    options = _envoy_options(settings, places.admin_socket(number))
     in_process = InProcess(module_path(), APP, ENDS_PATH)
     config.write_text(render(msgspec.structs.replace(options, in_process=in_process)), encoding="utf-8")
     argv = envoy_argv(settings, config, concurrency=1, flush_ms=FLUSH_MS)
-    return in_envoy(argv, Assignment(index, str(socket_path)), environ)
+    return in_envoy(argv, Assignment(index, str(places.socket(number))), environ)
 
 
-def write_envoy_config(settings: Settings, run_dir: Path, sockets: list[Path]) -> Path:
-    """Render `envoy.yaml` for these sockets into the run directory."""
-    options = _envoy_options(settings, run_dir / _ADMIN_SOCKET)
+def write_envoy_config(
+    settings: Settings, run_dir: Path, sockets: Sequence[Path] = (), *, endpoints: Path | None = None
+) -> Path:
+    """Render `envoy.yaml` into the run directory, for workers with these sockets or those that `endpoints` names."""
+    options = msgspec.structs.replace(
+        _envoy_options(settings, run_dir / _ADMIN_SOCKET),
+        worker_sockets=tuple(map(str, sockets)),
+        endpoints=None if endpoints is None else str(endpoints),
+    )
     path = run_dir / "envoy.yaml"
-    path.write_text(render(msgspec.structs.replace(options, worker_sockets=tuple(map(str, sockets)))), encoding="utf-8")
+    path.write_text(render(options), encoding="utf-8")
     return path
 
 
@@ -206,6 +212,7 @@ def _envoy_options(settings: Settings, admin_socket: Path) -> EnvoyOptions:
         tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
         tls_key=str(settings.tls_key) if settings.tls_key else None,
         trusted_proxies=settings.trusted_proxies,
+        max_connection_age_s=settings.max_connection_age_s,
     )
 
 

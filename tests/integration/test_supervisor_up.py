@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.places import Places
 from server.probes import ask_http, port_problem, unused_port
 from server.settings import Settings
 from server.storage.migrate import upgrade
@@ -233,7 +234,8 @@ def a_settings(directory: Path, **changes: object) -> Settings:
 def test_the_plan_has_a_socket_for_each_worker_and_envoy_last(tmp_path: Path) -> None:
     settings = a_settings(tmp_path)
     settings.run_dir.mkdir(parents=True)
-    plan = make_plan(settings, settings.run_dir, 4711, 4712, 4713, 4714)
+    places = Places(settings.run_dir, settings.workers)
+    plan = make_plan(settings, places, 4711, 4712, 4713, 4714)
     assert [worker.name for worker in plan.workers] == ["worker-0", "worker-1", "worker-2"]
     assert len({worker.argv[-1] for worker in plan.workers}) == 3
     assert {worker.environ["AISTATS_LOCAL_MODEL_URL"] for worker in plan.workers} == {"http://127.0.0.1:4711/v1"}
@@ -244,9 +246,20 @@ def test_the_plan_has_a_socket_for_each_worker_and_envoy_last(tmp_path: Path) ->
     assert {one.environ["AISTATS_LOCAL_MODERATION_URL"] for one in plan.workers} == {"http://127.0.0.1:4712/v1"}
     assert {one.environ["AISTATS_LOCAL_MEDIA_URL"] for one in plan.workers} == {"http://127.0.0.1:4714/v1"}
     assert str(settings.data_dir / "local-media") in media.argv
-    config = (settings.run_dir / "envoy.yaml").read_text()
-    assert all(worker.argv[-1] in config for worker in plan.workers)
-    assert make_plan(settings, settings.run_dir, None).local_models == ()
+    endpoints = settings.run_dir / "endpoints.yaml"
+    assert str(endpoints) in (settings.run_dir / "envoy.yaml").read_text()
+    assert all(worker.argv[-1] in endpoints.read_text() for worker in plan.workers)
+    assert make_plan(settings, places, None).local_models == ()
+
+
+def test_a_worker_and_the_one_that_takes_its_place_share_no_file(tmp_path: Path) -> None:
+    settings = a_settings(tmp_path)
+    settings.run_dir.mkdir(parents=True)
+    plan = make_plan(settings, Places(settings.run_dir, settings.workers), None)
+    assert plan.relief is not None
+    coming = [plan.relief(index).command for index in range(settings.workers)]
+    assert [worker.name for worker in coming] == [worker.name for worker in plan.workers]
+    assert len({worker.argv[-1] for worker in (*plan.workers, *coming)}) == 2 * settings.workers
 
 
 def test_the_curl_that_is_shown_is_a_command_that_a_shell_understands(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from server.bootstrap.stores import RecordsLost
 from server.catalogue.problems import CatalogError
 from server.hosts.grpc_aio import GrpcAioHost
 from server.hosts.host import ListenError
+from server.hosts.listeners import turn_away
 from server.logs import log_always
 from server.pipeline.shutdown import Shutdown
-from server.processes import LEAVE, RECORDS_LOST
+from server.processes import ASIDE, LEAVE, RECORDS_LOST
 from server.settings import Settings
 from server.storage.database import DatabaseUnusable
 from server.tuning import collect_seldom
@@ -54,11 +55,13 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
         stop.set()
         shutdown.begin()
 
+    loop.add_signal_handler(ASIDE, turn_away, () if grpc_port is None else (grpc_port,))
     loop.add_signal_handler(LEAVE, shutdown.leaving.set)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)
     tcp = None if grpc_port is None else (settings.grpc_host, grpc_port)
-    make_host = partial(GrpcAioHost, unix_socket=socket_path, tcp=tcp)
+    age_s = settings.max_connection_age_s
+    make_host = partial(GrpcAioHost, unix_socket=socket_path, tcp=tcp, max_connection_age_s=age_s)
     async with worker(settings, socket_path, make_host, shutdown) as host:
         collect_seldom()
         log.info("serving", pid=os.getpid())

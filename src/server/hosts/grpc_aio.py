@@ -70,7 +70,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class GrpcAioHost:
     """One server in the running event loop. Start it once, stop it once.
 
-    `tcp` is a host and port; port 0 takes a free one, which `tcp_port` then tells.
+    `tcp` is a host and port; port 0 takes a free one, which `tcp_port` then tells. `max_connection_age_s`: after how
+    long, give or take a tenth, a client is told to connect anew; calls under way go on for as long as they take.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class GrpcAioHost:
         unix_socket: Path | None = None,
         tcp: tuple[str, int] | None = None,
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
+        max_connection_age_s: float | None = None,
     ) -> None:
         self._health = ServiceHealth()
         self._services = list(dict.fromkeys(route.service for route in routes))
@@ -87,13 +89,17 @@ class GrpcAioHost:
         self._unix_socket = unix_socket
         self._tcp = tcp
         self._max_concurrent_calls = max_concurrent_calls
+        self._options = OPTIONS
+        if max_connection_age_s is not None:
+            self._options += (("grpc.max_connection_age_ms", round(max_connection_age_s * 1000)),)
         self._calls: set[asyncio.Task[Any]] = set()
         self._server: grpc.aio.Server | None = None
         self.tcp_port: int | None = None
 
     async def start(self) -> None:
         """Listen and serve. Raises ListenError."""
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_calls + SPARE_CALLS)
+        max_calls = self._max_concurrent_calls + SPARE_CALLS
+        server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=max_calls)
         self._health.tell(dict.fromkeys(self._services, False))
         server.add_generic_rpc_handlers(
             (_Methods({f"/{route.service}/{route.method}": self._handler(route) for route in self._routes}),)
