@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -95,76 +94,79 @@ class Exchanges:
                 raise failure
             request_id = upstream_request_id(response.headers, post.provider)
             try:
-                is_raw = post.may_be_sound and is_sound(response, post.wants_events)
-                if not is_raw and not is_event_stream(response, post.wants_events):
+                if post.may_be_sound and is_sound(response, post.wants_events):
+                    async with aclosing(sound(response, MAX_STREAM_BYTES)) as batches:
+                        async for batch in batches:
+                            _tell(batch, headroom, request_id)
+                            yield batch
+                elif not is_event_stream(response, post.wants_events):
                     whole: list[ProviderEvent] = []
                     decoder.whole(await response.read(MAX_BODY_BYTES), whole)
                     _tell(whole, headroom, request_id)
                     yield whole
-                elif post.in_batches:
-                    is_told = False
-                    read = partial(self._events, decoder=decoder) if not is_raw else sound
-                    async with aclosing(read(response, limit=MAX_STREAM_BYTES)) as batches:
-                        async for batch in batches:
-                            is_told = is_told or _tell(batch, headroom, request_id)
-                            yield batch
                 else:
-                    async with aclosing(self._events(response, decoder, MAX_BODY_BYTES)) as batches:
-                        joined = [event async for batch in batches for event in batch]
-                    _tell(joined, headroom, request_id)
-                    yield joined
+                    joined: list[ProviderEvent] = []
+                    limit = MAX_STREAM_BYTES if post.in_batches else MAX_BODY_BYTES
+                    async with aclosing(self._transport.sse_batches(response, limit)) as reads:
+                        stream = _Stream(reads, decoder)
+                        while (events := await stream.next()) is not None:
+                            if post.in_batches:
+                                _tell(events, headroom, request_id)
+                                yield events
+                            else:
+                                joined += events
+                    if not post.in_batches:
+                        _tell(joined, headroom, request_id)
+                        yield joined
             except ProviderFailure as failure:
                 failure.request_id = failure.request_id or request_id
                 raise
 
-    async def _events(
-        self, response: HttpResponse, decoder: StreamDecoder, limit: int
-    ) -> AsyncGenerator[list[ProviderEvent], None]:
-        """A batch a network read; the last ends with `Completed`."""
-        async with aclosing(self._transport.sse_batches(response, limit)) as reads:
-            while not decoder.done:
-                events: list[ProviderEvent] = []
-                try:
-                    ended = await _decode_read(reads, decoder, events)
-                except ProviderFailure:
-                    if events:
-                        yield events
-                    raise
-                yield events
-                if ended:
-                    return
-            await _drain(reads)
 
-
-def _tell(batch: list[ProviderEvent], headroom: Headroom | None, request_id: str | None) -> bool:
-    """Add what a reply's headers say to the event that the provider has begun; whether the batch has that."""
-    if not batch or not isinstance(started := batch[0], Started):
-        return False
-    if headroom is not None or request_id is not None:
+def _tell(batch: list[ProviderEvent], headroom: Headroom | None, request_id: str | None) -> None:
+    """Add what a reply's headers say to the event that the provider has begun, where the batch has that."""
+    if headroom is None and request_id is None:
+        return
+    if batch and isinstance(started := batch[0], Started):
         batch[0] = replace(started, headroom=headroom, request_id=request_id)
-    return True
 
 
-async def _decode_read(
-    reads: AsyncGenerator[Sequence[SseEvent], None], decoder: StreamDecoder, events: list[ProviderEvent]
-) -> bool:
-    """Decode the next network read into `events`, and close the answer where it is complete.
+class _Stream:
+    """The events of a streamed answer, a batch a network read; the last batch ends with `Completed`."""
 
-    True where the stream has ended. Raises ProviderFailure; the events before it stand.
-    """
-    ended = False
-    try:
-        for event in await anext(reads):
-            decoder.feed(event.event, event.data, events)
-    except StopAsyncIteration:
-        ended = True
-    except ProviderFailure as failure:
-        if failure.category is not FailureCategory.CONNECTION or not decoder.complete:
-            raise
-        ended = True  # it said all it had to say before the connection broke
-    if ended or decoder.done:
-        decoder.finish(events)
-    return ended
+    def __init__(self, reads: AsyncGenerator[Sequence[SseEvent], None], decoder: StreamDecoder) -> None:
+        self._reads = reads
+        self._decoder = decoder
+        self._has_ended = False
+        self._failure: ProviderFailure | None = None
+
+    async def next(self) -> list[ProviderEvent] | None:
+        """The next batch, None after the last. Raises ProviderFailure; the events before it have been given by then."""
+        if self._failure is not None:
+            raise self._failure
+        decoder = self._decoder
+        if self._has_ended or decoder.done:
+            if not self._has_ended:
+                await _drain(self._reads)
+            return None
+        events: list[ProviderEvent] = []
+        try:
+            try:
+                for event in await anext(self._reads):
+                    decoder.feed(event.event, event.data, events)
+            except StopAsyncIteration:
+                self._has_ended = True
+            except ProviderFailure as failure:
+                if failure.category is not FailureCategory.CONNECTION or not decoder.complete:
+                    raise
+                self._has_ended = True  # it said all it had to say before the connection broke
+            if self._has_ended or decoder.done:
+                decoder.finish(events)
+        except ProviderFailure as failure:
+            if not events:
+                raise
+            self._failure = failure
+        return events
 
 
 def is_event_stream(response: HttpResponse, wanted: bool) -> bool:

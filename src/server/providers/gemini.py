@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
 from server.domain.catalog import Offer, Provider
@@ -189,35 +189,19 @@ class _Overheard:
         self._last: deque[bytes] = deque()
         self._size = 0
 
-    @property
-    def status(self) -> int:
-        return self._response.status
+    async def piece(self) -> bytes:
+        piece = await self._response.piece()
+        self._last.append(piece)
+        self._size += len(piece)
+        while len(self._last) > 1 and self._size - len(self._last[0]) >= MAX_ERROR_BYTES:
+            self._size -= len(self._last.popleft())
+        return piece
 
-    @property
-    def headers(self) -> ResponseHeaders:
-        return self._response.headers
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._response.chunks()) as chunks:
-            async for chunk in chunks:
-                self._last.append(chunk)
-                self._size += len(chunk)
-                while len(self._last) > 1 and self._size - len(self._last[0]) >= MAX_ERROR_BYTES:
-                    self._size -= len(self._last.popleft())
-                yield chunk
+    async def close(self) -> None:
+        await self._response.close()
 
     def tail(self) -> bytes:
         return b"".join(self._last)[-MAX_ERROR_BYTES:]
-
-    async def read(self, limit: int) -> bytes:
-        return await self._response.read(limit)
-
-    async def __aenter__(self) -> Self:
-        await self._response.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._response.__aexit__(*exc_info)
 
 
 def _headers(provider: Provider, request: Request) -> Mapping[str, str]:

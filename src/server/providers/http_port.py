@@ -21,7 +21,19 @@ class ResponseHeaders(Protocol):
         ...
 
 
-class HttpResponse(Protocol):
+class Pieces(Protocol):
+    """A body that comes in piece by piece."""
+
+    async def piece(self) -> bytes:
+        """More of it, no faster than it is asked for; empty at its end. Raises ProviderFailure."""
+        ...
+
+    async def close(self) -> None:
+        """Ask for no more: what is not read to its end is closed at once."""
+        ...
+
+
+class HttpResponse(Pieces, Protocol):
     """A reply whose headers have come in. Leaving the context closes it, at once where it is not read to its end."""
 
     @property
@@ -89,7 +101,7 @@ class HttpTransport(Protocol):
         """
         ...
 
-    def sse_batches(self, response: HttpResponse, limit: int) -> AsyncGenerator[Sequence[SseEvent], None]:
+    def sse_batches(self, response: Pieces, limit: int) -> AsyncGenerator[Sequence[SseEvent], None]:
         """The events of one network read after another; an empty batch where it brought only keep-alives.
 
         Raises ProviderFailure, also where the stream has more than `limit` bytes.

@@ -31,6 +31,7 @@ from server.providers.decoding import MAX_CHOICES, UNREADABLE, Parts
 from server.providers.openai_annotations import citation, flat_annotation
 from server.providers.openai_chat_wire import (
     NOTHING,
+    NULL,
     WireChoice,
     WireChunk,
     WireDelta,
@@ -142,7 +143,8 @@ class ChatDecoder:
             self._citations = (chunk.citations, chunk.search_results)
         if chunk.choices:
             for position, wire in enumerate(chunk.choices):
-                self._choice(wire, position).take(wire, self._provider, out, whole=whole)
+                choice = self._choices.get(wire.index) if type(wire.index) is int else None
+                (choice or self._begin(wire, position)).take(wire, self._provider, out, whole=whole)
         if chunk.x_groq is not None or chunk.usage is not None:
             self._count(chunk, out)
 
@@ -155,7 +157,8 @@ class ChatDecoder:
             Started(words(chunk.id) or None, words(chunk.model) or None, words(chunk.system_fingerprint) or None)
         )
 
-    def _choice(self, wire: WireChoice, position: int) -> _Choice:
+    def _begin(self, wire: WireChoice, position: int) -> _Choice:
+        """The choice that a piece without a proper number, or the first with it, belongs to."""
         index = wire.index if type(wire.index) is int and wire.index >= 0 else position
         choice = self._choices.get(index)
         if choice is None:
@@ -227,8 +230,9 @@ class _Choice:
         out.append(ChoiceEnded(self.parts.choice, reason, self.native_reason))
 
     def _delta(self, delta: WireDelta, logprobs: msgspec.Raw, out: list[ProviderEvent], *, whole: bool) -> None:
-        self._think(delta, out)
-        tokens = None if logprobs is NOTHING else logprob_tokens(logprobs)
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+            self._think(delta, out)
+        tokens = None if logprobs is NOTHING or logprobs == NULL else logprob_tokens(logprobs)
         content = delta.content
         if type(content) is str:
             if content or (tokens is not None and not delta.refusal):

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 NOTHING: Final = msgspec.Raw(b"")
+NULL: Final = msgspec.Raw(b"null")
 
 
 class WireFunction(msgspec.Struct, gc=False):
@@ -53,7 +54,6 @@ class WireChoice(msgspec.Struct, gc=False):
 
 class WireChunk(msgspec.Struct, gc=False):
     id: Any = None
-    object: Any = None
     model: Any = None
     system_fingerprint: Any = None
     service_tier: Any = None

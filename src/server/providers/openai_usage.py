@@ -56,12 +56,13 @@ def _object(counted: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _first(counted: dict[str, Any], *names: str) -> int | None:
     for name in names:
-        if (count := _count(counted.get(name))) is not None:
+        value = counted.get(name)
+        if value is not None and (count := _count(value)) is not None:
             return count
     return None
 
 
 def _count(value: Any) -> int | None:
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not int and type(value) is not float:
         return None
     return int(value) if 0 <= value < 2**53 else None

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 from server.domain.errors import ProviderFailure
-from server.transport.codings import ACCEPTED, decoder_of
+from server.transport.codings import ACCEPTED, Decoder, decoder_of
 from server.transport.connection import Connection, SizedBody
 from server.transport.faults import Fault, connect_failure, failure
 from server.transport.framing import Head
 from server.transport.pool import Origin, Pool
 from server.transport.resolve import Lookup
-from server.transport.sse import ChunkSource, SseEvent, sse_batches
+from server.transport.sse import Pieces, SseEvent, sse_batches
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """Of a body that is read whole."""
@@ -36,25 +36,27 @@ class UpstreamResponse:
         self.status = head.status
         self.headers = head.headers
         self._connection: Connection | None = connection
+        self._source: Connection | _Decoded | None = None
         self._pool = pool
         self._origin = origin
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The decoded body, as it comes in and no faster than it is pulled; never an empty piece.
+    async def piece(self) -> bytes:
+        """More of the decoded body, as it comes in and no faster than it is asked for; empty at its end.
 
-        Raises ProviderFailure (connection where it is cut, protocol). Ending early closes the connection.
+        Raises ProviderFailure (connection where it is cut, protocol).
         """
-        try:
+        if self._connection is None:
+            return b""
+        if self._source is None:
             decoder = decoder_of(self.headers.get("content-encoding"))
-            while self._connection is not None and (data := await self._connection.read()):
-                if decoder is None:
-                    yield data
-                    continue
-                for piece in decoder.feed(data):
-                    yield piece
-                    await asyncio.sleep(0)  # a little data may become a lot: others have their turn meanwhile
-            if decoder is not None:
-                decoder.finish()
+            self._source = self._connection if decoder is None else _Decoded(self._connection, decoder)
+        return await self._source.read()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Every `piece`. Ending early closes the connection."""
+        try:
+            while piece := await self.piece():
+                yield piece
         finally:
             self._release()
 
@@ -84,6 +86,26 @@ class UpstreamResponse:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._release()
+
+
+class _Decoded:
+    """What a connection brings, without its content coding."""
+
+    def __init__(self, connection: Connection, decoder: Decoder) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self._pieces: Iterator[bytes] = iter(())
+
+    async def read(self) -> bytes:
+        """At least one byte; empty at the end. Raises ProviderFailure."""
+        while not (piece := next(self._pieces, b"")):
+            data = await self._connection.read()
+            if not data:
+                self._decoder.finish()
+                return b""
+            self._pieces = self._decoder.feed(data)
+        await asyncio.sleep(0)  # a little data may become a lot: others have their turn meanwhile
+        return piece
 
 
 class Transport:
@@ -193,7 +215,7 @@ class Transport:
         except (OSError, UnicodeError) as error:
             raise connect_failure(error) from None
 
-    def sse_batches(self, response: ChunkSource, limit: int) -> AsyncGenerator[list[SseEvent], None]:
+    def sse_batches(self, response: Pieces, limit: int) -> AsyncGenerator[list[SseEvent], None]:
         """See `server.transport.sse.sse_batches`."""
         return sse_batches(response, limit)
 

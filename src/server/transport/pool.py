@@ -99,7 +99,7 @@ class Pool:
         self._in_use.discard(connection)
         self._slots.release()
         if connection.finish():
-            idle = self._idle.setdefault(origin, _Idle())
+            idle = self._idle.get(origin) or self._idle.setdefault(origin, _Idle())
             if connection.keep_alive_s is not None:
                 idle.learn(connection.keep_alive_s)
             loop = asyncio.get_running_loop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final, Protocol
 
 import msgspec
@@ -47,7 +46,7 @@ class SseDecoder:
             return []
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_plain_line_ends(chunk)
-        if not self._size and not self._at_start and len(chunk) <= MAX_EVENT_BYTES:
+        if not self._size and len(chunk) <= MAX_EVENT_BYTES:
             end = chunk.rfind(b"\n\n")
             if end >= 0:
                 self._take_whole_events(chunk[:end])
@@ -71,13 +70,15 @@ class SseDecoder:
 
     def _take_whole_events(self, events: bytes) -> None:
         """The usual case, quickly: events of one data line each."""
-        for block in events.split(b"\n\n"):
-            if block.startswith(b"data: ") and b"\n" not in block:
-                self._events.append(SseEvent(None, block[6:]))
-                continue
-            for line in block.split(b"\n"):
-                self._end_line(line)
-            self._end_event()
+        if events.startswith(b"data: "):
+            self._at_start = False
+            blocks = events[6:].split(b"\n\ndata: ")
+            if events.count(b"\n") == 2 * (len(blocks) - 1):
+                self._events = [SseEvent(None, data) for data in blocks]
+                return
+        for line in events.split(b"\n"):
+            self._end_line(line)
+        self._end_event()
 
     def _take_lines(self, chunk: bytes) -> None:
         lines = chunk.split(b"\n")
@@ -126,23 +127,26 @@ class SseDecoder:
         return events
 
 
-class ChunkSource(Protocol):
-    def chunks(self) -> AsyncGenerator[bytes, None]: ...
+class Pieces(Protocol):
+    async def piece(self) -> bytes: ...
+    async def close(self) -> None: ...
 
 
-async def sse_batches(response: ChunkSource, limit: int | None = None) -> AsyncGenerator[list[SseEvent], None]:
+async def sse_batches(response: Pieces, limit: int | None = None) -> AsyncGenerator[list[SseEvent], None]:
     """The events of one network read after another; an empty list where it brought no whole event.
 
     A last event whose empty line is missing comes in a batch of its own. Raises ProviderFailure, also (protocol) where
-    the decoded stream has more than `limit` bytes.
+    the decoded stream has more than `limit` bytes. Ending early closes the response.
     """
     decoder = SseDecoder()
     left = math.inf if limit is None else limit
-    async with aclosing(response.chunks()) as chunks:
-        async for chunk in chunks:
-            left -= len(chunk)
+    try:
+        while piece := await response.piece():
+            left -= len(piece)
             if left < 0:
                 raise failure(Fault.TOO_LARGE)
-            yield decoder.feed(chunk)
+            yield decoder.feed(piece)
         if events := decoder.finish():
             yield events
+    finally:
+        await response.close()
