@@ -73,6 +73,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     `drain_s`: how long requests in flight may take to end. `announce_s`: how long Envoy still accepts connections after
     it has begun to close kept-alive ones, so that no client meets a closed port on a connection it was about to use.
+    `aside_s`: how long a worker that is replaced goes on taking in what was on its way to it, longer than a round trip.
     `cut_s`: how long workers have to tell the clients of cut streams. `end_s`: until an ended child is killed.
     `linger_s`: how long the Envoy of a worker that is replaced keeps connections on which nothing is asked; who asks
     once more is told to connect anew.
@@ -80,6 +81,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     drain_s: float = 30.0
     announce_s: float = 0.5
+    aside_s: float = 0.25
     cut_s: float = 3.0
     end_s: float = 5.0
     linger_s: float = 6.0
@@ -241,11 +243,10 @@ class Supervisor:
 
     async def _let_go(self, old: Child, envoy: Proxy | None) -> None:
         """End a worker whose place is taken, when what is under way in it has ended."""
+        old.tell(ASIDE)
+        await asyncio.sleep(self._limits.aside_s)
         if envoy is not None:
             await envoy.announce_drain()
-        old.tell(ASIDE)
-        await asyncio.sleep(self._limits.announce_s)
-        if envoy is not None:
             await envoy.close_listeners()
         old.tell(LEAVE)
         if envoy is None:
