@@ -27,6 +27,7 @@ from server.probes import EnvoyAdmin, EnvoyAdmins, accepts, ask_http, unused_por
 from server.processes import RECORDS_LOST, ChildOutput, Command, tied
 from server.settings import METRICS_HOST, Settings, available_cores
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
+from server.tuning import collect_only_new
 
 LOCAL_MODEL_ID: Final = "local/smollm2-135m:free"
 LOCAL_MEDIA_DIRECTORY: Final = "local-media"
@@ -78,6 +79,7 @@ async def up(settings: Settings, version: str) -> None:
                 tell(f"starting {len(plan.workers)} {what}" + (", loading the model" if model_port else ""))
 
             def ready() -> None:
+                collect_only_new()
                 _announce(settings, key, version, clock.monotonic() - started, has_model=model_port is not None)
 
             output = _child_output(settings, plan)

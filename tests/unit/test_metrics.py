@@ -148,6 +148,13 @@ def told_by(meter: Meter) -> str:
     return render([Reading("0", [family for family in families if not family.name.startswith("process_")])])
 
 
+async def test_the_loop_tells_its_tasks(meter: Meter) -> None:
+    waiting = asyncio.create_task(asyncio.Event().wait())
+    assert f'aistats_loop_tasks{{worker="0"}} {len(asyncio.all_tasks())}\n' in told_by(meter)
+    waiting.cancel()
+    assert 'aistats_python_blocks{worker="0"} ' in told_by(meter)
+
+
 class Books:
     """A ledger that only remembers."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import sys
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Final
@@ -84,6 +85,8 @@ class Meter:
             self._charged,
             self._tokens,
             self._lateness,
+            Sampled("aistats_loop_tasks", "Tasks of the event loop that have not ended.", read=_tasks),
+            Sampled("aistats_python_blocks", "Blocks of memory that Python's objects occupy.", read=_blocks),
             Sampled("process_start_time_seconds", "When the process began, since 1970.", read=lambda: {(): started_at}),
             Sampled("process_cpu_seconds_total", "Processor time used.", read=_cpu_seconds, kind="counter"),
             Sampled("process_resident_memory_bytes", "Memory that is resident.", read=_resident_bytes),
@@ -171,6 +174,17 @@ def _resident_bytes() -> Mapping[Labels, int]:
         return {(): int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES}
     except OSError:  # not on Linux
         return {}
+
+
+def _tasks() -> Mapping[Labels, int]:
+    try:
+        return {(): len(asyncio.all_tasks())}
+    except RuntimeError:  # no loop asks
+        return {}
+
+
+def _blocks() -> Mapping[Labels, int]:
+    return {(): sys.getallocatedblocks()}
 
 
 def _open_descriptors() -> Mapping[Labels, int]:
