@@ -1,12 +1,15 @@
-"""Both hosts beside each other: `python -m bench.hosts [--rounds N]` prints a table of what a request costs on each.
+"""Both hosts beside each other: a table of what a request costs on each.
 
-Runs take turns, so that a busy moment of the machine falls on all alike.
+    python -m bench.hosts [--rounds 3] [--quick]
+
+About two minutes, `--quick` half a minute. Runs take turns, so that a busy moment of the machine falls on all alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -53,9 +56,13 @@ def echo_in_envoy(cores: Cores, directory: Path, name: str) -> Iterator[Target]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.hosts")
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.hosts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are shown [3]")
+    parser.add_argument("--quick", action="store_true", help="one round of 0.3 s each; rough figures")
+    options = parser.parse_args()
+    rounds, seconds = (1, 0.3) if options.quick else (options.rounds, RUN_S)
     raise_file_limit()
     prefer_grpc_polling()
     cores = Cores.choose()
@@ -77,9 +84,10 @@ def main() -> None:
             scenarios += [((name, host), scenario, target) for name, scenario in WHOLE.items()]
         for _, scenario, target in scenarios:
             run(scenario, target, cores, 0.3)
-        for _ in range(rounds):
+        for number in range(rounds):
+            print(f"bench: hosts, round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for key, scenario, target in scenarios:
-                samples.setdefault(key, []).append(run(scenario, target, cores, RUN_S))
+                samples.setdefault(key, []).append(run(scenario, target, cores, seconds))
     print("| | host | requests/s | of its core | a core | p50 ms | p99 ms |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for (what, host), taken in samples.items():

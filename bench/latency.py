@@ -1,6 +1,6 @@
 """Added latency at constant arrival, on both hosts, at a tenth to nine tenths of what each can do: bench/LATENCY.md.
 
-    python -m bench.latency [--quick] [--rounds 3] [--seconds 5] [--output FILE] [--picture FILE]
+    python -m bench.latency [--quick] [--rounds 3] [--requests 1000] [--output FILE] [--picture FILE]
 
 About eleven minutes; `--quick` takes half a minute. Keys, ledger and record are on, and every request is paid for. In
 each round a closed loop of 32 connections measures the most that a host does; then requests come at a constant rate,
@@ -23,7 +23,7 @@ import msgspec
 
 from bench.curve import draw
 from bench.machine import Cores, description
-from bench.measure import CHAT, Scenario, body, run, send
+from bench.measure import CHAT, LOAD_LIMIT_S, Scenario, body, run, send
 from bench.open_loop import OpenLoopResult, OpenLoopSpec
 from bench.report import OWN_CORE, judged, table
 from bench.stack import ROOT, Failed, Target, gateway, upstream
@@ -34,6 +34,8 @@ PICTURE: Final = ROOT / "docs" / "images" / "latency.png"
 HOSTS: Final = ("grpc.aio", "in-envoy")
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 TARGET_AT: Final = 50
+AT_TARGET: Final = 3
+"""So many times as many requests where the targets are."""
 TARGETS_MS: Final = {"p99": 10.0, "p99.9": 25.0}
 PAID: Final = "paid"
 
@@ -42,9 +44,13 @@ class Plan(msgspec.Struct, frozen=True):
     """How much is measured. `shares` are of the most that a host does, in per cent."""
 
     rounds: int
-    seconds: float
+    requests: int
     most_s: float
     shares: tuple[int, ...]
+
+    def seconds(self, share: int, rate: float) -> float:
+        """How long requests come, so that a tail of them means as much at any rate; more where there is a target."""
+        return self.requests * (AT_TARGET if share == TARGET_AT else 1) / rate
 
 
 class Point(msgspec.Struct):
@@ -89,14 +95,14 @@ def main() -> int:
         prog="python -m bench.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="of which all latencies count [3]")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each rate in each round [5]")
-    parser.add_argument("--quick", action="store_true", help="three rates, once, for a second; rough figures")
+    parser.add_argument("--requests", type=int, default=1000, help="at each rate in each round [1000]")
+    parser.add_argument("--quick", action="store_true", help="three rates, once, and few requests; rough figures")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write [bench/LATENCY.md]")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where to draw [docs/images/latency.png]")
     options = parser.parse_args()
-    plan = Plan(options.rounds, options.seconds, 2.0, tuple(range(10, 100, 10)))
+    plan = Plan(options.rounds, options.requests, 2.0, tuple(range(10, 100, 10)))
     if options.quick:
-        plan = Plan(1, 1.0, 1.0, (20, 50, 80))
+        plan = Plan(1, 60, 1.0, (20, 50, 80))
     raise_file_limit()
     prefer_grpc_polling()
     try:
@@ -135,17 +141,18 @@ def measure(plan: Plan, cores: Cores) -> Latency:
                 for host in HOSTS if (index + number) % 2 else reversed(HOSTS):
                     rate = most[host][-1] * share / 100
                     tell(plan, number, f"{host}, {share} % of it, {rate:,.0f} requests/s")
-                    direct = arrive(stand_in, rate, plan.seconds, cores)
+                    seconds = plan.seconds(share, rate)
+                    direct = arrive(stand_in, rate, seconds, cores)
                     before = sum(targets[host].cpu_s().values())
-                    its = arrive(targets[host], rate, plan.seconds, cores)
+                    its = arrive(targets[host], rate, seconds, cores)
                     spent_s = sum(targets[host].cpu_s().values()) - before
-                    points.setdefault((host, share), Point()).add(its, direct, rate, spent_s / plan.seconds)
+                    points.setdefault((host, share), Point()).add(its, direct, rate, spent_s / seconds)
     return Latency(description(), plan, points, most, core_shares)
 
 
 def arrive(target: Target, rate: float, seconds: float, cores: Cores) -> OpenLoopResult:
     spec = OpenLoopSpec(target.port, CHAT, body("chat", PAID, stream=False), rate, seconds, target.headers)
-    return send("bench.open_loop", spec, OpenLoopResult, cores)
+    return send("bench.open_loop", spec, OpenLoopResult, cores, seconds + LOAD_LIMIT_S)
 
 
 def tell(plan: Plan, number: int, text: str) -> None:
@@ -173,8 +180,9 @@ def page(latency: Latency) -> str:
     blocks = [
         "# Added latency at constant arrival\n\nWritten by `python -m bench.latency`;"
         " [docs/benchmarks.md](../docs/benchmarks.md) says how to read it.",
-        f"{latency.machine}; {plan.rounds} rounds, {plan.seconds:g} s of each rate in each. Small chat bodies that are"
-        " paid for, keys, ledger and record on, one worker, SQLite.",
+        f"{latency.machine}; rounds: {plan.rounds}, with {plan.requests:,} requests at each rate, and"
+        f" {AT_TARGET * plan.requests:,} at {TARGET_AT} %. Small chat bodies that are paid for; keys, ledger and record"
+        " on; one worker, SQLite.",
         "![The curves](../docs/images/latency.png)",
         "## Targets\n\n" + table(("what", "target", "measured", ""), _targets(latency)) + _note(latency),
     ]
