@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,7 @@ from server.catalogue.problems import CatalogError  # noqa: E402
 from server.hosts.grpc_aio import GrpcAioHost  # noqa: E402
 from server.hosts.host import ListenError  # noqa: E402
 from server.hosts.in_envoy import InEnvoyHost, Scope, Send  # noqa: E402
-from server.hosts.listeners import turn_away  # noqa: E402
+from server.hosts.listeners import StepAside  # noqa: E402
 from server.hosts.wire import Receive  # noqa: E402
 from server.pipeline.shutdown import Shutdown  # noqa: E402
 from server.rpc.registry import Route  # noqa: E402
@@ -69,8 +69,8 @@ class Carriers:
 class Signals:
     """ASIDE, LEAVE and CUT, from the thread that Python takes for its main one to the event loop's."""
 
-    def __init__(self, ports: Collection[int]) -> None:
-        self._ports = ports
+    def __init__(self, aside: StepAside) -> None:
+        self._aside = aside
         self._told, telling = socket.socketpair()
         self._telling = telling
         for end in (self._told, telling):
@@ -85,7 +85,7 @@ class Signals:
     def _read(self, shutdown: Shutdown) -> None:
         numbers = self._told.recv(_READ_BYTES)
         if ASIDE in numbers:
-            turn_away(self._ports)
+            self._aside.begin()
         if LEAVE in numbers:
             shutdown.leaving.set()
         if CUT in numbers:
@@ -113,7 +113,8 @@ class App:
     def __init__(self, settings: Settings, assignment: Assignment) -> None:
         self._settings = settings
         self._assignment = assignment
-        self._signals = Signals({settings.http_port, settings.grpc_port})
+        aside = StepAside({settings.http_port, settings.grpc_port}, Path(assignment.socket_path))
+        self._signals = Signals(aside)
         self._host: InEnvoyHost
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from rest_bridge.envoy import render_endpoints
+from server.hosts.listeners import aside_file
 from server.probes import EnvoyAdmin, accepts
 from server.processes import Command
-from server.supervisor import POLL_S, Relief
+from server.supervisor import POLL_S, Probe, Relief
 
 __all__ = ["BehindEnvoy", "InsideEnvoy", "Places"]
 
@@ -50,6 +51,16 @@ class Places:
         """Of a worker's own Envoy."""
         return self.run_dir / f"admin-{number}.sock"
 
+    def is_aside(self, index: int) -> Probe:
+        """Asks whether the one that serves has let in all that were on the way to it, once it is told to step aside."""
+        told = aside_file(self.socket(self.present(index)))
+        told.unlink(missing_ok=True)
+
+        async def is_told() -> bool:
+            return told.exists()
+
+        return is_told
+
     def sockets(self) -> list[Path]:
         """Of those that serve, by index."""
         return [self.socket(number) for number in self._numbers]
@@ -69,13 +80,14 @@ class InsideEnvoy:
     def relief(self, index: int) -> Relief:
         places = self._places
         leaving, coming = places.present(index), places.other(index)
+        is_aside = places.is_aside(index)
 
         async def take_over() -> bool:
             places.swap(index)
             return True
 
         admin, old = EnvoyAdmin(places.admin_socket(coming)), EnvoyAdmin(places.admin_socket(leaving))
-        return Relief(self._command(index, coming), admin.is_ready, take_over, old)
+        return Relief(self._command(index, coming), admin.is_ready, take_over, is_aside, old)
 
 
 class BehindEnvoy:
@@ -89,7 +101,7 @@ class BehindEnvoy:
         self._tell()
 
     def relief(self, index: int) -> Relief:
-        coming = self._places.other(index)
+        coming, is_aside = self._places.other(index), self._places.is_aside(index)
         socket = self._places.socket(coming)
 
         async def take_over() -> bool:
@@ -100,7 +112,7 @@ class BehindEnvoy:
             self._tell()
             return False
 
-        return Relief(self._command(index, coming), lambda: accepts(socket), take_over, None)
+        return Relief(self._command(index, coming), lambda: accepts(socket), take_over, is_aside)
 
     def _tell(self) -> None:
         """Whole at once: Envoy sees a file that takes another's name, and none that is being written."""

@@ -45,13 +45,15 @@ class Proxy(Protocol):
 
 
 class Relief(msgspec.Struct, frozen=True):
-    """What takes a worker's place. `take_over` has new requests come to it, and says whether they do; `leaving` is the
-    Envoy of the one before, where that has one of its own.
+    """What takes a worker's place. `take_over` has new requests come to it, and says whether they do.
+
+    Of the one before `is_aside` says whether nobody is on the way to it, and `leaving` is its Envoy if it has its own.
     """
 
     command: Command
     is_ready: Probe
     take_over: Callable[[], Awaitable[bool]]
+    is_aside: Probe
     leaving: Proxy | None = None
 
 
@@ -73,7 +75,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     `drain_s`: how long requests in flight may take to end. `announce_s`: how long Envoy still accepts connections after
     it has begun to close kept-alive ones, so that no client meets a closed port on a connection it was about to use.
-    `aside_s`: how long a worker that is replaced goes on taking in what was on its way to it, longer than a round trip.
+    `aside_s`: how long a worker that is replaced may take to let in what was on its way to it.
     `cut_s`: how long workers have to tell the clients of cut streams. `end_s`: until an ended child is killed.
     `linger_s`: how long the Envoy of a worker that is replaced keeps connections on which nothing is asked; who asks
     once more is told to connect anew.
@@ -81,7 +83,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     drain_s: float = 30.0
     announce_s: float = 0.5
-    aside_s: float = 0.25
+    aside_s: float = 10.0
     cut_s: float = 3.0
     end_s: float = 5.0
     linger_s: float = 6.0
@@ -224,7 +226,7 @@ class Supervisor:
         self._launch([new])
         if await self._is_serving(new, relief) and await relief.take_over():
             self._workers[index], self._workers[-1] = new, old
-            await self._let_go(old, relief.leaving)
+            await self._let_go(old, relief)
             is_replaced, gone = True, old
         else:
             log.error("the new worker does not serve; its output says why", child=new.command.name)
@@ -241,10 +243,11 @@ class Supervisor:
             await asyncio.sleep(POLL_S)
         return True
 
-    async def _let_go(self, old: Child, envoy: Proxy | None) -> None:
+    async def _let_go(self, old: Child, relief: Relief) -> None:
         """End a worker whose place is taken, when what is under way in it has ended."""
+        envoy = relief.leaving
         old.tell(ASIDE)
-        await asyncio.sleep(self._limits.aside_s)
+        await self._in_time(_until(relief.is_aside), self._limits.aside_s)
         if envoy is not None:
             await envoy.announce_drain()
             await envoy.close_listeners()
@@ -253,10 +256,11 @@ class Supervisor:
             whole_s = self._limits.drain_s + self._limits.end_s
             await old.stop([StopStep(signal.SIGTERM, whole_s), StopStep(signal.SIGKILL, self._limits.end_s)])
         else:
-            if not await self._in_time(_until_none(envoy.active_requests), self._limits.drain_s):
+            has_ended = _none(old, envoy.active_requests)
+            if not await self._in_time(_until(has_ended), self._limits.drain_s):
                 old.tell(CUT)
-                await self._in_time(_until_none(envoy.active_requests), self._limits.cut_s)
-            await self._in_time(_until_none(envoy.connections), self._limits.linger_s)
+                await self._in_time(_until(has_ended), self._limits.cut_s)
+            await self._in_time(_until(_none(old, envoy.connections)), self._limits.linger_s)
             await old.stop(self._steps(signal.SIGTERM))
         log.info("worker replaced", child=old.command.name, exit_code=old.exit_code)
 
@@ -332,3 +336,17 @@ class Supervisor:
 async def _until_none(count: Callable[[], Awaitable[int | None]]) -> None:
     while await count():  # noqa: ASYNC110 - Envoy can only be asked
         await asyncio.sleep(POLL_S)
+
+
+async def _until(holds: Probe) -> None:
+    while not await holds():  # noqa: ASYNC110 - another process can only be asked
+        await asyncio.sleep(POLL_S)
+
+
+def _none(child: Child, count: Callable[[], Awaitable[int | None]]) -> Probe:
+    """Whether there are none: who does not answer while it lives is asked again."""
+
+    async def is_none() -> bool:
+        return await count() == 0 or child.pid is None
+
+    return is_none

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from server.hosts.listeners import turn_away
+from server.hosts.listeners import StepAside, aside_file, turn_away
+from tests.integration.test_supervisor import until
 
 WITHIN_S = 60.0
 
@@ -31,7 +33,7 @@ def test_who_is_let_in_stays_and_who_comes_later_comes_to_another(family: socket
     with listener(family=family) as old, ThreadPoolExecutor() as pool:
         address = old.getsockname()
         with socket.create_connection(address[:2], WITHIN_S) as waiting:
-            assert turn_away({address[1]}) == 1
+            assert turn_away({address[1]}) == [old.fileno()]
             late = pool.submit(socket.create_connection, address[:2], WITHIN_S)
             accepted, _ = old.accept()
             with listener(address[1], family) as new:
@@ -44,7 +46,17 @@ def test_who_is_let_in_stays_and_who_comes_later_comes_to_another(family: socket
 
 def test_other_ports_and_what_is_no_listener_are_left_alone() -> None:
     with listener() as one, listener() as other, socket.create_connection(one.getsockname(), WITHIN_S):
-        assert turn_away(()) == 0
-        assert turn_away({one.getsockname()[1]}) == 1
+        assert turn_away(()) == []
+        assert turn_away({one.getsockname()[1]}) == [one.fileno()]
         with socket.create_connection(other.getsockname(), WITHIN_S) as client, other.accept()[0] as server:
             assert exchanged(client, server) == b"question"
+
+
+async def test_all_that_were_on_the_way_are_let_in_before_it_is_said(tmp_path: Path) -> None:
+    with listener() as one, socket.create_connection(one.getsockname(), WITHIN_S):
+        aside = StepAside({one.getsockname()[1]}, tmp_path / "worker.sock")
+        aside.begin()
+        with pytest.raises(TimeoutError):
+            await until(aside_file(tmp_path / "worker.sock").exists, 1.0)
+        with one.accept()[0]:
+            await until(aside_file(tmp_path / "worker.sock").exists, WITHIN_S)

@@ -52,7 +52,7 @@ class Workers:
         return len(events(self.journal)) == 2
 
     def _relief(self, index: int) -> Relief:
-        return Relief(self.command(index, *self._options), self._is_ready, self._take_over)
+        return Relief(self.command(index, *self._options), self._is_ready, self._take_over, yes)
 
     def since(self, count: int) -> list[str]:
         return events(self.journal)[count:]

@@ -17,7 +17,7 @@ from server.bootstrap.stores import RecordsLost
 from server.catalogue.problems import CatalogError
 from server.hosts.grpc_aio import GrpcAioHost
 from server.hosts.host import ListenError
-from server.hosts.listeners import turn_away
+from server.hosts.listeners import StepAside
 from server.logs import log_always
 from server.pipeline.shutdown import Shutdown
 from server.processes import ASIDE, LEAVE, RECORDS_LOST
@@ -55,7 +55,8 @@ async def _run(settings: Settings, socket_path: Path, grpc_port: int | None) -> 
         stop.set()
         shutdown.begin()
 
-    loop.add_signal_handler(ASIDE, turn_away, () if grpc_port is None else (grpc_port,))
+    ports = () if grpc_port is None else (grpc_port,)
+    loop.add_signal_handler(ASIDE, StepAside(ports, socket_path).begin)
     loop.add_signal_handler(LEAVE, shutdown.leaving.set)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, end_calls)

@@ -6,16 +6,21 @@ one that closes. One that no longer hears of new connections has soon let in all
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import socket
 import struct
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
-__all__ = ["turn_away"]
+__all__ = ["StepAside", "aside_file", "turn_away"]
 
+ROUND_TRIP_S: Final = 0.25
+"""How long a connection may take to come about that has begun to."""
+POLL_S: Final = 0.02
 SO_ATTACH_FILTER: Final = 26
 """In no module of Python's."""
 _WITHOUT_SYN: Final = (
@@ -28,22 +33,59 @@ _WITHOUT_SYN: Final = (
 """What the kernel runs on each packet for the socket, as `struct sock_filter`s."""
 
 
-def turn_away(ports: Collection[int]) -> int:
-    """Have this process's listeners on these TCP ports hear of no new connection; how many they are.
+def aside_file(worker_socket: Path) -> Path:
+    """What a worker makes, beside its socket, when nobody is on the way to it any more."""
+    return worker_socket.with_suffix(".aside")
+
+
+class StepAside:
+    """Has nobody come to this process on these TCP ports any more, and makes `aside_file` when all have been let in."""
+
+    def __init__(self, ports: Collection[int], worker_socket: Path) -> None:
+        self._ports = ports
+        self._told = aside_file(worker_socket)
+        self._stepping: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """In the running event loop. Idempotent."""
+        self._stepping = self._stepping or asyncio.ensure_future(self._step())
+
+    async def _step(self) -> None:
+        found = turn_away(self._ports)
+        await asyncio.sleep(ROUND_TRIP_S)
+        while any(map(_waiting, found)):  # noqa: ASYNC110 - the kernel can only be asked
+            await asyncio.sleep(POLL_S)
+        self._told.touch()
+
+
+def turn_away(ports: Collection[int]) -> list[int]:
+    """Have this process's listeners on these TCP ports hear of no new connection; the descriptors of them.
 
     Who connects meanwhile is not answered, and asks again after a second, when another listener has its turn.
     """
-    found = 0
+    found = []
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # not a socket, or closed by now
-            one = socket.socket(fileno=int(name))
-            try:
-                if _listens(one, ports):
-                    _attach(one)
-                    found += 1
-            finally:
-                one.detach()
+        with suppress(OSError), _borrowed(int(name)) as one:  # not a socket, or closed by now
+            if _listens(one, ports):
+                _attach(one)
+                found.append(int(name))
     return found
+
+
+def _waiting(descriptor: int) -> int:
+    """How many have connected that the process has yet to accept."""
+    with suppress(OSError), _borrowed(descriptor) as one:
+        return int(struct.unpack_from("I", one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)[0])
+    return 0
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    one = socket.socket(fileno=descriptor)
+    try:
+        yield one
+    finally:
+        one.detach()
 
 
 def _listens(one: socket.socket, ports: Collection[int]) -> bool:
