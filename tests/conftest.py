@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import certifi
+import httpx
 from hypothesis import HealthCheck, settings
 
 # How long an example takes is the machine's affair, which may be busy with the rest of the suite.
@@ -19,3 +20,7 @@ _authority = tempfile.NamedTemporaryFile("w", suffix=".pem")  # noqa: SIM115 - o
 _authority.write(Path(certifi.where()).read_text().partition(_end)[0] + _end)
 _authority.flush()
 os.environ["SSL_CERT_FILE"] = _authority.name
+
+# What a client of HTTP waits for where a test says nothing of it: by itself five seconds.
+_patience = httpx._config.DEFAULT_TIMEOUT_CONFIG
+_patience.connect = _patience.read = _patience.write = _patience.pool = 60.0

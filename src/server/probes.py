@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import re
+import secrets
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 PROBE_TIMEOUT_S: Final = 2.0
 MAX_BODY_BYTES: Final = 256 * 1024
+_LOWEST_PORT: Final = 10_000
+_GIVEN_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # Of the listeners of the data path, not the admin's own.
 _ACTIVE: Final = r"^http\.(?!admin\.)[^:]*downstream_{}_active: (\d+)$"
@@ -98,11 +101,28 @@ def port_problem(host: str, port: int) -> OSError | None:
 
 
 def unused_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that nobody listens on at this moment.
+
+    It is none of those that the kernel gives to whoever names none, a client's connection for one: until its owner
+    listens there, nobody else comes by it.
+    """
+    above = _first_given_port()
+    for _ in range(100 if above > _LOWEST_PORT else 0):
+        port = _LOWEST_PORT + secrets.randbelow(above - _LOWEST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
+        port = int(probe.getsockname()[1])
         return port
+
+
+def _first_given_port() -> int:
+    try:
+        return int(_GIVEN_PORTS.read_text().split()[0])
+    except OSError:
+        return 0
 
 
 class EnvoyAdmin:

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.e2e.gateway import Gateway, free_port
+from server.probes import unused_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.everything import as_all_of_openai
 
@@ -124,7 +125,7 @@ def config(acme: UpstreamThread, backup: UpstreamThread, *, first_byte: float = 
         acme=acme.base_url,
         films=acme.films_url,
         backup=backup.base_url,
-        closed=free_port(),
+        closed=unused_port(),
         first_byte=first_byte,
         idle=idle,
     )
@@ -181,8 +182,8 @@ def gateway(
 def strict_gateway(
     tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThread, backup_upstream: UpstreamThread
 ) -> Iterator[Gateway]:
-    """One that waits a second for a provider's first byte and for each next, and fetches pictures from here."""
-    settings = config(acme_upstream, backup_upstream, first_byte=1.0, idle=1.0)
+    """One that waits two seconds for a provider's first byte and for each next, and fetches pictures from here."""
+    settings = config(acme_upstream, backup_upstream, first_byte=2.0, idle=2.0)
     fetches = {f"AISTATS_PICTURE_URLS_ALLOW_{what}": "1" for what in ("HTTP", "PRIVATE")}
     gateway = Gateway(tmp_path_factory.mktemp("strict"), settings, environ={"ACME_KEY": ACME_KEY, **fetches}).start()
     yield gateway

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,19 +17,13 @@ from typing import Any
 import httpx
 import psutil
 
+from server.probes import unused_port
 from tests.fakes.hosting import CHOSEN
 
-READY_WITHIN_S = 60.0
-STOPPED_WITHIN_S = 45.0
+READY_WITHIN_S = 90.0
+STOPPED_WITHIN_S = 60.0
 WORKER = re.compile(r" worker |/envoy-[0-9]+[.]yaml ")
 """The command of a worker on either host."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def command_of(process: psutil.Process) -> list[str]:
@@ -61,7 +54,7 @@ class Gateway:
         self.directory = directory
         self.config_file = directory / "gateway.yaml"
         self.config_file.write_text(config or "{}\n")
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self.http_port, self.grpc_port = unused_port(), unused_port()
         self.log_file = directory / "gateway.log"
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AISTATS_")},

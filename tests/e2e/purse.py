@@ -37,7 +37,7 @@ class Purse:
 
     def balance(self) -> int:
         """What is there once nothing is reserved any more."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (wallet := self.wallet())["reserved_nanos"]:
             assert time.monotonic() < deadline, wallet
             time.sleep(0.1)
@@ -55,7 +55,7 @@ class Purse:
 
     def record(self, generation_id: str) -> dict[str, Any]:
         """The record of a generation, which may be on its way where its client has gone."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (reply := self.get(f"/v1/generation/{generation_id}")).status_code == httpx.codes.NOT_FOUND:
             assert time.monotonic() < deadline, generation_id
             time.sleep(0.05)

@@ -182,7 +182,7 @@ def read_until(connection: socket.socket, mark: bytes, count: int = 1) -> bytes:
     return received
 
 
-def wait_left(upstream: UpstreamThread, request: Request, *, within_s: float = 5.0) -> Disconnect:
+def wait_left(upstream: UpstreamThread, request: Request, *, within_s: float = 30.0) -> Disconnect:
     """When the gateway hung up on this very request; connections that were idle hang up too, and don't count."""
     deadline = time.monotonic() + within_s
     while True:

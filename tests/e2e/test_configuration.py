@@ -28,7 +28,7 @@ from tests.fakes.openai_upstream import chat_stream
 from tests.fakes.typed_client import eventually
 
 ROOT = Path(__file__).parents[2]
-RELOADED_WITHIN_S = 10.0
+RELOADED_WITHIN_S = 30.0
 """On an idle machine it takes one second: a file is read once it has been left alone for half of one."""
 
 CONFIG = """
@@ -44,7 +44,7 @@ models:
 # Before it starts.
 
 
-def refused(gateway: Gateway, *, within_s: float = 20.0) -> str:
+def refused(gateway: Gateway, *, within_s: float = 60.0) -> str:
     """What `up` says when it doesn't start; nothing may be left of it."""
     ended = subprocess.run(
         gateway.command, env=gateway.environ, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL
@@ -175,13 +175,13 @@ def ended_with_streams_under_way(
     with ThreadPoolExecutor(STREAMS + 1) as pool:
         rest = [pool.submit(read_stream, gateway, surface) for surface in surfaces]
         native = pool.submit(native_stream, gateway)
-        acme.wait_request(STREAMS + 1, timeout=20)
+        acme.wait_request(STREAMS + 1)
         time.sleep(1)
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGTERM)
         answers = [(surface, future.result()) for surface, future in zip(surfaces, rest, strict=True)]
         typed = native.result()
-    assert gateway.process.wait(20) == 0, gateway.log[-4000:]
+    assert gateway.process.wait(60) == 0, gateway.log[-4000:]
     return answers, typed, gateway
 
 
@@ -198,8 +198,8 @@ def test_past_the_limit_each_stream_ends_in_an_error_that_says_why(
     tmp_path: Path, acme: UpstreamThread, backup: UpstreamThread
 ) -> None:
     began_s = time.monotonic()
-    answers, typed, gateway = ended_with_streams_under_way(tmp_path, acme, backup, seconds=40, drain_s=1)
-    assert time.monotonic() - began_s < 30
+    answers, typed, gateway = ended_with_streams_under_way(tmp_path, acme, backup, seconds=200, drain_s=1)
+    assert time.monotonic() - began_s < 110
     for surface, events in answers:
         assert not whole(events)
         assert surface.text(events).startswith("tick tick ")

@@ -145,7 +145,7 @@ def test_what_a_provider_calls_a_request_is_on_record_and_a_failed_ones_in_the_l
         said = [line for line in gateway.log.splitlines() if generation_id in line and '"attempt_failed"' in line]
         return [json.loads(line) for line in said]
 
-    assert eventually(lambda: bool(failures()), 10)
+    assert eventually(lambda: bool(failures()))
     (failed,) = failures()
     assert (failed["provider"], failed["category"], failed["status"]) == ("acme", "server_error", 500)
     assert failed["provider_request_id"] == "req-of-acme"

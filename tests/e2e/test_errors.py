@@ -164,7 +164,7 @@ def test_504_for_a_hung_upstream(strict_gateway: Gateway, acme: UpstreamThread) 
     asked_s = time.monotonic()
     reply = strict_gateway.post("/v1/chat/completions", {**CHAT, "stream": True})
     assert_contract(reply, 504, "timeout_error", reason="upstream_timeout")
-    assert time.monotonic() - asked_s < 10
+    assert time.monotonic() - asked_s < 40
     acme.wait_disconnect()
 
 

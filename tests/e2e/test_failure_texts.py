@@ -14,7 +14,8 @@ import grpc
 import pytest
 import trustme
 
-from tests.e2e.gateway import Gateway, free_port
+from server.probes import unused_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.upstreams import UpstreamThread
 from tests.e2e.ways_in import SURFACES, TYPED, body, typed
 from tests.fakes.failure_texts import INNER, TABLE, sentences
@@ -73,7 +74,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, acme_upstream: UpstreamThrea
     """A model for each way in which a connection fails, and one whose provider answers."""
     servers = [Rude(reset), Rude(hang_up), Rude(untrusted()), Rude(answer_plainly)]
     urls = {
-        "refused": f"http://127.0.0.1:{free_port()}/v1",
+        "refused": f"http://127.0.0.1:{unused_port()}/v1",
         "no_name": "http://upstream.invalid/v1",
         "no_tls": f"https://127.0.0.1:{servers[3].port}/v1",
         "reset": f"http://127.0.0.1:{servers[0].port}/v1",

@@ -155,9 +155,9 @@ def test_a_deadline_reaches_the_upstream(channel: grpc.Channel, metadata: Metada
     acme.script(silent())
     asked_s = time.monotonic()
     with pytest.raises(grpc.RpcError) as late:
-        chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(chat_request(), metadata=metadata, timeout=2)
+        chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(chat_request(), metadata=metadata, timeout=4)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    assert 1.9 < acme.wait_disconnect().at - asked_s < 10
+    assert 3.9 < acme.wait_disconnect().at - asked_s < 40
 
 
 @pytest.mark.parametrize(

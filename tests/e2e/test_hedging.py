@@ -44,7 +44,7 @@ def test_who_says_nothing_is_outrun_and_the_client_sees_one_answer(
     with streaming(hedging, surface, **pair) as reader:
         events = list(reader)
         generation_id = reader.reply.headers["x-generation-id"]
-    assert AFTER_S <= events[-1].at - began_s < 5
+    assert AFTER_S <= events[-1].at - began_s < 30
     assert whole(events)
     assert (surface.text(events), surface.failures(events)) == ("From backup", [])
     acme.wait_disconnect()

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
+from server.probes import unused_port
 from tests.e2e.conftest import ACME_KEY, config
-from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.metered import Metered, grown
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.typed_client import eventually
@@ -29,7 +30,7 @@ def metered(
     gateway = Metered(
         tmp_path_factory.mktemp("metered"),
         config(acme_upstream, backup_upstream),
-        environ={"ACME_KEY": ACME_KEY, "AISTATS_METRICS_PORT": str(free_port())},
+        environ={"ACME_KEY": ACME_KEY, "AISTATS_METRICS_PORT": str(unused_port())},
     )
     gateway.start()
     gateway.run("wallet", "top-up", "--team", "default", "--usd", "100")

@@ -44,10 +44,10 @@ models:
 {offers}
       - {{provider: v, provider_model: m, endpoints: [chat, responses, messages]}}
       - {{provider: w, provider_model: m, endpoints: [chat, responses, messages]}}
-routing: {{timeout_s: 30, first_byte_timeout_s: 1, idle_timeout_s: 30, max_attempts: 3}}
+routing: {{timeout_s: 30, first_byte_timeout_s: 3, idle_timeout_s: 30, max_attempts: 3}}
 """
 ANSWER_S = 0.1
-KNOWN_S = 2.0
+KNOWN_S = 10.0
 """So long after a provider has gone, every worker knows."""
 KNOWN_AFTER = 60
 """Or after so many requests of all clients, where the machine is too busy for more."""
@@ -109,7 +109,7 @@ class Watch:
     def breakers(self) -> list[set[str]]:
         """The states of the breakers of `x` for the model, at each worker."""
         request = health_pb2.GetHealthRequest()
-        told = [stub.GetHealth(request, metadata=self._metadata, timeout=10) for stub in self._stubs]
+        told = [stub.GetHealth(request, metadata=self._metadata, timeout=30) for stub in self._stubs]
         return [
             {
                 route.breaker

@@ -282,7 +282,7 @@ def test_an_endless_error_body_is_not_read(
     for _ in range(10):
         reply = gateway.post(CHAT.path, asking("well", CHAT, stream=False) | pair)
         assert reply.json()["choices"][0]["message"]["content"] == "Hello there!"
-    assert time.monotonic() - asked_at < 5
+    assert time.monotonic() - asked_at < 60
     assert max(request.sent for request in upstream.requests) < 8 * MIB
     assert worker.memory_info().rss - rss < 8 * MIB
     assert len(other.requests) == 10
@@ -291,7 +291,7 @@ def test_an_endless_error_body_is_not_read(
 async def test_idle_ends_cost_no_error_and_no_second_body(
     gateway: Gateway, session: aiohttp.ClientSession, upstream: UpstreamThread
 ) -> None:
-    kept_s, lanes, rounds = 0.5, 20, 6
+    kept_s, lanes, rounds = 1.5, 20, 3
     upstream.upstream.keep_alive_s = kept_s
     numbers = itertools.count()
     try:
@@ -331,7 +331,7 @@ class WatchedWorker:
                 stdout=output,
                 stderr=errors,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not any("ready" in line for line in self.told()):
             assert self._process.poll() is None, self._errors.read_text()
             assert time.monotonic() < deadline
@@ -340,7 +340,7 @@ class WatchedWorker:
 
     def __exit__(self, *exc_info: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(30) == 0, self._errors.read_text()
+        assert self._process.wait(60) == 0, self._errors.read_text()
 
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._output.read_text().splitlines()]

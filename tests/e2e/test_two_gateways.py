@@ -19,11 +19,12 @@ import yaml
 from aistats.gateway.v1 import chat_pb2_grpc
 from server.clock import SystemClock
 from server.preflight import envoy_binary
+from server.probes import unused_port
 from server.storage.database import Database
 from server.storage.ledger_verify import Problem, Verification, verify_ledger
 from server.storage.wallets import Wallets
 from tests.e2e.conftest import ACME_KEY, config
-from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.load import Load
 from tests.e2e.purse import PAID
 from tests.e2e.test_grpc_clients import chat_request
@@ -77,7 +78,7 @@ class Balancer:
     """Envoy as deploy/balancer.yaml says, with other addresses: as much of a gateway as a client sees."""
 
     def __init__(self, directory: Path, gateways: list[Gateway], key: str) -> None:
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = unused_port(), unused_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers = {"authorization": f"Bearer {key}"}
         settings: Any = yaml.safe_load(BALANCER.read_text())

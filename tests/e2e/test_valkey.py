@@ -22,7 +22,7 @@ from tests.integration.valkey import ValkeyServer, valkey
 __all__ = ["valkey"]
 
 FAILURES = 6
-SEEN_WITHIN_S = 4.0
+SEEN_WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def breaker_of_dead(gateway: Gateway, index: int) -> str:
     with grpc.insecure_channel(f"unix:{gateway.directory}/data/run/worker-{index}.sock") as channel:
         metadata = (("authorization", f"Bearer {gateway.key}"),)
         health = health_pb2_grpc.HealthServiceStub(channel).GetHealth(
-            health_pb2.GetHealthRequest(), metadata=metadata, timeout=10
+            health_pb2.GetHealthRequest(), metadata=metadata, timeout=30
         )
     return next(str(provider.breaker.state) for provider in health.providers if provider.id == "dead")
 
@@ -50,7 +50,7 @@ def fail_at(gateway: Gateway, index: int) -> None:
         for _ in range(FAILURES):
             with pytest.raises(grpc.RpcError):
                 chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(
-                    chat_request("acme/dead:free"), metadata=metadata, timeout=10
+                    chat_request("acme/dead:free"), metadata=metadata, timeout=30
                 )
 
 
@@ -67,12 +67,12 @@ def test_a_breaker_is_everybodys_through_valkey_and_without_it_requests_go_on(
     valkey.kill()
     for _ in range(20):
         assert sharing.post("/v1/chat/completions", CHAT).status_code == 200
-    assert eventually(lambda: sharing.log.count("valkey_unavailable") == 2, 10), "one line of each worker"
+    assert eventually(lambda: sharing.log.count("valkey_unavailable") == 2), "one line of each worker"
     assert sharing.post("/v1/chat/completions", CHAT).status_code == 200
     assert sharing.get("/v1/health").status_code == 200
 
     valkey.start()
-    assert eventually(lambda: sharing.log.count("valkey_available_again") == 2, 20)
+    assert eventually(lambda: sharing.log.count("valkey_available_again") == 2)
     assert sharing.log.count("valkey_unavailable") == 2
 
 

@@ -16,7 +16,8 @@ import pytest
 from phaseo import verify_async_webhook_signature
 from standardwebhooks import Webhook
 
-from tests.e2e.gateway import Gateway, free_port
+from server.probes import unused_port
+from tests.e2e.gateway import Gateway
 from tests.e2e.purse import Purse
 from tests.e2e.receiver import Receiver, receiving
 
@@ -79,7 +80,7 @@ def test_a_video_is_told_of_as_it_is(team: Purse, receiver: Receiver) -> None:
 def test_the_receiver_that_is_shown_receives(team: Purse) -> None:
     [code] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(code.splitlines()) <= 25
-    port = free_port()
+    port = unused_port()
     made = hook(team, f"http://127.0.0.1:{port}/", events=["video.completed"])
     environ = {**os.environ, "WEBHOOK_SECRET": made["secret"], "PORT": str(port)}
     with subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True) as process:

@@ -24,7 +24,7 @@ class UpstreamThread:
         self._run(self.upstream.__aenter__())
         self.films: Upstream | None = None
 
-    def _run(self, work: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     @property
@@ -52,13 +52,13 @@ class UpstreamThread:
 
         self._run(forget())
 
-    def wait_request(self, count: int = 1, *, timeout: float = 10.0) -> Request:
+    def wait_request(self, count: int = 1, *, timeout: float = 30.0) -> Request:
         return self._run(self.upstream.wait_request(count, timeout=timeout))
 
-    def wait_disconnect(self, count: int = 1, *, timeout: float = 10.0) -> Disconnect:
+    def wait_disconnect(self, count: int = 1, *, timeout: float = 30.0) -> Disconnect:
         return self._run(self.upstream.wait_disconnect(count, timeout=timeout))
 
-    def wait_open_sockets(self, count: int = 0, *, timeout: float = 10.0) -> None:
+    def wait_open_sockets(self, count: int = 0, *, timeout: float = 30.0) -> None:
         self._run(self.upstream.wait_open_sockets(count, timeout=timeout))
 
     def close(self) -> None:

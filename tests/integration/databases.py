@@ -26,7 +26,7 @@ from server.storage import migrate
 from server.storage.database import Database
 
 START_LIMIT_S = 60.0
-PROCESS_LIMIT_S = 60.0
+PROCESS_LIMIT_S = 200.0
 
 
 class ManualClock:

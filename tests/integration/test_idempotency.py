@@ -19,7 +19,6 @@ from tests.fakes.rest import Reply, read
 from tests.integration.databases import ManualClock
 from tests.integration.idempotent import BODY, STREAM, Counter, Gate, words
 
-pytestmark = pytest.mark.timeout(60)
 UNARY_COST = STREAM_COST = 9 * 150 + 3 * 600
 
 

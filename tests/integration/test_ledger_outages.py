@@ -39,8 +39,9 @@ ANSWERED: Fate = "answered"
 @pytest.fixture
 async def patient(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
     """A database that a team of 1000 USD has, and whose statements give up soon."""
+    async with migrated(database_url) as usual:
+        await make_teams(usual, clock, 1000 * USD)
     opened = Database.open(database_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
-    await make_teams(opened, clock, 1000 * USD)
     try:
         yield opened
     finally:

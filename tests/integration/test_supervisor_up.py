@@ -78,13 +78,13 @@ def up(tmp_path: Path) -> Up:
     return Up(tmp_path)
 
 
-async def ended(process: asyncio.subprocess.Process, limit_s: float = 30.0) -> bytes:
+async def ended(process: asyncio.subprocess.Process, limit_s: float = 60.0) -> bytes:
     """What it still prints; `process.returncode` is known afterwards."""
     printed, _ = await asyncio.wait_for(process.communicate(), limit_s)
     return printed
 
 
-async def until(holds: Callable[[], bool], limit_s: float = 15.0) -> None:
+async def until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
         while not holds():  # noqa: ASYNC110 - it is another process's doing
             await asyncio.sleep(0.02)
@@ -156,8 +156,8 @@ async def test_a_worker_that_crashed_and_is_not_back_yet_does_not_make_a_stop_fa
     worker.kill()
     await until(lambda: is_gone(worker))
     process.send_signal(signal.SIGTERM)
-    await ended(process)
-    assert process.returncode == 0
+    said = await ended(process)
+    assert process.returncode == 0, said.decode()
 
 
 async def killed(up: Up, process: asyncio.subprocess.Process, *also: psutil.Process) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import pytest
 
 from server.domain.errors import FailureCategory, ProviderFailure
+from server.probes import unused_port
 from server.transport import SseEvent, Transport, UpstreamResponse, sse_batches
 from server.transport.codings import MAX_PIECE_BYTES
 from server.transport.faults import Fault, failure
@@ -295,16 +296,10 @@ async def test_what_came_before_a_cut_is_given_out_first(transport: Transport, u
     assert seen == [b"1", b"2"]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        pytest.param(f"http://127.0.0.1:{free_port()}/", Fault.REFUSED, id="no listener"),
+        pytest.param(f"http://127.0.0.1:{unused_port()}/", Fault.REFUSED, id="no listener"),
         ("http://no-such-host.invalid/", Fault.NAME_NOT_FOUND),
         ("ftp://127.0.0.1/", Fault.BAD_URL),
         ("http:///v1", Fault.BAD_URL),
