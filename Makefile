@@ -75,7 +75,7 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 # Tests of time, memory and load have the machine to themselves. The others wait for more than they compute, so there are three at
 # a time even on two cores: those of whole gateways by file, the rest in long runs, so that what a file needs is started once.
 ALONE := $(wildcard tests/integration/test_supervisor*.py) \
-	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage streams valkey)
+	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage soak streams valkey)
 WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
 # Besides whole gateways, what meets a host of the servicers.
 HOSTED := tests/contract $(patsubst %,tests/integration/test_%.py, \
@@ -164,6 +164,11 @@ bench-compare: $(DEV) ## measure beside a bare Envoy and the peers that are inst
 chaos: $(DEV) ## kill, cut and leave at 4,000 requests, then reconcile every nano-dollar (docs/chaos.md)
 	@scripts/install-test-deps.sh
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: soak
+soak: $(DEV) ## half an hour at 70 % of what it can do, and what memory, descriptors and tasks do meanwhile (docs/soak.md)
+	@scripts/install-test-deps.sh
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: schemathesis
 schemathesis: $(DEV) ## requests made of the OpenAPI description, to a whole gateway, and its replies held to it

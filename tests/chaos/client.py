@@ -178,7 +178,8 @@ class _Watch:
             if data == DONE:
                 self._seen.complete = self._seen.error is None
                 continue
-            text, ends = self._take(json.loads(data))
+            take = self._take_message if self._plan.surface == "messages" else self._take
+            text, ends = take(json.loads(data))
             self._texts += bool(text)
             if leave is not None and (
                 (leave.when == "middle" and text and self._texts >= leave.events) or (leave.when == "end" and ends)
@@ -206,6 +207,19 @@ class _Watch:
             seen.text += value["delta"]
             return value["delta"], False
         return "", kind == "response.output_text.done"
+
+    def _take_message(self, value: dict[str, Any]) -> tuple[str, bool]:
+        seen, kind = self._seen, value["type"]
+        if kind == "error":
+            seen.error = _named(value["error"])
+        elif kind == "message_delta":
+            seen.usage = value["usage"]
+        elif kind == "message_stop":
+            seen.complete = seen.error is None
+        elif kind == "content_block_delta":
+            seen.text += value["delta"]["text"]
+            return value["delta"]["text"], False
+        return "", kind == "content_block_stop"
 
 
 def _data(block: bytes) -> bytes | None:
@@ -237,6 +251,11 @@ def _texts(plan: Plan, reply: dict[str, Any]) -> Iterator[str]:
     if plan.surface == "chat":
         for choice in reply["choices"]:
             yield choice["message"]["content"] or ""
+        return
+    if plan.surface == "embeddings":
+        return
+    if plan.surface == "messages":
+        yield from (block["text"] for block in reply["content"])
         return
     for item in reply["output"]:
         for part in item.get("content", ()):

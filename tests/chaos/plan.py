@@ -11,9 +11,15 @@ from typing import Final, Literal
 
 import msgspec
 
-from tests.chaos.prices import DRAINED, FREE, PAID, PROVIDERS, Tokens, estimate
+from tests.chaos.prices import DRAINED, FREE, MAX_OUTPUT_TOKENS, PAID, PROVIDERS, Tokens, estimate
 
-Surface = Literal["chat", "responses"]
+Surface = Literal["chat", "responses", "messages", "embeddings"]
+PATHS: Final[dict[Surface, str]] = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "embeddings": "/v1/embeddings",
+}
 When = Literal["before", "middle", "end"]
 DEFAULT: Final = "default"
 POOR: Final = "poor"
@@ -39,7 +45,7 @@ _MARK: Final = re.compile(rb"plan (\d{6})")
 
 class Script(msgspec.Struct, frozen=True):
     """What one provider does: refuses with `status`, or says `pieces`, the first after `first_s` seconds and the others
-    `every_s` apart, and then what it used.
+    `every_s` apart, and then what it used. With `garbage` it says instead what no client could read.
 
     `usage` None tells nothing of that. `running`: each chunk of a stream tells what was used so far. `cut_after`: the
     connection ends after so many pieces, with a reset where `rude`.
@@ -53,6 +59,7 @@ class Script(msgspec.Struct, frozen=True):
     running: bool = False
     cut_after: int | None = None
     rude: bool = False
+    garbage: bool = False
 
     @property
     def lasts_s(self) -> float:
@@ -117,14 +124,23 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        return "/v1/responses" if self.surface == "responses" else "/v1/chat/completions"
+        return PATHS[self.surface]
 
     def body(self) -> dict[str, object]:
         """The request as it is sent."""
-        body: dict[str, object] = {"model": self.model, "stream": self.stream}
+        body: dict[str, object] = {"model": self.model}
         *system, user = self.turns
         if self.prefers is not None:
             body["provider"] = {"order": [self.prefers]}
+        if self.surface == "embeddings":
+            return body | {"input": user}
+        body["stream"] = self.stream
+        if self.surface == "messages":
+            body |= {
+                "messages": [{"role": "user", "content": user}],
+                "max_tokens": self.max_tokens or MAX_OUTPUT_TOKENS,
+            }
+            return body | ({"system": system[0]} if system else {})
         if self.surface == "responses":
             body |= {"input": user, "store": self.index % 2 == 0}
             body |= {"instructions": system[0]} if system else {}
@@ -150,11 +166,11 @@ def plan_of(seed: int, index: int) -> Plan:
     prefers = rng.choice([None, None, *PROVIDERS[model]])
     first = prefers or PROVIDERS[model][0]
     other = next(name for name in PROVIDERS[model] if name != first)
-    scripts = {first: _serving(rng, stream), other: _serving(rng, stream)}
+    scripts = {first: serving(rng, stream), other: serving(rng, stream)}
     if fate < ERROR_SHARE:
-        scripts[first] = _refusing(rng)
+        scripts[first] = refusing(rng)
         if rng.random() >= FALLBACK_SERVES_SHARE:
-            scripts[other] = _refusing(rng)
+            scripts[other] = refusing(rng)
     elif is_cut:
         served = scripts[first]
         scripts[first] = msgspec.structs.replace(
@@ -166,12 +182,12 @@ def plan_of(seed: int, index: int) -> Plan:
         model=model,
         surface=rng.choice(["chat", "responses"]),
         stream=stream,
-        turns=_prompt(rng, index),
+        turns=prompt(rng, index),
         max_tokens=rng.choice([None, None, 64, 700]),
         prefers=prefers,
         tells_usage=rng.random() < 0.9,
         scripts=scripts,
-        leave=_leave(rng, stream, scripts[first]) if rng.random() < LEAVE_SHARE else None,
+        leave=leaving(rng, stream, scripts[first]) if rng.random() < LEAVE_SHARE else None,
         key=f"order-{index:06d}" if rng.random() < KEYED_SHARE else None,
     )
 
@@ -183,7 +199,7 @@ def index_in(body: bytes) -> int:
     return int(found[1])
 
 
-def _prompt(rng: random.Random, index: int) -> tuple[str, ...]:
+def prompt(rng: random.Random, index: int) -> tuple[str, ...]:
     user = f"plan {index:06d} {_words(rng, rng.randrange(2, 60))}"
     return (_words(rng, rng.randrange(3, 20)), user) if rng.random() < 0.3 else (user,)
 
@@ -192,11 +208,11 @@ def _words(rng: random.Random, count: int) -> str:
     return " ".join(rng.choices(_WORDS, k=count))
 
 
-def _refusing(rng: random.Random) -> Script:
+def refusing(rng: random.Random) -> Script:
     return Script(status=rng.choice([429, 500]), first_s=rng.uniform(0.0, 0.2))
 
 
-def _serving(rng: random.Random, stream: bool) -> Script:
+def serving(rng: random.Random, stream: bool) -> Script:
     pieces = tuple(f"{word} " for word in rng.choices(_WORDS, k=rng.randrange(3, 40)))
     fate = rng.random()
     return Script(
@@ -221,7 +237,7 @@ def _usage(rng: random.Random) -> Tokens:
     )
 
 
-def _leave(rng: random.Random, stream: bool, script: Script) -> Leave:
+def leaving(rng: random.Random, stream: bool, script: Script) -> Leave:
     rude = rng.random() < 0.5
     when: When = rng.choice(["before", "middle", "end"]) if stream else rng.choice(["before", "before", "middle"])
     # What leaves before the first byte is as likely to go before the provider was asked as while it thinks.

@@ -13,7 +13,8 @@ import msgspec
 PAID: Final = "chaos/paid"
 DRAINED: Final = "chaos/drained"
 FREE: Final = "chaos/paid:free"
-PROVIDERS: Final = {PAID: ("one", "two"), DRAINED: ("three", "two"), FREE: ("one", "two")}
+VECTORS: Final = "chaos/vectors"
+PROVIDERS: Final = {PAID: ("one", "two"), DRAINED: ("three", "two"), FREE: ("one", "two"), VECTORS: ("one", "two")}
 """By model, who serves it, the first asked first. Three is read to its end when a client leaves."""
 MAX_OUTPUT_TOKENS: Final = 4096
 
@@ -39,18 +40,22 @@ models:
   - id: {paid}
     max_output_tokens: {max_output}
     offers:
-      - {{provider: one, provider_model: up-1, endpoints: [chat, responses], price: {{{one}}}}}
-      - {{provider: two, provider_model: up-2, endpoints: [chat, responses], price: {{{two}}}}}
+      - {{provider: one, provider_model: up-1, endpoints: [chat, responses, messages], price: {{{one}}}}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses, messages], price: {{{two}}}}}
   - id: {drained}
     max_output_tokens: {max_output}
     offers:
-      - {{provider: three, provider_model: up-3, endpoints: [chat, responses], price: {{{three}}}}}
-      - {{provider: two, provider_model: up-2, endpoints: [chat, responses], price: {{{two}}}}}
+      - {{provider: three, provider_model: up-3, endpoints: [chat, responses, messages], price: {{{three}}}}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses, messages], price: {{{two}}}}}
   - id: {free}
     max_output_tokens: {max_output}
     offers:
-      - {{provider: one, provider_model: up-1, endpoints: [chat, responses]}}
-      - {{provider: two, provider_model: up-2, endpoints: [chat, responses]}}
+      - {{provider: one, provider_model: up-1, endpoints: [chat, responses, messages]}}
+      - {{provider: two, provider_model: up-2, endpoints: [chat, responses, messages]}}
+  - id: {vectors}
+    offers:
+      - {{provider: one, provider_model: up-1, endpoints: [embeddings], price: {{{one}}}}}
+      - {{provider: two, provider_model: up-2, endpoints: [embeddings], price: {{{two}}}}}
 routing: {{timeout_s: 30, first_byte_timeout_s: 15, idle_timeout_s: 15, max_attempts: 3}}
 """
 
@@ -72,6 +77,7 @@ def config(origin: str) -> str:
         paid=PAID,
         drained=DRAINED,
         free=FREE,
+        vectors=VECTORS,
         max_output=MAX_OUTPUT_TOKENS,
         **listed,
     )

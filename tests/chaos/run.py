@@ -8,7 +8,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -78,20 +78,20 @@ Report = Callable[[str], None]
 async def run(options: Options, report: Report) -> Outcome:
     """The whole of it. Everything that it starts has ended when it returns."""
     plans = {index: plan_of(options.seed, index) for index in range(options.requests)}
-    async with Upstream(plans.__getitem__) as upstream, _database(options) as database:
+    async with Upstream(plans.__getitem__) as upstream, database_of(options.database, options.directory) as database:
         gateways = [_gateway(options, number, upstream.origin, database) for number in range(_gateways(options))]
         try:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.start)
-            keys = await asyncio.to_thread(_fund, gateways[0])
+            keys = await asyncio.to_thread(fund, gateways[0], TOP_UPS)
             storm = _Storm(options, plans, gateways, keys, report)
             traffic_s = await storm.rage()
             began_s = time.monotonic()
-            problems = await _quiet(database, report)
+            problems = await quiet(database, report)
             quiet_s = time.monotonic() - began_s
-            problems += await _verified(gateways)
+            problems += await verified(gateways)
             read = await books.read(database)
-            problems += await _stopped(gateways)
+            problems += await stopped(gateways)
         finally:
             for gateway in gateways:
                 if gateway.process is not None:
@@ -255,9 +255,10 @@ def _gateway(options: Options, number: int, origin: str, database: Database) -> 
 
 
 @contextlib.asynccontextmanager
-async def _database(options: Options) -> AsyncIterator[Database]:
-    if options.database == "sqlite":
-        yield SqliteFile(options.directory / "gateway-0" / "data" / "gateway.db")
+async def database_of(kind: Kind, directory: Path) -> AsyncIterator[Database]:
+    """That of a run whose gateways have their directories under `directory`."""
+    if kind == "sqlite":
+        yield SqliteFile(directory / "gateway-0" / "data" / "gateway.db")
         return
     server = PostgresServer()
     try:
@@ -268,16 +269,16 @@ async def _database(options: Options) -> AsyncIterator[Database]:
         server.remove()
 
 
-def _fund(gateway: Gateway) -> dict[str, str]:
-    """Give each team its credit; their keys."""
+def fund(gateway: Gateway, top_ups: Mapping[str, str]) -> dict[str, str]:
+    """Give each team its credit, in dollars; their keys."""
     gateway.create_team(POOR)
-    for team, usd in TOP_UPS.items():
+    for team, usd in top_ups.items():
         done = gateway.run("wallet", "top-up", "--team", team, "--usd", usd)
         assert done.returncode == 0, done.stderr
     return {DEFAULT: gateway.key, POOR: gateway.create_key(team=POOR)}
 
 
-async def _quiet(database: Database, report: Report) -> list[Violation]:
+async def quiet(database: Database, report: Report) -> list[Violation]:
     """Wait until no reservation is open."""
     deadline_s = time.monotonic() + QUIET_WITHIN_S
     while held := await books.open_holds(database):
@@ -288,14 +289,16 @@ async def _quiet(database: Database, report: Report) -> list[Violation]:
     return []
 
 
-async def _verified(gateways: list[Gateway]) -> list[Violation]:
+async def verified(gateways: list[Gateway]) -> list[Violation]:
+    """What `ledger verify` finds."""
     done = await asyncio.to_thread(gateways[0].run, "ledger", "verify")
     if done.returncode == 0:
         return []
     return [Violation("ledger verify", f"exit {done.returncode}", (done.stdout + done.stderr)[-2000:])]
 
 
-async def _stopped(gateways: list[Gateway]) -> list[Violation]:
+async def stopped(gateways: list[Gateway]) -> list[Violation]:
+    """Stop them; which did not end well."""
     codes = await asyncio.gather(*(asyncio.to_thread(gateway.stop) for gateway in gateways))
     return [
         Violation("a gateway", gateway.directory.name, f"it stopped with exit {code}")

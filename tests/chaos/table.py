@@ -25,9 +25,14 @@ def table(outcome: Outcome) -> str:
         f" clients in {outcome.traffic_s:.0f} s, quiet after {outcome.quiet_s:.1f} s;"
         f" {len(outcome.kills) - whole} workers and {whole} whole gateways killed"
     )
-    parts = [title, "", *rows("clients saw", _seen(evidence)), *rows("providers", _served(evidence))]
-    parts += [*rows("the books", _booked(evidence)), *rows("money, USD", _money(evidence)), ""]
-    return "\n".join([*parts, *verdicts(outcome.violations)]).rstrip() + "\n"
+    parts = [title, "", *accounts(evidence), "", *verdicts(outcome.violations)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def accounts(evidence: Evidence) -> list[str]:
+    """What clients, providers and the books say, in figures."""
+    lines = [*rows("clients saw", _seen(evidence)), *rows("providers", _served(evidence))]
+    return [*lines, *rows("the books", _booked(evidence)), *rows("money, USD", _money(evidence))]
 
 
 def verdicts(found: Mapping[str, Sequence[Violation]]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.chaos.plan import Plan, Script, index_in
 from tests.chaos.prices import Tokens
-from tests.fakes import chat_wire, responses_wire
-from tests.fakes.replies import END, chunk, compact, error, head, json_reply, sse_event
+from tests.fakes import chat_wire, embedding_wire, responses_wire
+from tests.fakes.replies import END, chunk, compact, error, head, json_reply, sse_event, whole
 from tests.fakes.wire import Cut, Pause, Reply, Request, Reset, Send, Step, Wire, WireServer
 
 _SSE = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
@@ -76,11 +76,14 @@ class Noted:
 
 
 class Upstream:
-    """Answers `/<provider>/v1/chat/completions` and `/<provider>/v1/responses`; `attempts` is the log, by request."""
+    """Answers `/<provider>/v1/` and `chat/completions`, `responses` or `embeddings`; `attempts` is the log, by request.
 
-    def __init__(self, plan: Callable[[int], Plan]) -> None:
+    Connections that nobody has used for `keep_alive_s` are closed.
+    """
+
+    def __init__(self, plan: Callable[[int], Plan], keep_alive_s: float | None = None) -> None:
         self._plan = plan
-        self._server = WireServer(default=self._reply, keep_alive_s=None)
+        self._server = WireServer(default=self._reply, keep_alive_s=keep_alive_s)
         self.attempts: dict[int, list[Attempt]] = defaultdict(list)
 
     async def __aenter__(self) -> Upstream:
@@ -110,6 +113,8 @@ class Upstream:
         made.append(attempt)
         if script.status != 200:
             return [Pause(script.first_s), *_noted(error(script.status, "Scripted."), attempt.finish)]
+        if script.garbage:
+            return [Pause(script.first_s), *_noted(whole(b"<html>" * 100, content_type="text/html"), attempt.break_off)]
         if not request.json.get("stream"):
             return [Pause(script.first_s), *_whole(attempt, script)]
         events = _chat_events(attempt, script) if api == "chat/completions" else _responses_events(attempt, script)
@@ -140,6 +145,9 @@ def _whole(attempt: Attempt, script: Script) -> list[Step]:
     if attempt.api == "chat/completions":
         body = chat_wire.completion(script.text, id=attempt.id)
         body["usage"] = None if script.usage is None else _chat_usage(script.usage)
+    elif attempt.api == "embeddings":
+        used = None if script.usage is None else script.usage.input
+        body = embedding_wire.openai_list([embedding_wire.vector_of(attempt.id)], used=used)
     else:
         told = None if script.usage is None else _responses_usage(script.usage)
         body = responses_wire.response_object([responses_wire.message_item(script.text)], usage=told, id=attempt.id)
