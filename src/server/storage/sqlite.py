@@ -24,8 +24,6 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     # NORMAL would lose the last commits in a power cut, and a client has already seen them as done.
     "PRAGMA synchronous = FULL",
-    # Pages, 16 MB. A page that is written with every commit is put into the database once for all of them.
-    "PRAGMA wal_autocheckpoint = 4000",
     # What the log has grown to for want of a pause between readers, it gives back when it begins anew.
     f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}",
 )
