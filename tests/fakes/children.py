@@ -25,7 +25,7 @@ from server.processes import Backoff, ChildOutput, Command, exit_when_parent_die
 from server.supervisor import Limits, Plan, StartFailed, StopRequest, Supervisor
 
 FAST = Limits(
-    drain_s=5.0, announce_s=0.05, cut_s=1.0, end_s=2.0, ready_s=20.0, backoff=Backoff(first_s=0.05, max_s=0.2)
+    drain_s=30.0, announce_s=0.05, cut_s=30.0, end_s=30.0, ready_s=60.0, backoff=Backoff(first_s=0.05, max_s=0.2)
 )
 
 

@@ -22,10 +22,10 @@ from server.processes import Backoff, Child, ChildOutput, Command, StopStep, des
 from server.supervisor import Limits, Plan, Probe, StartFailed, StopRequest, Supervisor
 from tests.fakes.children import FAST, child, events, pids, supervisor_argv
 
-POLITE = [StopStep(signal.SIGTERM, 3.0), StopStep(signal.SIGKILL, 3.0)]
+POLITE = [StopStep(signal.SIGTERM, 30.0), StopStep(signal.SIGKILL, 30.0)]
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - the condition is another process's doing
             await asyncio.sleep(0.01)
@@ -45,7 +45,7 @@ async def kept(one: Child) -> AsyncIterator[None]:
         yield
     finally:
         await one.stop(POLITE)
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ async def test_a_child_that_ignores_sigterm_is_killed_past_the_limit(tmp_path: P
     before = asyncio.get_running_loop().time()
     with structlog.testing.capture_logs() as logs:
         await one.stop([StopStep(signal.SIGTERM, 0.3), StopStep(signal.SIGKILL, 30.0)])
-    await asyncio.wait_for(task, 10)
-    assert 0.3 <= asyncio.get_running_loop().time() - before < 20
+    await asyncio.wait_for(task, 60)
+    assert 0.3 <= asyncio.get_running_loop().time() - before < 60
     assert events(journal) == ["stubborn started", "stubborn SIGTERM"]
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
         "child did not stop in time; killing it"
@@ -115,7 +115,7 @@ async def test_a_child_asked_to_stop_between_two_runs_is_not_started_again() -> 
     await until(lambda: one.starts == 1 and one.pid is None)
     await asyncio.sleep(0.1)
     await one.stop(POLITE)
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 60)
     assert one.starts == 1
 
 
@@ -147,9 +147,9 @@ async def printed(program: str, *, name: str = "talker", width: int | None = 8) 
             task = asyncio.create_task(one.keep_running())
             await until(lambda: bool(logs))  # it has ended, and is to be restarted
         await one.stop(POLITE)
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
         output.close()
-    reader.join(5)
+    reader.join(60)
     return b"".join(collected)
 
 
@@ -243,7 +243,7 @@ async def test_requests_end_before_envoy_envoy_before_workers_workers_before_the
     await asyncio.sleep(0.3)
     assert scene.since_ready() == ["envoy /drain_listeners?graceful&skip_exit", "envoy /drain_listeners"]
     scene.active.write_text("0")
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 60)
     order = scene.since_ready()[2:]
     assert order[0] == "envoy SIGTERM"
     assert sorted(order[1:3]) == ["worker-0 SIGTERM", "worker-1 SIGTERM"]
@@ -253,7 +253,7 @@ async def test_requests_end_before_envoy_envoy_before_workers_workers_before_the
 
 @pytest.mark.parametrize("hurried", [False, True], ids=["past the limit", "asked twice"])
 async def test_what_does_not_end_is_cut_by_the_workers_while_envoy_still_stands(tmp_path: Path, hurried: bool) -> None:
-    scene = Scene(tmp_path, limits=Limits(drain_s=30.0 if hurried else 0.5, announce_s=0.05, cut_s=1.0, end_s=2.0))
+    scene = Scene(tmp_path, limits=Limits(drain_s=30.0 if hurried else 0.5, announce_s=0.05, cut_s=30.0, end_s=30.0))
     scene.active.write_text("1")
     running = scene.start()
     await until(lambda: scene.was_ready == 1)
@@ -261,7 +261,7 @@ async def test_what_does_not_end_is_cut_by_the_workers_while_envoy_still_stands(
     await until(lambda: "envoy /drain_listeners" in events(scene.journal))
     if hurried:
         scene.stop.again()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 60)
     order = scene.since_ready()[2:]
     assert sorted(order[:2]) == ["worker-0 SIGINT", "worker-1 SIGINT"]
     assert order[2:] == ["envoy SIGTERM", "model SIGTERM"]
@@ -269,12 +269,12 @@ async def test_what_does_not_end_is_cut_by_the_workers_while_envoy_still_stands(
 
 
 async def test_a_worker_with_native_streams_has_until_the_limit_and_is_then_told_to_cut(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, limits=Limits(drain_s=1.5, announce_s=0.05, cut_s=1.0, end_s=0.5))
+    scene = Scene(tmp_path, limits=Limits(drain_s=1.5, announce_s=0.05, cut_s=30.0, end_s=0.5))
     scene.worker_options = ("--ignore", "SIGTERM")
     running = scene.start()
     await until(lambda: scene.was_ready == 1)
     scene.stop.again()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 60)
     order = scene.since_ready()[2:]
     assert order[0] == "envoy SIGTERM"
     assert sorted(order[1:3]) == ["worker-0 SIGTERM", "worker-1 SIGTERM"]
@@ -287,7 +287,7 @@ async def test_where_preparing_fails_no_worker_and_no_envoy_is_ever_started(tmp_
     scene = Scene(tmp_path)
     scene.is_prepared = False
     with pytest.raises(StartFailed, match="the database is not what it should be"):
-        await asyncio.wait_for(scene.start(), 10)
+        await asyncio.wait_for(scene.start(), 60)
     assert events(scene.journal) == ["model started", "model SIGTERM"]
     assert scene.was_ready == 0
     scene.assert_nothing_left()
@@ -297,7 +297,7 @@ async def test_a_worker_that_cannot_start_is_given_up_on_before_the_gateway_is_r
     scene = Scene(tmp_path)
     scene.worker_options = ("--exit-code", "7")
     with pytest.raises(StartFailed, match=r"worker-[01] ends as soon as it is started"):
-        await asyncio.wait_for(_never_all_started(scene), 15)
+        await asyncio.wait_for(_never_all_started(scene), 60)
     assert scene.was_ready == 0
     scene.assert_nothing_left()
 
@@ -320,7 +320,7 @@ async def test_a_program_that_does_not_exist_is_given_up_on(tmp_path: Path) -> N
     plan = Plan((), Command("envoy", (str(tmp_path / "absent"),)), (), (no,))
     supervisor = Supervisor(plan, EnvoyAdmin(tmp_path / "admin.sock"), StopRequest(), limits=FAST)
     with structlog.testing.capture_logs() as logs, pytest.raises(StartFailed, match="envoy"):
-        await asyncio.wait_for(supervisor.run(nothing, lambda: None), 10)
+        await asyncio.wait_for(supervisor.run(nothing, lambda: None), 60)
     assert logs[0]["outcome"] == "cannot be started: No such file or directory"
 
 
@@ -334,7 +334,7 @@ async def test_asked_to_stop_while_starting_it_stops_without_ever_being_ready(tm
     running = scene.start()
     await until(lambda: "worker-1 started" in events(scene.journal))
     scene.stop.again()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 60)
     assert scene.was_ready == 0
     scene.assert_nothing_left()
 
@@ -359,7 +359,7 @@ class Program:
         self.process = process
         assert process.stdout is not None
         self.said: list[bytes] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while b"ready\n" not in self.said:
                 self.said.append(await process.stdout.readline())
                 assert self.said[-1], "it ended before it was ready"
@@ -374,7 +374,7 @@ async def test_either_signal_ends_it_with_code_0(tmp_path: Path, number: signal.
     program = Program(tmp_path)
     process = await program.start()
     process.send_signal(number)
-    _, shown = await asyncio.wait_for(process.communicate(), 15)
+    _, shown = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0
     assert b"worker-0   | " in shown
     assert b'{"event":"hello"}' in shown
@@ -385,7 +385,7 @@ async def test_in_json_a_childs_lines_are_passed_on_untouched(tmp_path: Path) ->
     program = Program(tmp_path, log_format="json")
     process = await program.start()
     process.send_signal(signal.SIGTERM)
-    out, shown = await asyncio.wait_for(process.communicate(), 15)
+    out, shown = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0
     assert out == b""
     assert b'{"event":"hello"}\n' in [*program.said, *shown.splitlines(keepends=True)]
@@ -398,7 +398,7 @@ async def test_five_times_started_and_stopped_leaves_nothing_behind(tmp_path: Pa
     for _ in range(5):
         process = await program.start()
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.communicate(), 15)
+        await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0
     assert len(pids(program.journal)) == 20
     assert all(gone(pid) for pid in pids(program.journal))
@@ -409,6 +409,6 @@ async def test_kill_9_of_the_supervisor_leaves_no_child(tmp_path: Path) -> None:
     program = Program(tmp_path)
     process = await program.start()
     process.kill()
-    await asyncio.wait_for(process.communicate(), 15)
+    await asyncio.wait_for(process.communicate(), 60)
     assert len(pids(program.journal)) == 4
-    await until(lambda: all(gone(pid) for pid in pids(program.journal)), 5)
+    await until(lambda: all(gone(pid) for pid in pids(program.journal)))
