@@ -11,13 +11,14 @@ from typing import Final, Literal
 
 import msgspec
 
+from server.probes import unused_port
 from tests.chaos import books, prices
 from tests.chaos.books import Database
 from tests.chaos.plan import DEFAULT, POOR
 from tests.chaos.reconcile import Evidence, Violation, reconcile
 from tests.chaos.run import Kind, Report, database_of, fund, quiet, stopped, verified
 from tests.chaos.upstream import Upstream
-from tests.e2e.gateway import Gateway, free_port
+from tests.e2e.gateway import Gateway
 from tests.soak.gauges import Gauges, Reading
 from tests.soak.load import Load
 from tests.soak.trend import Trend, trend
@@ -242,6 +243,6 @@ def _gateway(options: Options, origin: str, database: Database) -> Gateway:
             "AISTATS_HOST": options.host,
             "AISTATS_DATABASE_URL": database.url,
             "AISTATS_GRPC_PORT": "0",
-            "AISTATS_METRICS_PORT": str(free_port()),
+            "AISTATS_METRICS_PORT": str(unused_port()),
         },
     )
