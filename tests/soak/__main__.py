@@ -14,6 +14,7 @@ from typing import get_args
 import msgspec
 
 from tests.chaos.run import Kind
+from tests.fakes.hosting import CHOSEN
 from tests.soak.run import Host, Options, run
 from tests.soak.table import table
 
@@ -56,9 +57,7 @@ def _tell(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='make soak ARGS="…"', description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="of load (30)")
-    parser.add_argument(
-        "--host", choices=get_args(Host), default="grpc.aio", help="what carries the servicers (grpc.aio)"
-    )
+    parser.add_argument("--host", choices=get_args(Host), default=CHOSEN, help=f"what carries the servicers ({CHOSEN})")
     parser.add_argument("--database", choices=get_args(Kind), default="sqlite", help="(sqlite)")
     parser.add_argument("--share", type=float, default=70.0, help="per cent of what it can do (70)")
     parser.add_argument("--rate", type=float, help="requests a second instead")
