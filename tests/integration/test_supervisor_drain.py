@@ -79,7 +79,7 @@ static_resources:
 """
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
-LIMITS = Limits(drain_s=10.0, announce_s=0.3, cut_s=0.5, end_s=3.0)
+LIMITS = Limits(drain_s=60.0, announce_s=0.3, cut_s=30.0, end_s=30.0)
 
 
 def envoy_command(directory: Path, port: int) -> Command:
@@ -132,17 +132,17 @@ class Gateway:
 async def gateway(directory: Path, limits: Limits = LIMITS) -> AsyncIterator[Gateway]:
     one = Gateway(directory, limits)
     try:
-        await asyncio.wait_for(one.is_ready.wait(), 20)
+        await asyncio.wait_for(one.is_ready.wait(), 60)
         yield one
     finally:
         one.stop.again()
         one.stop.again()
-        await asyncio.wait_for(one.running, 20)
+        await asyncio.wait_for(one.running, 60)
 
 
 async def test_twenty_streams_end_by_themselves_and_no_client_meets_a_closed_port_too_early(tmp_path: Path) -> None:
     async with gateway(tmp_path) as one:
-        streams = [asyncio.create_task(one.get("/stream/30")) for _ in range(20)]
+        streams = [asyncio.create_task(one.get("/stream/50")) for _ in range(20)]
         refused_after_s: list[float] = []
         loop = asyncio.get_running_loop()
         answered = 0
@@ -158,34 +158,33 @@ async def test_twenty_streams_end_by_themselves_and_no_client_meets_a_closed_por
                     return
                 await asyncio.sleep(0.005)
 
-        await asyncio.sleep(0.5)
+        await until(lambda: has_active(one, 20))
         asked_at = loop.time()
         traffic = asyncio.create_task(steady_traffic())
-        await asyncio.sleep(0.2)
+        while answered < 2:  # noqa: ASYNC110 - the traffic tells no more
+            await asyncio.sleep(0.01)
         asked_at = loop.time()
         one.stop.again()
-        bodies = await asyncio.wait_for(asyncio.gather(*streams), 10)
-        await asyncio.wait_for(one.running, 10)
-        await asyncio.wait_for(traffic, 10)
+        bodies = await asyncio.wait_for(asyncio.gather(*streams), 60)
+        await asyncio.wait_for(one.running, 60)
+        await asyncio.wait_for(traffic, 60)
 
-    expected = b"".join(b"data: %03d\n\n" % number for number in range(30))
+    expected = b"".join(b"data: %03d\n\n" % number for number in range(50))
     assert bodies == [expected] * 20
-    assert answered >= 2
     assert refused_after_s[0] >= LIMITS.announce_s
     assert loop.time() - asked_at < LIMITS.drain_s
 
 
 async def test_past_the_limit_it_stops_all_the_same(tmp_path: Path) -> None:
-    async with gateway(tmp_path, Limits(drain_s=0.8, announce_s=0.1, cut_s=0.5, end_s=3.0)) as one:
+    async with gateway(tmp_path, Limits(drain_s=0.8, announce_s=0.1, cut_s=0.5, end_s=30.0)) as one:
         stream = asyncio.create_task(one.get("/stream/300"))
-        await asyncio.sleep(0.3)
-        assert await one.admin.active_requests() == 1
+        await until(lambda: has_active(one, 1))
         before = asyncio.get_running_loop().time()
         one.stop.again()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await stream
-        await asyncio.wait_for(one.running, 10)
-        assert 0.8 <= asyncio.get_running_loop().time() - before < 5.0
+        await asyncio.wait_for(one.running, 60)
+        assert 0.8 <= asyncio.get_running_loop().time() - before < 25
     assert port_problem("127.0.0.1", one.port) is None
 
 
@@ -213,10 +212,10 @@ async def test_envoy_ends_with_the_process_that_started_it(tmp_path: Path) -> No
     assert psutil.pid_exists(pid)
     parent.kill()
     # Envoy holds the other end of this pipe, so that it ends when Envoy does.
-    await asyncio.wait_for(parent.stdout.read(), 5)
+    await asyncio.wait_for(parent.stdout.read(), 60)
     parent.stdin.close()
     await parent.wait()
-    await until(lambda: _has_ended(pid), 5.0)
+    await until(lambda: _has_ended(pid))
 
 
 async def test_a_socket_left_over_from_kill_9_is_not_taken_for_a_worker(tmp_path: Path) -> None:
@@ -224,17 +223,21 @@ async def test_a_socket_left_over_from_kill_9_is_not_taken_for_a_worker(tmp_path
     worker = Child(Command("worker", (sys.executable, "-c", WORKER, str(socket))))
     task = asyncio.create_task(worker.keep_running())
     await until(lambda: accepts(socket))
-    await worker.stop([StopStep(signal.SIGKILL, 3.0)])
+    await worker.stop([StopStep(signal.SIGKILL, 30.0)])
     await task
     assert socket.exists()
     assert not await accepts(socket)
     assert not await accepts(tmp_path / "absent.sock")
 
 
-async def until(holds: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
         while not await holds():  # noqa: ASYNC110 - it is another process's doing
             await asyncio.sleep(0.02)
+
+
+async def has_active(one: Gateway, count: int) -> bool:
+    return await one.admin.active_requests() == count
 
 
 async def _both(first: bool, second: Awaitable[bool]) -> bool:
