@@ -85,7 +85,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     if body.startswith(_BOM):
         raise GatewayError(Reason.MALFORMED_JSON, "The body must not begin with a byte order mark.")
     try:
-        body.decode()  # the decoder does not look into what it only passes on
+        _ = body.isascii() or body.decode()  # the decoder does not look into what it only passes on
     except UnicodeDecodeError as invalid:
         raise GatewayError(
             Reason.MALFORMED_JSON, f"The body is not valid UTF-8: see its byte {invalid.start}."
