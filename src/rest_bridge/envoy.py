@@ -19,6 +19,7 @@ _TYPES = "type.googleapis.com/envoy"
 _TLS_CONTEXT = f"{_TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _MUTATION = f"{_TYPES}.extensions.filters.http.header_mutation.v3"
 _HEADERS_FILTER = "gateway.headers"
+_TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _APP_FILTER = "gateway.app"
 _PACKAGE = Path(__file__).parent
 
@@ -73,7 +74,7 @@ def render(options: EnvoyOptions) -> str:
     manager = chain["filters"][0]["typed_config"]
     manager["xff_num_trusted_hops"] = options.trusted_proxies
     manager["common_http_protocol_options"]["max_connection_duration"] = f"{options.max_connection_age_s:g}s"
-    _transcoder(chain)["proto_descriptor"] = str(descriptors_path())
+    _named(manager["http_filters"], _TRANSCODER)["proto_descriptor"] = str(descriptors_path())
     if options.in_process is not None:
         del config["static_resources"]["clusters"]
         _take_in(manager, options.in_process)
@@ -134,7 +135,10 @@ def _take_in(manager: dict[str, Any], worker: InProcess) -> None:
                 per_filter[name] = {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "disabled": True}
             continue
         route["non_forwarding_action"] = {}
-        route.pop("request_body_buffer_limit", None)  # nothing is kept for another attempt
+        if uploads := route.pop("request_body_buffer_limit", None):
+            # A body waits for the worker in as much room as the transcoder asks for, either way.
+            limits = {"max_request_body_size": uploads, "max_response_body_size": uploads}
+            per_filter[_TRANSCODER] = _named(before, _TRANSCODER) | limits
         per_filter[_HEADERS_FILTER] = {"@type": f"{_MUTATION}.HeaderMutationPerRoute", "mutations": _mutations(route)}
     manager["access_log"].append(_ends(worker.ends))
 
@@ -177,9 +181,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _transcoder(chain: dict[str, Any]) -> dict[str, Any]:
-    filters = chain["filters"][0]["typed_config"]["http_filters"]
-    config: dict[str, Any] = next(f for f in filters if f["name"].endswith("grpc_json_transcoder"))["typed_config"]
+def _named(filters: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    config: dict[str, Any] = next(one for one in filters if one["name"] == name)["typed_config"]
     return config
 
 

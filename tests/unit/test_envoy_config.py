@@ -251,11 +251,14 @@ def test_every_route_of_the_protos_is_forwarded_and_answers_405_to_other_methods
 
 
 def test_what_a_client_streams_is_kept_nowhere_whole(config: Any) -> None:
-    streamed = [route for route in rest_routes() if route.target.takes_stream]
-    assert streamed
-    for one in streamed:
-        route = next(route for route in routes(config) if matches(route, one.method, one.at(*one.variables)))
-        assert route["request_body_buffer_limit"] <= 1024 * 1024, one
+    assert any(route.target.takes_stream for route in rest_routes())
+    for one in rest_routes():
+        if one.body:
+            route = next(route for route in routes(config) if matches(route, one.method, one.at(*one.variables)))
+            if one.target.takes_stream:
+                assert route["request_body_buffer_limit"] <= 1024 * 1024, one
+            else:
+                assert "request_body_buffer_limit" not in route, one
 
 
 def test_every_service_that_has_routes_is_handed_on(config: Any) -> None:

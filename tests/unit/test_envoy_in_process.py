@@ -71,6 +71,19 @@ def test_what_envoy_answers_itself_passes_the_worker_by(behind: Any, inside: Any
     assert forwarded >= 20
 
 
+def test_what_a_client_streams_waits_in_little_room(behind: Any, inside: Any) -> None:
+    streamed = 0
+    for before, after in zip(routes(behind), routes(inside), strict=True):
+        own = after["typed_per_filter_config"].get("envoy.filters.http.grpc_json_transcoder", {})
+        if room := before.get("request_body_buffer_limit"):
+            streamed += 1
+            assert own["services"]
+            assert own["max_request_body_size"] == own["max_response_body_size"] == room
+        else:
+            assert not own.get("services")
+    assert streamed >= 3
+
+
 def test_the_worker_hears_of_requests_that_do_not_end_well(behind: Any, inside: Any) -> None:
     was, now = manager(behind)["access_log"], manager(inside)["access_log"]
     assert now[:-1] == was
