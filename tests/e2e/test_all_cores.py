@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import grpc
@@ -24,12 +24,13 @@ from tests.e2e.test_grpc_clients import chat_request
 from tests.e2e.traffic import steady
 from tests.e2e.upstreams import UpstreamThread
 from tests.fakes.openai_upstream import Reply, Request, as_openai, chat_stream
-from tests.fakes.typed_client import eventually
 
 AGE_S = 1
 LONGER_S = 8.0
 """Than a connection lives, and than Envoy leaves one that it has told to go (drain_timeout, 5 s)."""
 WITHIN_S = 120.0
+WORDS = 150
+"""Ten a second: streams that outlast the opening of all of them."""
 
 on_either_host = pytest.mark.parametrize("gateway", ["grpc.aio", "in-envoy"], indirect=True)
 in_envoy = pytest.mark.parametrize("gateway", ["in-envoy"], indirect=True)
@@ -68,39 +69,30 @@ def gateway(
     assert gateway.stop() == 0, gateway.log[-4000:]
 
 
-def replaced(gateway: Gateway) -> bool:
-    """Ask for other workers; whether all have been replaced."""
-    told = len(gateway.log)
-    asked = gateway.run("restart")
-    assert asked.returncode == 0, asked.stderr
-    assert eventually(lambda: re.search(r'"event":"workers_(not_)?replaced"', gateway.log[told:]) is not None, WITHIN_S)
-    return '"workers_replaced"' in gateway.log[told:]
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Asked now and then: it may read all of a long log."""
+    until = time.monotonic() + WITHIN_S
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @on_either_host
 def test_workers_are_replaced_one_by_one_and_no_request_fails(gateway: Gateway) -> None:
     before = {worker.pid for worker in gateway.workers()}
     with steady(gateway) as traffic:
-        assert eventually(lambda: len(traffic.answered) == 5, WITHIN_S)
-        assert replaced(gateway)
+        assert eventually(lambda: len(traffic.answered) == 5)
+        asked = gateway.run("restart")
+        assert asked.returncode == 0, asked.stderr
+        assert eventually(lambda: '"event":"workers_replaced"' in gateway.log)
         seen = traffic.answered.copy()
-        assert eventually(lambda: all(traffic.answered[kind] > count for kind, count in seen.items()), WITHIN_S)
+        assert eventually(lambda: all(traffic.answered[kind] > count for kind, count in seen.items()))
     assert traffic.failures == []
     after = {worker.pid for worker in gateway.workers()}
     assert len(after) == 2
     assert after.isdisjoint(before)
-
-
-@in_envoy
-def test_new_workers_that_do_not_serve_leave_all_as_it_is(gateway: Gateway) -> None:
-    before, good = {worker.pid for worker in gateway.workers()}, gateway.config_file.read_text()
-    gateway.config_file.write_text("providers: nonsense\n")
-    try:
-        assert not replaced(gateway)
-    finally:
-        gateway.config_file.write_text(good)
-    assert {worker.pid for worker in gateway.workers()} == before
-    assert gateway.post(CHAT.path, {**CHAT.body(), "stream": False}).status_code == 200
 
 
 @in_envoy
@@ -122,7 +114,7 @@ def test_a_client_that_stays_comes_to_every_worker_and_its_stream_is_not_cut(
             return worker_of(gateway, reply.id.removeprefix("chatcmpl-"))
 
         first = came_to()
-        assert eventually(lambda: came_to() != first, WITHIN_S)
+        assert eventually(lambda: came_to() != first)
         text = "".join(event.text_delta.text for event in stream)
     assert text.count("word ") == words
 
@@ -134,7 +126,7 @@ def worker_of(gateway: Gateway, suffix: str) -> int:
         lines = [json.loads(line) for line in gateway.log.splitlines() if f'"gen_{suffix}"' in line]
         return [line["worker"] for line in lines if line["event"] == "call"]
 
-    assert eventually(lambda: bool(told()), WITHIN_S)
+    assert eventually(lambda: bool(told()))
     return told()[0]
 
 
@@ -149,18 +141,18 @@ def test_a_crash_costs_the_requests_of_one_worker_and_the_books_heal(
     with ExitStack() as left_open:
         of: dict[int, list[socket.socket]] = {victim.pid: [], other.pid: []}
         while min(map(len, of.values())) < 3:
-            upstream.script(chat_stream(*["word "] * 100, every_s=0.1))
+            upstream.script(chat_stream(*["word "] * WORDS, every_s=0.1))
             connection = left_open.enter_context(open_raw(gateway, request))
             upstream.wait_request(1 + sum(map(len, of.values())), timeout=WITHIN_S)
             of[owner(connection, [victim, other])].append(connection)
         os.kill(victim.pid, signal.SIGKILL)
         lost, kept = ([rest(one) for one in of[worker.pid]] for worker in (victim, other))
     assert all(b"[DONE]" not in reply for reply in lost)
-    assert [reply.count(b"word ") for reply in kept] == [100] * len(kept)
+    assert [reply.count(b"word ") for reply in kept] == [WORDS] * len(kept)
     assert all(b"data: [DONE]" in reply for reply in kept)
-    assert eventually(lambda: len(gateway.serving()) == 2, WITHIN_S)
+    assert eventually(lambda: len(gateway.serving()) == 2)
     assert other.pid in {worker.pid for worker in gateway.serving()}
-    assert eventually(lambda: purse.wallet()["reserved_nanos"] == 0, WITHIN_S)
+    assert eventually(lambda: purse.get("/v1/credits").json()["credits"]["reserved_nanos"] == 0)
     assert gateway.run("ledger", "verify").returncode == 0
 
 
