@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from server.preflight import PreflightFailed, check_tls, claimed_run_dir, make_run_dir, preflight
+from server.preflight import (
+    PreflightFailed,
+    check_tls,
+    claimed_run_dir,
+    make_run_dir,
+    preflight,
+    running_supervisor,
+)
 from server.probes import port_problem, unused_port
 from server.settings import Settings
 
@@ -134,6 +141,17 @@ def test_a_second_gateway_on_the_same_data_has_sockets_of_its_own(settings: Sett
             pass
     with claimed_run_dir(settings) as again:
         assert again == settings.run_dir
+
+
+def test_a_gateway_that_runs_is_found_by_its_data_directory_and_port(settings: Settings) -> None:
+    other = settings.model_copy(update={"http_port": unused_port()})
+    assert running_supervisor(settings) is None
+    with claimed_run_dir(settings):
+        assert running_supervisor(settings) == os.getpid()
+        assert running_supervisor(other) is None
+        with claimed_run_dir(other):
+            assert running_supervisor(other) == os.getpid()
+    assert running_supervisor(settings) is None
 
 
 def test_kill_9_lets_go_of_the_run_directory(settings: Settings) -> None:
