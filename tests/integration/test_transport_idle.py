@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
+
 from server.transport import Transport
 from server.transport.pool import MAX_ORIGINS
-from tests.fakes.openai_upstream import Upstream, chat_unary
-from tests.fakes.replies import whole
+from tests.fakes.openai_upstream import Hang, Upstream, chat_unary
+from tests.fakes.replies import chunked, whole
 
 
 async def read(transport: Transport, url: str) -> bytes:
@@ -22,6 +25,30 @@ async def test_connections_that_nobody_uses_any_more_are_closed() -> None:
             await read(transport, upstream.base_url)
         assert upstream.open_sockets == 1
         await upstream.wait_open_sockets(0, timeout=30)
+
+
+async def test_a_reply_that_is_left_in_the_middle_leaves_no_garbage() -> None:
+    async with Upstream(default=chunked([b"some", Hang()])) as upstream, Transport() as transport:
+
+        async def leave() -> None:
+            for _ in range(5):
+                async with await transport.post(upstream.base_url, headers={}, body=b"{}", connect_timeout_s=10):
+                    pass
+            await upstream.wait_open_sockets(0)
+
+        await leave()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await leave()
+            gc.collect()
+            left = Counter(type(one).__name__ for one in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.enable()
+            gc.garbage.clear()
+        assert left["HttpResponseParser"] == left["Replies"] == 0, left
 
 
 async def test_origins_are_bounded() -> None:

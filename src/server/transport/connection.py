@@ -218,6 +218,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_of_input(exc)
+        self._replies.end()
 
     def _end_of_input(self, error: Exception | None) -> None:
         if self._closed:

@@ -79,6 +79,10 @@ class Replies:
             if self._barren_bytes >= MAX_HEAD_BYTES:
                 raise failure(Fault.MALFORMED)
 
+    def end(self) -> None:
+        """Nothing will be fed any more: parser and replies know each other, and would end only by a collection."""
+        del self._parser
+
     # What llhttp tells. It stops at what is raised here.
 
     def on_message_begin(self) -> None:
