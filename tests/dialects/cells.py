@@ -98,7 +98,7 @@ async def check_streams(at: Bench, surface: SurfaceName, dialect: DialectName) -
     said, go_on = SAID["stream"], asyncio.Event()
     at.upstreams[dialect].script(held(answer(dialect, "stream", stream=True), go_on, after=b"Hello"))
     kinds, text = [], ""
-    async with asyncio.timeout(10), at.surfaces[surface].events(model_of(dialect), ASKED[surface]["stream"]) as events:
+    async with asyncio.timeout(30), at.surfaces[surface].events(model_of(dialect), ASKED[surface]["stream"]) as events:
         async for kind, piece in events:
             kinds.append(kind)
             text += piece

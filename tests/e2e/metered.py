@@ -18,7 +18,7 @@ class Metered(Gateway):
 
     def series(self) -> Told:
         """What each series says, all workers together."""
-        text = httpx.get(self.metrics_url, timeout=10).text
+        text = httpx.get(self.metrics_url, timeout=30).text
         told: Told = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

@@ -220,7 +220,7 @@ def test_half_a_character_anywhere_breaks_nothing(gateway: Gateway, cut: bytes) 
         (b"GET /v1/models HTTP/1.1\r\nhost: " + cut + b"\r\n" + authorised, 400),
     ]
     for head, status in attempts:
-        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as connection:
             connection.sendall(head + b"\r\n")
             reply = http.client.HTTPResponse(connection)
             reply.begin()

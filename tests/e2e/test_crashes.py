@@ -136,7 +136,7 @@ def test_a_client_that_ends_its_request_late_gets_the_whole_reply(gateway: Gatew
     peer.send_headers(1, headers)
     peer.send_data(1, b"\0" + len(message).to_bytes(4) + message)
     data, trailers = b"", {}
-    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as connection:
         while not trailers:
             connection.sendall(peer.data_to_send())
             for event in peer.receive_data(connection.recv(65536)):
@@ -157,7 +157,7 @@ def test_http1_has_no_other_sign_of_leaving_than_half_a_close(gateway: Gateway, 
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as connection:
         connection.sendall(head.encode() + body)
         acme.wait_request()
         left_s = time.monotonic()

@@ -177,7 +177,7 @@ def test_a_providers_headers_stay_inside(gateway: Gateway, acme: UpstreamThread)
 
 def test_grpc_on_a_rest_path_is_no_route(gateway: Gateway, metadata: Metadata) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{gateway.http_port}") as channel, pytest.raises(grpc.RpcError) as failed:
-        channel.unary_unary("/v1/chat/completions")(b"", metadata=metadata, timeout=10)
+        channel.unary_unary("/v1/chat/completions")(b"", metadata=metadata, timeout=30)
     assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
     assert failed.value.details() == "There is no such route. The routes are listed in the documentation."  # type: ignore[attr-defined]
 

@@ -68,7 +68,7 @@ def answers(channel: grpc.Channel, method: TypedMethod, key: str) -> Reason | No
     ask: Any = channel.unary_stream(
         method.path, request_serializer=bytes, response_deserializer=method.output.FromString
     )
-    call = ask(b"", metadata=[("authorization", f"Bearer {key}")], timeout=10)
+    call = ask(b"", metadata=[("authorization", f"Bearer {key}")], timeout=30)
     try:
         next(call)
     except grpc.RpcError as failed:
@@ -148,7 +148,7 @@ def test_k3_no_spelling_of_a_route_gets_around_the_key(
     body = json.dumps(bodies(route)[0]).encode() if route.body else b""
     for target, host in [(target, "x") for target in TARGETS] + [("{}", host) for host in HOSTS]:
         head = f"{route.method} {target.format(path)} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n"
-        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as connection:
             connection.sendall(f"{head}\r\n".encode() + body)
             reply = http.client.HTTPResponse(connection)
             reply.begin()

@@ -277,7 +277,7 @@ def test_who_leaves_after_an_unfinished_picture_pays_for_it_once(purse: Purse, a
     url = f"{purse.gateway.url}/v1/images/generations"
     with httpx.stream("POST", url, json=body, headers=purse.headers, timeout=30) as reply:
         assert "partial_image" in next(reply.iter_lines())
-    acme.wait_disconnect(timeout=10)
+    acme.wait_disconnect(timeout=30)
     record = purse.record(reply.headers["x-generation-id"])
     assert (record["status_code"], record["cost_nanos"]) == (499, PICTURE_NANOS)
     assert before - purse.balance() == PICTURE_NANOS

@@ -81,7 +81,7 @@ def test_requests_attempts_money_and_tokens_are_counted(metered: Metered, acme: 
 def test_an_open_breaker_shows(metered: Metered, acme: UpstreamThread) -> None:
     for _ in range(20):
         metered.post("/v1/chat/completions", {**CHAT, "model": "acme/dead:free"})
-    assert eventually(lambda: metered.series()["aistats_breaker_state", "provider=dead"] > 0, within_s=10)
+    assert eventually(lambda: metered.series()["aistats_breaker_state", "provider=dead"] > 0)
 
 
 def test_o1_what_callers_make_up_makes_no_series(metered: Metered, acme: UpstreamThread) -> None:
@@ -117,10 +117,10 @@ def test_a_worker_that_starts_again_begins_at_nought(metered: Metered, acme: Ups
     assert metered.post("/v1/chat/completions", CHAT).status_code == 200
     [first, second] = metered.workers()
     second.send_signal(signal.SIGKILL)
-    assert eventually(lambda: metered.series()["aistats_worker_up", ""] == 1, within_s=10)
+    assert eventually(lambda: metered.series()["aistats_worker_up", ""] == 1)
     assert eventually(lambda: metered.series()["aistats_worker_up", ""] == 2, within_s=20)
     assert next(worker.pid for worker in metered.workers()) == first.pid
-    assert eventually(metered.is_ready, within_s=10)
+    assert eventually(metered.is_ready)
 
 
 def test_nothing_listens_where_nobody_asked_for_figures(gateway: Gateway) -> None:

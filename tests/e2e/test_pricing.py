@@ -133,7 +133,7 @@ def test_typed(channel: grpc.Channel, metadata: list[tuple[str, str]]) -> None:
     stub = pricing_pb2_grpc.PricingServiceStub(channel)
     tokens = pricing_pb2.TokenCounts(input_tokens=10, output_tokens=20)
     asked = pricing_pb2.CalculatePricingRequest(model="acme/test-1", tokens=tokens)
-    (offer,) = stub.CalculatePricing(asked, metadata=metadata, timeout=10).offers
+    (offer,) = stub.CalculatePricing(asked, metadata=metadata, timeout=30).offers
     assert (offer.provider, offer.pricing.total_nanos) == ("acme", 13_500)
     listed = stub.ListPricingModels(
         pricing_pb2.ListPricingModelsRequest(model=["acme/test-1"]), metadata=metadata, timeout=10

@@ -68,7 +68,7 @@ def test_o2_records_that_waited_for_the_database_are_written_before_the_end(gate
         assert recorded(gateway) == 0
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: '"event":"draining' in gateway.log, within_s=10)
+        assert eventually(lambda: '"event":"draining' in gateway.log)
         lock.rollback()
     assert gateway.process.wait(STOPPED_WITHIN_S) == 0, gateway.log[-4000:]
     assert recorded(gateway) == REQUESTS

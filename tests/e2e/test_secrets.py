@@ -292,7 +292,7 @@ def test_links_are_passed_on_and_not_followed(gateway: Gateway, acme: UpstreamTh
         with grpc.insecure_channel(f"127.0.0.1:{gateway.rpc_port}") as channel:
             typed = responses_pb2.CreateResponseRequest(model=FREE, input=[user("Look."), image], store=False)
             metadata = (("authorization", f"Bearer {gateway.key}"),)
-            responses_pb2_grpc.ResponsesServiceStub(channel).CreateResponse(typed, metadata=metadata, timeout=10)
+            responses_pb2_grpc.ResponsesServiceStub(channel).CreateResponse(typed, metadata=metadata, timeout=30)
         assert len(acme.requests) == 3
         for request in acme.requests:
             assert link.encode() in request.body

@@ -31,7 +31,7 @@ def test_a_header_that_grpc_does_not_know_is_left_out(gateway: Gateway, header: 
 
 def exchange(gateway: Gateway, line: bytes, header: bytes) -> bytes:
     key = f"authorization: Bearer {gateway.key}".encode()
-    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as client:
         client.sendall(b"\r\n".join([line, b"host: gateway", b"connection: close", key, header, b"", b""]))
         pieces = []
         while piece := client.recv(65536):

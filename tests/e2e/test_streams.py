@@ -392,7 +392,7 @@ def test_every_manner_of_an_upstream_ends_well(
     upstream, model = (backup, "acme/native:free") if name in NATIVE else (acme, "acme/strange:free")
     upstream.script(DEVIATIONS[name]())
     with (
-        httpx.Client(timeout=10) as client,
+        httpx.Client(timeout=30) as client,
         client.stream(
             "POST", f"{gateway.url}{surface.path}", json=surface.body(model), headers=gateway.headers
         ) as reply,
@@ -422,7 +422,7 @@ def test_every_manner_of_an_upstream_ends_well(
 @pytest.mark.parametrize("name", [*ERRORS, *UNARY])
 def test_every_whole_answer_of_an_upstream_ends_well(gateway: Gateway, acme: UpstreamThread, name: str) -> None:
     acme.script(DEVIATIONS[name]())
-    reply = gateway.post(CHAT.path, CHAT.body("acme/strange:free", stream=False), timeout=10)
+    reply = gateway.post(CHAT.path, CHAT.body("acme/strange:free", stream=False), timeout=30)
     if name in UNARY:
         assert reply.json()["choices"][0]["message"]["content"] == "Hello there!"
     else:

@@ -101,7 +101,7 @@ class Balancer:
     def healthy(self) -> int:
         """How many gateways it sends to."""
         try:
-            told = httpx.get(f"http://127.0.0.1:{self.admin_port}/clusters", params={"format": "json"}, timeout=10)
+            told = httpx.get(f"http://127.0.0.1:{self.admin_port}/clusters", params={"format": "json"}, timeout=30)
         except httpx.HTTPError:
             return 0
         [cluster] = told.json()["cluster_statuses"]
@@ -225,6 +225,6 @@ def test_without_any_gateway_the_error_has_the_shape_of_theirs(tmp_path: Path) -
 
 def _answers(balancer: Balancer) -> bool:
     try:
-        return httpx.get(f"{balancer.url}/healthz", timeout=10).status_code == httpx.codes.SERVICE_UNAVAILABLE
+        return httpx.get(f"{balancer.url}/healthz", timeout=30).status_code == httpx.codes.SERVICE_UNAVAILABLE
     except httpx.HTTPError:
         return False

@@ -74,7 +74,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     with subprocess.Popen([*argv, "--concurrency", "1"], stdout=subprocess.DEVNULL) as envoy:
         try:
-            assert eventually(lambda: answers(port), 10)
+            assert eventually(lambda: answers(port))
             yield f"http://127.0.0.1:{port}", behind
         finally:
             envoy.terminate()

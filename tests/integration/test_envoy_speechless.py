@@ -46,7 +46,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     argv += ["--concurrency", "1"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as envoy:
         try:
-            assert eventually(lambda: answers(port), 10)
+            assert eventually(lambda: answers(port))
             yield f"http://127.0.0.1:{port}"
         finally:
             envoy.terminate()
@@ -87,7 +87,7 @@ def test_a_native_client_gets_the_status_itself(front: str, code: str) -> None:
     with grpc.insecure_channel(front.removeprefix("http://")) as channel:
         call = channel.unary_unary("/aistats.gateway.v1.ModelsService/ListModels")
         with pytest.raises(grpc.RpcError) as failed:
-            call(b"", metadata=(("x-code", code),), timeout=10)
+            call(b"", metadata=(("x-code", code),), timeout=30)
     assert failed.value.code() is CODES[code]
 
 
@@ -100,11 +100,11 @@ def test_a_native_client_gets_envoys_own_errors_as_a_sentence(front: str, tmp_pa
     argv = [str(envoy_binary()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
     with subprocess.Popen([*argv, "--concurrency", "1"], stdout=subprocess.DEVNULL) as envoy:
         try:
-            assert eventually(lambda: answers(port), 10)
+            assert eventually(lambda: answers(port))
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 call = channel.unary_unary("/aistats.gateway.v1.ModelsService/ListModels")
                 with pytest.raises(grpc.RpcError) as failed:
-                    call(b"", timeout=10)
+                    call(b"", timeout=30)
             rest = httpx.get(f"http://127.0.0.1:{port}/v1/models")
         finally:
             envoy.terminate()

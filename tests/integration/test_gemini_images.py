@@ -88,7 +88,7 @@ async def test_several_pictures_are_several_calls_a_few_at_a_time() -> None:
 
     async def arrive(request: Request) -> None:
         nonlocal most
-        await upstream.wait_until(lambda: len(upstream.requests) >= min(MAX_AT_ONCE, 7), timeout=10)
+        await upstream.wait_until(lambda: len(upstream.requests) >= min(MAX_AT_ONCE, 7), timeout=30)
         under_way.append(1)
         most = max(most, len(upstream.requests) - sum(one.replied_at is not None for one in upstream.requests))
 
@@ -139,7 +139,7 @@ async def test_what_the_filter_keeps_back_is_left_out_where_there_are_others() -
 
 async def test_another_failure_ends_all_calls_and_what_was_used_is_told() -> None:
     async def first_is_told(_: Request) -> None:
-        await upstream.wait_until(lambda: upstream.requests[0].replied_at is not None, timeout=10)
+        await upstream.wait_until(lambda: upstream.requests[0].replied_at is not None, timeout=30)
 
     seen: list[Sequence[ProviderEvent]] = []
     async with GeminiUpstream() as upstream:
@@ -150,7 +150,7 @@ async def test_another_failure_ends_all_calls_and_what_was_used_is_told() -> Non
         )
         with pytest.raises(ProviderFailure) as caught:
             await collect(offer("gemini", upstream.base_url), wanted(n=4), seen)
-        await upstream.wait_disconnect(2, timeout=10)
+        await upstream.wait_disconnect(2, timeout=30)
     assert (caught.value.category, caught.value.retry_after_s) == (FailureCategory.RATE_LIMITED, 39.0)
     used = usage_of(seen)
     assert used is not None

@@ -249,7 +249,7 @@ async def test_a_shutdown_ends_what_waits_with_an_error_that_says_so(bench: Benc
     await asyncio.sleep(0.2)
     bench.shutdown.begin()
     with pytest.raises(GatewayError) as ended:
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
     assert ended.value.reason is Reason.SHUTTING_DOWN
     await bench.first.wait_disconnect()
     with pytest.raises(GatewayError):

@@ -67,7 +67,7 @@ def host(tmp_path: Path, bodies: Bodies, request: pytest.FixtureRequest) -> Iter
 def create(host: HostThread) -> Iterator[Any]:
     with grpc.insecure_channel(f"127.0.0.1:{host.tcp_port}") as channel:
         stub: Any = chat_pb2_grpc.ChatRestServiceStub(channel)
-        yield lambda steps: stub.CreateChatCompletion(HttpBody(data=steps.encode()), timeout=10)
+        yield lambda steps: stub.CreateChatCompletion(HttpBody(data=steps.encode()), timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_who_leaves_before_the_last_message_is_noticed(host: HostThread, create:
         reply = create(steps)
         next(reply)
         reply.cancel()
-        assert bodies.left.wait(5.0)
+        assert bodies.left.wait(30)
         assert eventually(lambda: [line["status"] for line in host.log.lines] == ["CANCELLED"])
         assert host.guard.under_way == 0
 

@@ -74,7 +74,7 @@ def request(text: str = "Say hello.") -> chat_pb2.CreateChatCompletionRequest:
 
 
 def test_direct_clients_are_served_over_tcp(host: HostThread, chat: Any, as_inference: Metadata) -> None:
-    reply = chat.CreateChatCompletion(request(), metadata=as_inference, timeout=10)
+    reply = chat.CreateChatCompletion(request(), metadata=as_inference, timeout=30)
     assert reply.choices[0].parts[0].text.text == "Hello"
     assert eventually(lambda: bool(host.log.lines))
     assert host.log.lines[0]["peer"] == "127.0.0.1"
@@ -83,7 +83,7 @@ def test_direct_clients_are_served_over_tcp(host: HostThread, chat: Any, as_infe
 def test_the_peer_behind_envoy_is_envoys_client(host: HostThread, tmp_path: Path, as_inference: Metadata) -> None:
     with grpc.insecure_channel(f"unix:{tmp_path}/s") as envoy:
         forwarded = (*as_inference, ("x-forwarded-for", "6.6.6.6"), ("x-gw-client", "192.0.2.7"))
-        chat_pb2_grpc.ChatServiceStub(envoy).CreateChatCompletion(request(), metadata=forwarded, timeout=10)
+        chat_pb2_grpc.ChatServiceStub(envoy).CreateChatCompletion(request(), metadata=forwarded, timeout=30)
     assert eventually(lambda: bool(host.log.lines))
     assert host.log.lines[0]["peer"] == "192.0.2.7"
 
@@ -103,7 +103,7 @@ async def test_a_dead_workers_socket_is_replaced(tmp_path: Path) -> None:
     try:
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
     finally:
         await host.stop(0)
@@ -162,7 +162,7 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_lives(
     error = refused(chat.CreateChatCompletion, request("x" * MAX_MESSAGE_BYTES), as_inference, timeout=30)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert generate.requests == []
-    assert chat.CreateChatCompletion(request(), metadata=as_inference, timeout=10).choices
+    assert chat.CreateChatCompletion(request(), metadata=as_inference, timeout=30).choices
 
 
 def test_beyond_the_limit_on_calls_a_client_is_told_to_come_back(
@@ -181,7 +181,7 @@ def test_beyond_the_limit_on_calls_a_client_is_told_to_come_back(
     streams.pop().cancel()
     assert eventually(lambda: generate.open == MAX_CALLS - 1)
     generate.script, generate.repeat_s = says("room again"), None
-    assert chat.CreateChatCompletion(request(), metadata=as_inference, timeout=10).choices
+    assert chat.CreateChatCompletion(request(), metadata=as_inference, timeout=30).choices
     for stream in streams:
         stream.cancel()
     assert eventually(lambda: host.guard.under_way == 0)
@@ -195,7 +195,7 @@ async def test_a_burst_waits_its_turn(tmp_path: Path, kind: str) -> None:
     try:
         async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             burst = [stub.Check(health_pb2.HealthCheckRequest(), timeout=100) for _ in range(BURST)]
             await asyncio.sleep(0)  # they go out; nothing is begun while this loop is busy
             time.sleep(1)  # noqa: ASYNC251 - that is the point
@@ -213,7 +213,7 @@ def test_an_unknown_method_is_unimplemented(channel: grpc.Channel) -> None:
 def test_standard_health_by_service_and_until_the_end(host: HostThread, channel: grpc.Channel) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     for service in ("", CHAT):
-        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
     error = refused(stub.Check, health_pb2.HealthCheckRequest(service="nobody.Service"), ())
     assert error.code() is grpc.StatusCode.NOT_FOUND
@@ -225,7 +225,7 @@ async def test_a_drain_is_announced_before_it_begins(tmp_path: Path, kind: str) 
     await host.start()
     async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         stopping = asyncio.create_task(host.stop(1.0))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -239,7 +239,7 @@ def test_reflection_describes_our_services(channel: grpc.Channel) -> None:
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=CHAT),
     ]
-    listed, described = stub.ServerReflectionInfo(iter(asked), timeout=5)
+    listed, described = stub.ServerReflectionInfo(iter(asked), timeout=30)
     names = {service.name for service in listed.list_services_response.service}
     assert names == {CHAT, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
     assert b"StreamChatCompletion" in described.file_descriptor_response.file_descriptor_proto[0]

@@ -241,7 +241,7 @@ async def test_without_a_database_a_worker_goes_on_alone(clock: ManualClock) -> 
     async with AsyncExitStack() as stack:
         running = asyncio.create_task(sharing.run())
         stack.callback(running.cancel)
-        await asyncio.wait_for(away.asked.wait(), 10)
+        await asyncio.wait_for(away.asked.wait(), 30)
         assert not running.done()
         assert health.entry(ROUTE).standing(clock.monotonic()).breaker == "open"
     await sharing.close()

@@ -168,7 +168,7 @@ async def test_a_shutdown_ends_both(hedged: Bench) -> None:
     await hedged.second.wait_request()
     hedged.shutdown.begin()
     with pytest.raises(GatewayError) as ended:
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
     assert ended.value.reason is Reason.SHUTTING_DOWN
     await hedged.first.wait_disconnect()
     await hedged.second.wait_disconnect()

@@ -80,7 +80,7 @@ class Model:
     def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_it_ends(how: str) -> None:
         os.kill(one.process.pid, signal.SIGTERM)
     else:
         one.process.stdin.close()
-    one.process.wait(5)
+    one.process.wait(30)
     one.process.stdin.close()
 
 

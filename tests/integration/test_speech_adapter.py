@@ -115,7 +115,7 @@ async def test_sound_is_relayed_as_it_comes(bench: Bench, stream: bool) -> None:
     seen = asyncio.Event()
 
     async def first_was_seen(_: object) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await seen.wait()
 
     bench.upstream.script(speech(PIECES[0], Call(first_was_seen), PIECES[1]))

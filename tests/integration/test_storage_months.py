@@ -210,7 +210,7 @@ async def test_records_are_written_while_months_are_made_and_dropped(parted: Sta
         else:
             raise AssertionError("the months could not be made")
         has_written.clear()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await has_written.wait()
     is_over.set()
     await writing

@@ -68,7 +68,7 @@ async def test_text_is_told_as_it_comes(bench: Bench) -> None:
     seen = asyncio.Event()
 
     async def first_was_seen(_: object) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await seen.wait()
 
     delta = sse_event(b'{"type":"transcript.text.delta","delta":"Hi"}')

@@ -102,7 +102,7 @@ async def closing_the_client_closes_everything(transport: Transport, upstream: U
     kept = await post(transport, upstream.base_url)
     await read(transport, upstream)
     assert upstream.open_sockets == 2
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await transport.close()
     await upstream.wait_open_sockets(0)
     await kept.close()

@@ -300,7 +300,7 @@ async def test_what_comes_instead(
         with pytest.raises(ProviderFailure) as caught:
             await videos.content(offer, native_id, handle, "video", None)
         assert (caught.value.category, caught.value.upstream.code) == (category, code)
-        await upstream.wait_open_sockets(1, timeout=10)
+        await upstream.wait_open_sockets(1, timeout=30)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ async def test_lateness_is_measured(meter: Meter) -> None:
 
 
 def get(port: int, path: str = "/metrics") -> tuple[int, str, str]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.getheader("content-type", ""), response.read().decode()

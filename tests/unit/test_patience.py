@@ -42,8 +42,8 @@ async def test_a_wait_ends_when_it_is_due(patience: Patience) -> None:
 
 async def test_each_wait_has_the_whole_of_its_time(patience: Patience) -> None:
     for _ in range(8):
-        with patience.lasting(1.0):
-            await asyncio.sleep(0.2)
+        with patience.lasting(3.0):
+            await asyncio.sleep(0.4)
 
 
 async def test_a_wait_after_a_longer_one_ends_in_its_own_time(patience: Patience) -> None:

@@ -294,7 +294,7 @@ def test_errors_of_the_gateway(client: anthropic.Anthropic, gateway: Gateway) ->
 
 
 def test_every_method_that_leads_to_a_route_is_shown(gateway: Gateway, add_rows: Callable[..., None]) -> None:
-    with anthropic.Anthropic(api_key=WRONG_KEY, base_url=root(gateway), max_retries=0, timeout=10) as stranger:
+    with anthropic.Anthropic(api_key=WRONG_KEY, base_url=root(gateway), max_retries=0, timeout=30) as stranger:
         methods = methods_of(stranger, "anthropic.resources")
         webhooks = {"beta.webhooks.unwrap", "beta.webhooks.parse_unverified"}
         found = standing("anthropic", methods, {"file": ("a.bin", b"x")}, asks_nobody=webhooks)
