@@ -139,7 +139,7 @@ async def outcome(fate: Fate, *, then: Fate | None = None) -> tuple[Fault | None
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the two limits of time each is over, or far away, on any machine."""
-    monkeypatch.setattr(connection, "STALE_AFTER_S", IDLE_S)
+    monkeypatch.setattr(connection, "STALE_AFTER_S", 0.0)
     monkeypatch.setattr(connection, "LOST_AT_ONCE_S", LONG_S)
 
 
