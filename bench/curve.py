@@ -9,7 +9,7 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 LINES: Final = {"p50": ("#2a9d8f", "o"), "p90": ("#4f7cac", "s"), "p99": ("#e08e1b", "^"), "p99.9": ("#c1374a", "D")}
 """Colour and marker: neither alone tells two lines apart to everybody."""
@@ -55,7 +55,9 @@ def _panel(ax: Axes, host: str, curves: Mapping[str, Curve], target_at: int, tar
     ax.set_yscale("log")
     ax.set_xlabel("requests, % of the most that the host does\n(requests/s)")
     ax.set_xticks([share for share, _, _ in points], [f"{share}\n({rate:,.0f})" for share, rate, _ in points])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(visible=True, which="major", color="#d0d0d0", linewidth=0.8)
     ax.grid(visible=True, which="minor", axis="y", color="#ececec", linewidth=0.5)
     ax.set_axisbelow(True)
