@@ -47,7 +47,7 @@ async def test_cancelled_streams_leave_nothing_behind(tmp_path: Path) -> None:
 async def test_twenty_starts_and_stops_on_one_socket(tmp_path: Path) -> None:
     seen = await run("restart", tmp_path)
     assert seen["left"] == 0
-    assert seen["slowest_s"] < 2
+    assert seen["slowest_s"] < 10
 
 
 async def test_a_drain_lets_streams_end_and_takes_no_more(tmp_path: Path) -> None:
