@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 PROBE_TIMEOUT_S: Final = 2.0
+ADMIN_TIMEOUT_S: Final = 10.0
+"""What an Envoy may take to answer that is there: on a busy machine it must not be taken for one that is gone."""
 MAX_BODY_BYTES: Final = 256 * 1024
 _LOWEST_PORT: Final = 10_000
 _GIVEN_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -133,7 +135,7 @@ class EnvoyAdmin:
 
     async def is_ready(self) -> bool:
         """Whether it listens, and all that it carries has started."""
-        answer = await ask_unix(self._path, "GET", "/ready")
+        answer = await self._ask("GET", "/ready")
         return answer is not None and answer.status == 200
 
     async def announce_drain(self) -> bool:
@@ -145,7 +147,7 @@ class EnvoyAdmin:
         return await self._post("/drain_listeners")
 
     async def active_requests(self) -> int | None:
-        """Requests in flight on all listeners but the admin's; None where Envoy does not answer."""
+        """Requests in flight on all listeners but the admin's; 0 where no Envoy is, None where it does not answer."""
         return await self._active("rq")
 
     async def connections(self) -> int | None:
@@ -154,18 +156,21 @@ class EnvoyAdmin:
 
     async def endpoints(self) -> set[str]:
         """The sockets of the workers that it sends requests to, as far as it answers."""
-        answer = await ask_unix(self._path, "GET", "/clusters")
+        answer = await self._ask("GET", "/clusters")
         return set() if answer is None else set(_ENDPOINT.findall(answer.body.decode(errors="replace")))
 
     async def _active(self, what: str) -> int | None:
-        answer = await ask_unix(self._path, "GET", f"/stats?filter=downstream_{what}_active")
+        answer = await self._ask("GET", f"/stats?filter=downstream_{what}_active")
         if answer is None or answer.status != 200:
-            return None
+            return None if await accepts(self._path) else 0
         return sum(map(int, re.findall(_ACTIVE.format(what), answer.body.decode(errors="replace"), re.MULTILINE)))
 
     async def _post(self, target: str) -> bool:
-        answer = await ask_unix(self._path, "POST", target)
+        answer = await self._ask("POST", target)
         return answer is not None and answer.status == 200
+
+    async def _ask(self, method: str, target: str) -> HttpAnswer | None:
+        return await ask_unix(self._path, method, target, ADMIN_TIMEOUT_S)
 
 
 class EnvoyAdmins:
@@ -181,12 +186,13 @@ class EnvoyAdmins:
         return any(await asyncio.gather(*(admin.close_listeners() for admin in self._admins)))
 
     async def active_requests(self) -> int | None:
-        """Of all that answer."""
         return _sum(await asyncio.gather(*(admin.active_requests() for admin in self._admins)))
 
     async def connections(self) -> int | None:
         return _sum(await asyncio.gather(*(admin.connections() for admin in self._admins)))
 
 
-def _sum(counts: Sequence[int | None]) -> int:
-    return sum(count for count in counts if count is not None)
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """None where one of them is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

@@ -256,11 +256,10 @@ class Supervisor:
             whole_s = self._limits.drain_s + self._limits.end_s
             await old.stop([StopStep(signal.SIGTERM, whole_s), StopStep(signal.SIGKILL, self._limits.end_s)])
         else:
-            has_ended = _none(old, envoy.active_requests)
-            if not await self._in_time(_until(has_ended), self._limits.drain_s):
+            if not await self._in_time(_until_none(envoy.active_requests), self._limits.drain_s):
                 old.tell(CUT)
-                await self._in_time(_until(has_ended), self._limits.cut_s)
-            await self._in_time(_until(_none(old, envoy.connections)), self._limits.linger_s)
+                await self._in_time(_until_none(envoy.active_requests), self._limits.cut_s)
+            await self._in_time(_until_none(envoy.connections), self._limits.linger_s)
             await old.stop(self._steps(signal.SIGTERM))
         log.info("worker replaced", child=old.command.name, exit_code=old.exit_code)
 
@@ -334,19 +333,10 @@ class Supervisor:
 
 
 async def _until_none(count: Callable[[], Awaitable[int | None]]) -> None:
-    while await count():  # noqa: ASYNC110 - Envoy can only be asked
+    while await count() != 0:  # noqa: ASYNC110 - Envoy can only be asked
         await asyncio.sleep(POLL_S)
 
 
 async def _until(holds: Probe) -> None:
     while not await holds():  # noqa: ASYNC110 - another process can only be asked
         await asyncio.sleep(POLL_S)
-
-
-def _none(child: Child, count: Callable[[], Awaitable[int | None]]) -> Probe:
-    """Whether there are none: who does not answer while it lives is asked again."""
-
-    async def is_none() -> bool:
-        return await count() == 0 or child.pid is None
-
-    return is_none
