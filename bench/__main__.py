@@ -17,11 +17,11 @@ from threading import Thread
 import msgspec
 
 from bench import embeddings, money, profiling, router
+from bench.command import written
 from bench.machine import Cores, description
 from bench.measure import Sample, Scenario, Slow, run, run_slow
 from bench.report import FLOOR, Profile, Results, page
-from bench.stack import ROOT, Failed, Target, floor, gateway, upstream
-from server.tuning import prefer_grpc_polling, raise_file_limit
+from bench.stack import ROOT, Target, floor, gateway, upstream
 
 OUTPUT = ROOT / "bench" / "RESULTS.md"
 
@@ -86,17 +86,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="under a minute; rough figures")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write [bench/RESULTS.md]")
     options = parser.parse_args()
-    raise_file_limit()
-    prefer_grpc_polling()  # of the floor as well: it is what the gateway's workers get
-    try:
-        results = measure_all(QUICK if options.quick else FULL, Cores.choose())
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    text = page(results)
-    options.output.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+    plan = QUICK if options.quick else FULL
+    return 0 if written(lambda cores: measure_all(plan, cores), page, options.output) is not None else 1
 
 
 def measure_all(plan: Plan, cores: Cores) -> Results:

@@ -20,13 +20,13 @@ from statistics import median
 
 import msgspec
 
+from bench.command import written
 from bench.load import LoadSpec
 from bench.machine import Cores, description
 from bench.measure import CHAT, Sample, run_spec
 from bench.peers import PEERS, Peer, peer
 from bench.report import OWN_CORE, judged, table
 from bench.stack import LATE, ROOT, Failed, Target, floor, gateway, upstream
-from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT = ROOT / "bench" / "COMPARED.md"
 CORE_HOUR_USD = 0.04
@@ -100,17 +100,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write [bench/COMPARED.md]")
     options = parser.parse_args()
     rounds, seconds = (1, 0.3) if options.quick else (options.rounds, options.seconds)
-    raise_file_limit()
-    prefer_grpc_polling()
-    try:
-        compared = measure(Cores.choose(), rounds, seconds)
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    text = page(compared)
-    options.output.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+    return 0 if written(lambda cores: measure(cores, rounds, seconds), page, options.output) is not None else 1
 
 
 def measure(cores: Cores, rounds: int, seconds: float) -> Compared:

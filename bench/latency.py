@@ -21,13 +21,13 @@ from typing import Final
 
 import msgspec
 
+from bench.command import written
 from bench.curve import draw
 from bench.machine import Cores, description
 from bench.measure import CHAT, LOAD_LIMIT_S, Scenario, body, run, send
 from bench.open_loop import OpenLoopResult, OpenLoopSpec
 from bench.report import OWN_CORE, judged, table
-from bench.stack import ROOT, Failed, Target, gateway, upstream
-from server.tuning import prefer_grpc_polling, raise_file_limit
+from bench.stack import ROOT, Target, gateway, upstream
 
 OUTPUT: Final = ROOT / "bench" / "LATENCY.md"
 PICTURE: Final = ROOT / "docs" / "images" / "latency.png"
@@ -103,17 +103,10 @@ def main() -> int:
     plan = Plan(options.rounds, options.requests, 2.0, tuple(range(10, 100, 10)))
     if options.quick:
         plan = Plan(1, 60, 1.0, (20, 50, 80))
-    raise_file_limit()
-    prefer_grpc_polling()
-    try:
-        latency = measure(plan, Cores.choose())
-    except Failed as failure:
-        print(failure, file=sys.stderr)
+    latency = written(lambda cores: measure(plan, cores), page, options.output)
+    if latency is None:
         return 1
-    text = page(latency)
-    options.output.write_text(text, encoding="utf-8")
     draw(options.picture, curves(latency), TARGET_AT, TARGETS_MS)
-    print(text)
     return 0
 
 

@@ -16,18 +16,19 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from bench.command import written
 from bench.load import LoadResult, LoadSpec
 from bench.machine import Cores, description
 from bench.measure import CHAT, SAMPLE_INTERVAL_S, Scenario, body, run, send
 from bench.report import MEMORY_TARGET_KB, judged, table
-from bench.stack import ROOT, Failed, Target, gateway, upstream
+from bench.stack import ROOT, Target, gateway, upstream
 from server.settings import available_cores
-from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT: Final = ROOT / "bench" / "STREAMS.md"
 HOSTS: Final = ("grpc.aio", "in-envoy")
@@ -103,17 +104,12 @@ def main() -> int:
     plan = Plan(options.streams, options.workers, options.ramp, FULL, hosts)
     if options.quick:
         plan = Plan(400, options.workers, 2.0, QUICK, hosts)
-    raise_file_limit()
-    prefer_grpc_polling()
-    try:
-        held = [hold(plan, host, Cores.choose()) for host in hosts]
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    text = page(plan, held)
-    options.output.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+    return (
+        0
+        if written(lambda cores: [hold(plan, host, cores) for host in hosts], partial(page, plan), options.output)
+        is not None
+        else 1
+    )
 
 
 def hold(plan: Plan, host: str, cores: Cores) -> Held:

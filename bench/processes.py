@@ -25,6 +25,7 @@ import msgspec
 import psutil
 import uvloop
 
+from bench.command import written
 from bench.machine import Cores, cpu_s, description
 from bench.measure import Scenario, run
 from bench.money import postgresql
@@ -32,7 +33,6 @@ from bench.report import judged, table
 from bench.stack import ROOT, Failed, Target, gateway, upstream
 from server.storage.database import Database
 from server.storage.ledger_verify import Problem, Verification, verify_ledger
-from server.tuning import prefer_grpc_polling, raise_file_limit
 
 OUTPUT: Final = ROOT / "bench" / "PROCESSES.md"
 TARGET: Final = 1.8
@@ -74,17 +74,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write [bench/PROCESSES.md]")
     options = parser.parse_args()
     rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
-    raise_file_limit()
-    prefer_grpc_polling()
-    try:
-        scaled = measure(Cores.choose(), options.host, options.share, rounds, seconds)
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    text = page(scaled)
-    options.output.write_text(text, encoding="utf-8")
-    print(text)
-    return 0 if _are_exact(scaled) else 1
+    scaled = written(lambda cores: measure(cores, options.host, options.share, rounds, seconds), page, options.output)
+    return 0 if scaled is not None and _are_exact(scaled) else 1
 
 
 def measure(cores: Cores, host: str, share: float, rounds: int, seconds: float) -> Scaled:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections import Counter
 from collections.abc import AsyncIterable
 from typing import Any
 
@@ -14,6 +12,7 @@ from server.hosts.in_envoy import InEnvoyHost
 from server.hosts.wire import framed
 from server.rpc.context import HostCall
 from server.rpc.registry import Route
+from tests.fakes.garbage import garbage
 
 CALLS = 20
 
@@ -66,17 +65,7 @@ async def ask(host: InEnvoyHost, method: str, body: bytes) -> None:
 async def test_a_call_leaves_no_garbage(method: str, body: bytes) -> None:
     host = InEnvoyHost(ROUTES)
     await ask(host, method, body)
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as left:
         for _ in range(CALLS):
             await ask(host, method, body)
-        gc.collect()
-        left = Counter(type(one).__name__ for one in gc.garbage)
-    finally:
-        gc.set_debug(0)
-        gc.enable()
-        gc.garbage.clear()
-        gc.collect()
     assert left["_Call"] == left["Inbox"] == left["Task"] == 0, left

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-from collections import Counter
-
 from server.transport import Transport
 from server.transport.pool import MAX_ORIGINS
+from tests.fakes.garbage import garbage
 from tests.fakes.openai_upstream import Hang, Upstream, chat_unary
 from tests.fakes.replies import chunked, whole
 
@@ -37,17 +35,8 @@ async def test_a_reply_that_is_left_in_the_middle_leaves_no_garbage() -> None:
             await upstream.wait_open_sockets(0)
 
         await leave()
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with garbage() as left:
             await leave()
-            gc.collect()
-            left = Counter(type(one).__name__ for one in gc.garbage)
-        finally:
-            gc.set_debug(0)
-            gc.enable()
-            gc.garbage.clear()
         assert left["HttpResponseParser"] == left["Replies"] == 0, left
 
 
