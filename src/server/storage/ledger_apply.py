@@ -1,13 +1,18 @@
 """What a group of ledger operations does to the database: one transaction, a fixed handful of statements.
 
 The same code serves SQLite and PostgreSQL. Every operation may be carried out a second time, since a commit whose
-answer was lost may have happened: the second time changes nothing. Locks are taken in one order, wallets first and by
-team, so that no two groups wait for each other.
+answer was lost may have happened: the second time changes nothing.
+
+A team's wallet is one row, which all workers want. On PostgreSQL a group takes it last, so that it keeps others from it
+for little more than its commit: a settlement only adds to it, and a reservation is made on what it was a moment ago
+where that leaves enough in any case, and looks again once it has the row. Where it does not, or a key may spend only so
+much, the group takes the row first. Nobody is refused by a wallet that others can change meanwhile. Rows that groups of
+several workers want, wallets and then usage, are taken in one order, so that no two wait for each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -21,10 +26,14 @@ from server.storage import ledger_sql as sql
 from server.storage.idempotency import OutcomeRow, write_outcomes
 from server.storage.ledger_rows import Rows
 
-__all__ = ["Expire", "Operation", "Release", "Unrecorded", "apply", "suffix_of"]
+__all__ = ["Expire", "Operation", "Overdrawn", "Release", "Unrecorded", "apply", "suffix_of"]
 
 RETRY_AFTER_S: Final = 1.0
 _ENDS: Final = frozenset({"settle", "void", "expire"})
+
+
+class Overdrawn(Exception):
+    """A team may not have what it had when its wallet could still be changed by others."""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -62,19 +71,23 @@ def suffix_of(operation: Operation) -> str:
 
 
 def apply(
-    connection: Connection, operations: Sequence[Operation], *, worker_id: str, now: float, again: bool = False
+    connection: Connection,
+    operations: Sequence[Operation],
+    *,
+    worker_id: str,
+    now: float,
+    again: bool = False,
+    locked: bool = False,
 ) -> list[GatewayError | None]:
     """Carry operations out, in order; for each why it was refused, or None. No two are about one request.
 
     `again`: some may have been carried out before. Where that is not said and yet true, raises IntegrityError and the
-    transaction must be undone.
+    transaction must be undone. `locked`: take the wallets first. Without, may raise Overdrawn: undo it, and then with.
     """
     group = _Group(connection, worker_id, now)
-    group.load(operations, again)
+    group.load(operations, again, locked)
     outcomes = [group.take(operation) for operation in operations]
-    group.rows.write(connection)
-    if group.outcomes:
-        write_outcomes(connection, sorted(group.outcomes, key=lambda row: (row.team_id, row.outcome.key)))
+    group.write()
     return outcomes
 
 
@@ -82,19 +95,23 @@ class _Group:
     """What the operations of one group need to know, and what comes of them."""
 
     def __init__(self, connection: Connection, worker_id: str, now: float) -> None:
-        self.rows = Rows(worker_id, int(now))
-        self.outcomes: list[OutcomeRow] = []
+        self._rows = Rows(worker_id, int(now))
+        self._outcomes: list[OutcomeRow] = []
         self._connection = connection
         self._now = now
+        # SQLite has one transaction at a time that writes, from its beginning.
+        self._is_alone = connection.dialect.name == "sqlite"
         self._available: dict[str, int] = {}
+        self._returned: dict[str, int] = {}
         self._open: dict[str, sql.Reservation] = {}
         self._past: dict[str, set[str]] = {}
         self._recorded: set[str] = set()
         self._spent: dict[str, int] = {}
 
-    def load(self, operations: Sequence[Operation], again: bool) -> None:
-        """Lock the wallets that matter and read what is known of the requests."""
+    def load(self, operations: Sequence[Operation], again: bool, locked: bool) -> None:
+        """Read what is known of the requests, and of the wallets where credit is asked for."""
         teams: set[str] = set()
+        wanted: dict[str, int] = {}
         ended: list[str] = []
         records: list[str] = []
         limits: dict[str, SpendLimit] = {}
@@ -103,6 +120,7 @@ class _Group:
             match operation:
                 case Hold(opening=opening, spend_limit=limit):
                     teams.add(opening.team_id)
+                    wanted[opening.team_id] = wanted.get(opening.team_id, 0) + operation.held_nanos
                     if limit is not None:
                         limits[opening.key_id] = limit
                     if again:
@@ -117,8 +135,8 @@ class _Group:
                 case _:
                     teams.add(operation.team_id)
                     ended.append(operation.suffix)
-        if teams:
-            self._available = sql.lock_wallets(self._connection, sorted(teams))
+        if wanted:
+            self._look_into_wallets(teams, wanted, locked or bool(limits))
         if ended or repeated:
             self._open = sql.open_reservations(self._connection, ended + repeated)
         unknown = repeated + [suffix for suffix in ended if suffix not in self._open]
@@ -129,6 +147,25 @@ class _Group:
             self._recorded = sql.recorded(self._connection, records)
         if limits:
             self._spent = sql.spent_by_keys(self._connection, limits, self._now)
+
+    def _look_into_wallets(self, teams: set[str], wanted: Mapping[str, int], locked: bool) -> None:
+        if not self._is_alone and not locked:
+            self._available = sql.available(self._connection, sorted(wanted))
+            if all(self._available.get(team, 0) - held >= MINIMUM_NANOS for team, held in wanted.items()):
+                return
+        self._available = sql.lock_wallets(self._connection, sorted(teams))
+        self._is_alone = True
+
+    def write(self) -> None:
+        """Write what came of it. Raises Overdrawn."""
+        if self._outcomes:
+            write_outcomes(self._connection, sorted(self._outcomes, key=lambda row: (row.team_id, row.outcome.key)))
+        self._rows.write(self._connection)
+        if teams := self._rows.reserving_teams if not self._is_alone else ():
+            left = sql.available(self._connection, sorted(teams))
+            # What was given back in this group may have come after what it held: leave it out.
+            if any(left[team] - self._returned.get(team, 0) < MINIMUM_NANOS for team in teams):
+                raise Overdrawn
 
     def take(self, operation: Operation) -> GatewayError | None:
         match operation:
@@ -151,6 +188,8 @@ class _Group:
             return None if opening.suffix in self._open else _expired()
         available = self._available.get(opening.team_id, 0)
         if available < MINIMUM_NANOS or available < held:
+            if not self._is_alone:
+                raise Overdrawn
             return _insufficient(available, held)
         spent = self._spent.get(opening.key_id, 0)
         if hold.spend_limit is not None:
@@ -158,7 +197,7 @@ class _Group:
                 return _limit_reached(hold.spend_limit, spent, held)
             self._spent[opening.key_id] = spent + held
         self._available[opening.team_id] = available - held
-        self.rows.reserve(opening, held)
+        self._rows.reserve(opening, held)
         return None
 
     def _settle(self, settlement: Settlement) -> bool:
@@ -174,34 +213,35 @@ class _Group:
             return record.suffix not in self._recorded
         if "adjust" in past or past & _ENDS - {"expire"}:
             return False
-        self.rows.adjust(record, charge, "late settlement" if past else "settlement without a reservation")
+        self._rows.adjust(record, charge, "late settlement" if past else "settlement without a reservation")
         self._give_back(record.team_id, -charge)
         return True
 
     def _end(self, suffix: str, kind: EntryKind, charge: int) -> None:
         reservation = self._open.pop(suffix, None)
         if reservation is not None:
-            self.rows.end(reservation, kind, charge)
+            self._rows.end(reservation, kind, charge)
             self._give_back(reservation.team_id, reservation.held_nanos - charge)
 
     def _give_back(self, team_id: str, nanos: int) -> None:
         self._available[team_id] = self._available.get(team_id, 0) + nanos
+        self._returned[team_id] = self._returned.get(team_id, 0) + max(nanos, 0)
 
     def _expire(self, suffix: str) -> None:
         reservation = self._open.get(suffix)
         if reservation is not None:
             self._end(suffix, "expire", 0)
-            self.rows.record(_abandoned(reservation))
+            self._rows.record(_abandoned(reservation))
 
     def _record(self, settlement: Settlement) -> None:
         record = settlement.record
-        self.rows.record(record, replaces=record.suffix in self._past or record.suffix in self._recorded)
+        self._rows.record(record, replaces=record.suffix in self._past or record.suffix in self._recorded)
         if record.attempts:
-            self.rows.use(record, settlement.charge_nanos or 0)
+            self._rows.use(record, settlement.charge_nanos or 0)
         if settlement.content is not None:
-            self.rows.keep(record, settlement.content)
+            self._rows.keep(record, settlement.content)
         if settlement.outcome is not None:
-            self.outcomes.append(OutcomeRow(record.team_id, record.suffix, settlement.outcome))
+            self._outcomes.append(OutcomeRow(record.team_id, record.suffix, settlement.outcome))
 
 
 def _abandoned(reservation: sql.Reservation) -> GenerationRecord:

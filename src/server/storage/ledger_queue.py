@@ -18,7 +18,7 @@ from server.domain.errors import GatewayError, Reason, internal_error
 from server.domain.ledger import Hold, Settlement
 from server.domain.ports import Clock
 from server.storage.database import Database
-from server.storage.ledger_apply import Operation, Release, Unrecorded, apply, suffix_of
+from server.storage.ledger_apply import Operation, Overdrawn, Release, Unrecorded, apply, suffix_of
 
 __all__ = ["LedgerQueue", "Pending"]
 
@@ -161,7 +161,10 @@ class LedgerQueue:
         for pending in batch:
             pending.is_tried = True
         try:
-            outcomes = await self._transact(batch, again=was_tried)
+            try:
+                outcomes = await self._transact(batch, again=was_tried)
+            except Overdrawn:
+                outcomes = await self._transact(batch, again=was_tried, locked=True)
         except GatewayError:
             raise
         except Exception:  # one of them cannot be carried out, or has been before: each for itself then
@@ -174,7 +177,7 @@ class LedgerQueue:
         while batch:
             pending = batch[0]
             try:
-                [refusal] = await self._transact([pending], again=True)
+                [refusal] = await self._transact([pending], again=True, locked=True)
             except GatewayError:
                 raise
             except Exception as error:  # the one that is at fault: its waiter is told of a bug, the others of nothing
@@ -192,9 +195,16 @@ class LedgerQueue:
                 self._finish(pending, refusal)
             batch.pop(0)
 
-    async def _transact(self, batch: list[Pending], *, again: bool) -> list[GatewayError | None]:
+    async def _transact(self, batch: list[Pending], *, again: bool, locked: bool = False) -> list[GatewayError | None]:
         operations = [pending.operation for pending in batch]
-        work = partial(apply, operations=operations, worker_id=self._worker_id, now=self._clock.now(), again=again)
+        work = partial(
+            apply,
+            operations=operations,
+            worker_id=self._worker_id,
+            now=self._clock.now(),
+            again=again,
+            locked=locked,
+        )
         # What loses a hold that is not flushed ends the call that it was made for, before anything is charged.
         return await self._database.transact(work, flush=not all(isinstance(one, Hold) for one in operations))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, TextClause, bindparam, func, select, text
+from sqlalchemy import BindParameter, Connection, Select, TextClause, bindparam, func, select, text, union_all
 
 from server.domain.ledger import SpendLimit
 from server.domain.periods import FIRST_DAY, period_start_day
@@ -33,7 +33,15 @@ class Reservation(msgspec.Struct, frozen=True):
 
 def lock_wallets(connection: Connection, team_ids: Sequence[str]) -> dict[str, int]:
     """Keep all others from the money of these teams until the transaction ends; what each has available."""
-    rows = _LOCK.execute(connection, team_ids)
+    return _by_team(_LOCK.execute(connection, team_ids))
+
+
+def available(connection: Connection, team_ids: Sequence[str]) -> dict[str, int]:
+    """What each has available as this is asked, with what this transaction has written."""
+    return _by_team(_AVAILABLE.execute(connection, team_ids))
+
+
+def _by_team(rows: Sequence[Sequence[Any]]) -> dict[str, int]:
     return {team_id: balance - reserved for team_id, balance, reserved in rows}
 
 
@@ -57,24 +65,25 @@ def recorded(connection: Connection, suffixes: Sequence[str]) -> set[str]:
 
 
 def spent_by_keys(connection: Connection, limits: Mapping[str, SpendLimit], now: float) -> dict[str, int]:
-    """What each key has spent in the period of its limit, and has reserved."""
-    spent = {key_id: int(held) for key_id, held in _RESERVED.execute(connection, list(limits))}
+    """What each key has spent in the period of its limit, and has reserved.
+
+    Both at one moment: what ends meanwhile is in the one or the other, never in both.
+    """
+    spent: dict[str, int] = {}
     for reset in {limit.reset for limit in limits.values()}:
         keys = [key_id for key_id, limit in limits.items() if limit.reset == reset]
         since = period_start_day(reset, now)
-        for key_id, cost in _SPENT.execute(connection, keys, since=since):
-            spent[key_id] = spent.get(key_id, 0) + int(cost)
+        spent.update((key_id, int(nanos)) for key_id, nanos in _SPENT.execute(connection, keys, since=since))
     return spent
 
 
-_LOCK: Final = PreparedForIds(
-    lambda ids: (
-        select(wallets.c.team_id, wallets.c.balance_nanos, wallets.c.reserved_nanos)
-        .where(wallets.c.team_id.in_(ids))
-        .order_by(wallets.c.team_id)
-        .with_for_update()
-    )
-)
+def _wallets(ids: BindParameter[Any]) -> Select[Any]:
+    columns = wallets.c.team_id, wallets.c.balance_nanos, wallets.c.reserved_nanos
+    return select(*columns).where(wallets.c.team_id.in_(ids)).order_by(wallets.c.team_id)
+
+
+_LOCK: Final = PreparedForIds(lambda ids: _wallets(ids).with_for_update())
+_AVAILABLE: Final = PreparedForIds(_wallets)
 _OPEN: Final = PreparedForIds(
     lambda ids: select(
         reservations.c.id,
@@ -99,17 +108,15 @@ _PAST: Final = tuple(
 )
 """Each in the words of the index that makes it unique, or the index is not used."""
 _RECORDED: Final = PreparedForIds(lambda ids: select(generations.c.suffix).where(generations.c.suffix.in_(ids)))
-_RESERVED: Final = PreparedForIds(
-    lambda ids: (
-        select(reservations.c.key_id, func.sum(reservations.c.held_nanos))
-        .where(reservations.c.key_id.in_(ids))
-        .group_by(reservations.c.key_id)
+
+
+def _spent(ids: BindParameter[Any]) -> Select[Any]:
+    held = select(reservations.c.key_id, reservations.c.held_nanos.label("nanos")).where(reservations.c.key_id.in_(ids))
+    cost = select(daily_usage.c.key_id, daily_usage.c.cost_nanos).where(
+        daily_usage.c.key_id.in_(ids), daily_usage.c.day >= bindparam("since", FIRST_DAY)
     )
-)
-_SPENT: Final = PreparedForIds(
-    lambda ids: (
-        select(daily_usage.c.key_id, func.sum(daily_usage.c.cost_nanos))
-        .where(daily_usage.c.key_id.in_(ids), daily_usage.c.day >= bindparam("since", FIRST_DAY))
-        .group_by(daily_usage.c.key_id)
-    )
-)
+    both = union_all(held, cost).subquery()
+    return select(both.c.key_id, func.sum(both.c.nanos)).group_by(both.c.key_id)
+
+
+_SPENT: Final = PreparedForIds(_spent)

@@ -97,8 +97,8 @@ class Sweeper:
             log.warning("reservations_expired", count=swept)
         return swept
 
-    async def _end(self, orphans: Sequence[Expire]) -> int:
-        """How many could be ended."""
+    async def _end(self, orphans: Sequence[Expire], *, again: bool = False) -> int:
+        """How many have ended, by this or by another that was at it at the same moment."""
         try:
             await self._database.transact(
                 partial(apply, operations=orphans, worker_id=self._worker_id, now=self._clock.now())
@@ -106,10 +106,10 @@ class Sweeper:
         except GatewayError:
             raise
         except Exception as error:  # one that cannot be ended keeps no other from it
-            if len(orphans) == 1:
+            if again:
                 log.error("reservation_not_expired", suffix=orphans[0].suffix, cause=type(error).__name__)
                 return 0
-            return sum([await self._end([orphan]) for orphan in orphans])
+            return sum([await self._end([orphan], again=True) for orphan in orphans])
         return len(orphans)
 
     async def end(self) -> None:
