@@ -39,13 +39,18 @@ ROUTES = (
 )
 
 
-async def ask(host: InEnvoyHost, method: str, body: bytes) -> None:
+async def ask(host: InEnvoyHost, method: str, body: bytes, error: OSError | None = None) -> None:
+    """Call it. With `error`, that is what comes of whatever is sent: the caller has left."""
+
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     def send(event: Any) -> asyncio.Future[None]:
         sent = asyncio.get_running_loop().create_future()
-        sent.set_result(None)
+        if error is None or event["type"] == "http.response.start":
+            sent.set_result(None)
+        else:
+            sent.set_exception(error)
         return sent
 
     scope = {
@@ -69,3 +74,10 @@ async def test_a_call_leaves_no_garbage(method: str, body: bytes) -> None:
         for _ in range(CALLS):
             await ask(host, method, body)
     assert left["_Call"] == left["Inbox"] == left["Task"] == 0, left
+
+
+@pytest.mark.parametrize("method", ["unary", "stream"])
+async def test_a_server_that_keeps_its_errors_keeps_no_call(method: str) -> None:
+    error = OSError("the client has gone")
+    await ask(InEnvoyHost(ROUTES), method, framed(b"x"), error)
+    assert error.__traceback__ is None

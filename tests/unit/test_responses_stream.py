@@ -36,6 +36,7 @@ from server.domain.response import (
     ToolCallItem,
 )
 from server.domain.response_stream import ResponseAssembler
+from tests.fakes.garbage import garbage
 from tests.fakes.rest import SETTLED, STARTED, SUFFIX, text_events
 
 OPENING = Response(SUFFIX, 1_790_000_000, ResponseStatus.IN_PROGRESS, "acme/test-1")
@@ -137,6 +138,20 @@ def test_reasoning_then_text_then_calls_keep_their_places() -> None:
         "output_item.added",
         "content_part.added",
     ]
+
+
+def test_what_ends_or_breaks_off_leaves_no_garbage() -> None:
+    parts = [
+        PartStarted(0, 0, PartKind.REASONING),
+        ReasoningDelta(0, 0, "I think"),
+        PartEnded(0, 0),
+        PartStarted(0, 1, PartKind.TEXT),
+        TextDelta(0, 1, "so"),
+    ]
+    with garbage() as left:
+        assemble(*parts, PartEnded(0, 1), STOP)
+        ResponseAssembler(OPENING).feed((STARTED, *parts))
+    assert not left
 
 
 def test_reasoning_that_is_only_a_seal_has_no_parts() -> None:

@@ -130,9 +130,12 @@ class _Part:
 
 
 class _Item:
-    """An item as it grows. It may be done once no part of it is open and nothing more can join it (`superseded`)."""
+    """An item as it grows. It may be done once no part of it is open and nothing more can join it (`superseded`).
 
-    __slots__ = ("call_id", "encrypted", "id", "index", "kind", "name", "open_parts", "parts", "superseded")
+    Parts know their item, and it does not know them: a cycle would stay, with all its text, until a collection.
+    """
+
+    __slots__ = ("call_id", "encrypted", "id", "index", "kind", "name", "open_parts", "superseded")
 
     def __init__(self, kind: _ItemKind, item_id: str, index: int, call_id: str, name: str) -> None:
         self.kind = kind
@@ -140,7 +143,6 @@ class _Item:
         self.index = index
         self.call_id = call_id
         self.name = name
-        self.parts: list[_Part] = []
         self.open_parts = 0
         self.superseded = kind in ("function_call", "custom_tool_call")
         self.encrypted = ""
@@ -149,8 +151,8 @@ class _Item:
         """Whether another part of that kind joins this item; sealed reasoning is complete."""
         return not self.superseded and self.kind == kind and not self.encrypted
 
-    def snapshot(self, status: ItemStatus) -> OutputItem:
-        shown = [part for part in self.parts if part.index >= 0]
+    def snapshot(self, status: ItemStatus, parts: Sequence[_Part] = ()) -> OutputItem:
+        shown = [part for part in parts if part.index >= 0]
         match self.kind:
             case "message":
                 content = tuple(
@@ -166,7 +168,7 @@ class _Item:
                     encrypted_content=self.encrypted or None,
                 )
             case "function_call" | "custom_tool_call":
-                arguments = "".join(part.text for part in self.parts)
+                arguments = "".join(part.text for part in parts)
                 custom = self.kind == "custom_tool_call"
                 return ToolCallItem(self.id, status, self.call_id, self.name, arguments, custom)
 
@@ -188,6 +190,7 @@ class ResponseAssembler:
         self._output: list[_Item | OpaqueOutput] = []
         self._done: dict[int, OutputItem] = {}
         self._parts: dict[int, _Part] = {}
+        self._parts_of: dict[int, list[_Part]] = {}
         self._ended: list[_Part] = []
         self._current: _Item | None = None
         self._last_active: _Item | None = None
@@ -262,7 +265,7 @@ class ResponseAssembler:
         if item is None or not item.takes(kind):
             item = self._open_item(kind, event)
         part = _Part(event.kind, item)
-        item.parts.append(part)
+        self._parts_of[item.index].append(part)
         item.open_parts += 1
         self._parts[event.part] = part
         self._last_active = item
@@ -278,13 +281,14 @@ class ResponseAssembler:
         self._has_message = self._has_message or kind == "message"
         item = _Item(kind, item_id, index, event.call_id, event.name)
         self._output.append(item)
+        self._parts_of[index] = []
         self._current = item
         self._events.append(ItemEvent(EventType.OUTPUT_ITEM_ADDED, self._next(), index, item.snapshot("in_progress")))
         return item
 
     def _announce(self, part: _Part) -> None:
         """Reasoning is announced with its first text: a part that only carries its seal has none."""
-        part.index = sum(p.index >= 0 and p.is_summary == part.is_summary for p in part.item.parts)
+        part.index = sum(p.index >= 0 and p.is_summary == part.is_summary for p in self._parts_of[part.item.index])
         added = EventType.REASONING_SUMMARY_PART_ADDED if part.is_summary else EventType.CONTENT_PART_ADDED
         self._events.append(self._part_event(added, part))
 
@@ -389,7 +393,7 @@ class ResponseAssembler:
             self._events.append(self._part_event(done, part))
 
     def _end_item(self, item: _Item, status: ItemStatus) -> None:
-        snapshot = self._done[item.index] = item.snapshot(status)
+        snapshot = self._done[item.index] = item.snapshot(status, self._parts_of[item.index])
         self._events.append(ItemEvent(EventType.OUTPUT_ITEM_DONE, self._next(), item.index, snapshot))
 
     def _choice_ended(self, event: ChoiceEnded) -> None:
@@ -430,7 +434,9 @@ class ResponseAssembler:
 
     def _snapshot(self) -> tuple[OutputItem, ...]:
         return tuple(
-            item if isinstance(item, OpaqueOutput) else self._done.get(item.index) or item.snapshot("incomplete")
+            item
+            if isinstance(item, OpaqueOutput)
+            else self._done.get(item.index) or item.snapshot("incomplete", self._parts_of[item.index])
             for item in self._output
         )
 

@@ -198,7 +198,8 @@ class _Call:
             await self._begin()
             event = {"type": "http.response.body", "body": framed(message), "more_body": True}
             await asyncio.shield(self._send(event))  # as the inbox does
-        except OSError:
+        except OSError as gone:
+            _forget_frames(gone)
             await self._left()
 
     def deadline(self) -> _Deadline:
@@ -271,7 +272,8 @@ class _Call:
         if not self._is_gone:
             try:
                 await self._send(event)
-            except OSError:
+            except OSError as gone:
+                _forget_frames(gone)
                 self._is_gone = True
 
     def _drop_flush(self) -> None:
@@ -292,6 +294,11 @@ class _Call:
         self.gone()
         await asyncio.sleep(0)
         raise asyncio.CancelledError
+
+
+def _forget_frames(error: OSError) -> None:
+    """The module that Envoy runs keeps each error that it has given, and with its frames would keep the whole call."""
+    error.__traceback__ = None
 
 
 class _Deadline:
