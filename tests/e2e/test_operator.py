@@ -117,7 +117,7 @@ def test_a_provider_is_drained_under_traffic_and_brought_back(operated: Operated
             before, made = len(acme.requests), len(traffic.statuses)
             assert eventually(lambda: len(traffic.statuses) > made + 20)
             assert len(acme.requests) == before
-            assert operated.everywhere("backup", "ok")
+            assert eventually(lambda: operated.everywhere("backup", "ok"))
             assert "maintenance" in operated.providers("status")
             assert stream.result(60) == "".join(LONG), "what was under way went on"
 
@@ -131,7 +131,7 @@ def test_a_provider_is_drained_under_traffic_and_brought_back(operated: Operated
 
             assert operated.providers("undrain", "acme") == "acme is back.\n"
             assert eventually(lambda: len(acme.requests) > before, RECOVERED_WITHIN_S)
-            assert operated.everywhere("acme", "ok")
+            assert eventually(lambda: operated.everywhere("acme", "ok")), "the other worker hears of it later"
     assert set(traffic.statuses) == {200}
 
 
