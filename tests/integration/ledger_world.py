@@ -143,6 +143,18 @@ async def open_reservations(database: Database) -> int:
 
 
 @asynccontextmanager
+async def another_session(database: Database) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Another program's transaction on the same PostgreSQL, committed when the block ends."""
+    url = database.engine.url
+    session = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
+    try:
+        async with session.transaction():
+            yield session
+    finally:
+        await session.close()
+
+
+@asynccontextmanager
 async def stalled(database: Database, table: str = "ledger_entries") -> AsyncIterator[None]:
     """Another program keeps every writer from the table, or from all of SQLite; readers go on."""
     url = database.engine.url
@@ -152,13 +164,9 @@ async def stalled(database: Database, table: str = "ledger_entries") -> AsyncIte
             yield
             await other.execute("ROLLBACK")
         return
-    session = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
-    try:
-        async with session.transaction():
-            await session.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
-            yield
-    finally:
-        await session.close()
+    async with another_session(database) as session:
+        await session.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+        yield
 
 
 class Forgetful(Database):

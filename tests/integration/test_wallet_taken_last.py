@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from server.domain.errors import GatewayError, Reason
@@ -20,6 +19,7 @@ from tests.integration.ledger_world import (
     CENT,
     USD,
     Request,
+    another_session,
     entries,
     make_teams,
     open_reservations,
@@ -59,21 +59,14 @@ class Another:
 @asynccontextmanager
 async def another(database: Database, spends: int = 0) -> AsyncIterator[Another]:
     """It spends so much, which is seen when the block ends."""
-    url = make_url(str(database.engine.url))
-    connection = await asyncpg.connect(
-        host=str(url.query["host"]), database=url.database, user=url.username, statement_cache_size=0
-    )
-    try:
-        async with connection.transaction():
-            await connection.execute(
-                "INSERT INTO ledger_entries (team_id, kind, balance_nanos, reserved_nanos, created_at)"
-                " VALUES ('team', 'adjust', $1, 0, 0)",
-                -spends,
-            )
-            await connection.execute("UPDATE wallets SET balance_nanos = balance_nanos - $1", spends)
-            yield Another(connection)
-    finally:
-        await connection.close()
+    async with another_session(database) as session:
+        await session.execute(
+            "INSERT INTO ledger_entries (team_id, kind, balance_nanos, reserved_nanos, created_at)"
+            " VALUES ('team', 'adjust', $1, 0, 0)",
+            -spends,
+        )
+        await session.execute("UPDATE wallets SET balance_nanos = balance_nanos - $1", spends)
+        yield Another(session)
 
 
 async def test_all_else_is_written_before_the_wallet_is_waited_for(database: Database, clock: ManualClock) -> None:

@@ -161,10 +161,7 @@ class LedgerQueue:
         for pending in batch:
             pending.is_tried = True
         try:
-            try:
-                outcomes = await self._transact(batch, again=was_tried)
-            except Overdrawn:
-                outcomes = await self._transact(batch, again=was_tried, locked=True)
+            outcomes = await self._transact(batch, again=was_tried)
         except GatewayError:
             raise
         except Exception:  # one of them cannot be carried out, or has been before: each for itself then
@@ -177,7 +174,7 @@ class LedgerQueue:
         while batch:
             pending = batch[0]
             try:
-                [refusal] = await self._transact([pending], again=True, locked=True)
+                [refusal] = await self._transact([pending], again=True)
             except GatewayError:
                 raise
             except Exception as error:  # the one that is at fault: its waiter is told of a bug, the others of nothing
@@ -195,18 +192,15 @@ class LedgerQueue:
                 self._finish(pending, refusal)
             batch.pop(0)
 
-    async def _transact(self, batch: list[Pending], *, again: bool, locked: bool = False) -> list[GatewayError | None]:
+    async def _transact(self, batch: list[Pending], *, again: bool) -> list[GatewayError | None]:
         operations = [pending.operation for pending in batch]
-        work = partial(
-            apply,
-            operations=operations,
-            worker_id=self._worker_id,
-            now=self._clock.now(),
-            again=again,
-            locked=locked,
-        )
+        work = partial(apply, operations=operations, worker_id=self._worker_id, now=self._clock.now(), again=again)
         # What loses a hold that is not flushed ends the call that it was made for, before anything is charged.
-        return await self._database.transact(work, flush=not all(isinstance(one, Hold) for one in operations))
+        flush = not all(isinstance(one, Hold) for one in operations)
+        try:
+            return await self._database.transact(work, flush=flush)
+        except Overdrawn:
+            return await self._database.transact(partial(work, locked=True), flush=flush)
 
     def _finish(self, pending: Pending, refusal: GatewayError | None) -> None:
         if pending.is_forsaken and refusal is None and not self._is_being_settled(suffix_of(pending.operation)):
