@@ -42,9 +42,10 @@ class Options(msgspec.Struct, frozen=True):
     """`minutes` of load, of which the first `warm_up_s` say nothing of growth.
 
     `rate` in requests a second; None for `share` of what a closed loop of `clients` comes to in `calibrate_s`. At most
-    twice as many requests as clients are under way. `flat_share` and `flat_mib`: what a process may grow by and still
-    be flat, of its own size or in all, whichever is more. `spare_fds`: descriptors that it may have more, such as those
-    of another connection to its database.
+    twice as many requests as clients are under way, and so many are for `crowd_s` before the load: memory is what the
+    most at a time have needed. `flat_share` and `flat_mib`: what a process may grow by and still be flat, of its own
+    size or in all, whichever is more. `spare_fds`: descriptors that it may have more, such as those of another
+    connection to its database.
     """
 
     directory: Path
@@ -56,6 +57,7 @@ class Options(msgspec.Struct, frozen=True):
     rate: float | None = None
     clients: int = 64
     calibrate_s: float = 15.0
+    crowd_s: float = 6.0
     seed: int = 1
     workers: int = 2
     sample_s: float = 5.0
@@ -63,6 +65,11 @@ class Options(msgspec.Struct, frozen=True):
     flat_share: float = 0.02
     flat_mib: float = 4.0
     spare_fds: int = 8
+
+    @property
+    def most(self) -> int:
+        """Requests under way at a time."""
+        return 2 * self.clients
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -111,9 +118,10 @@ async def run(options: Options, report: Report) -> Outcome:
             report(f"{options.host}, {options.database}: what it can do, for {options.calibrate_s:g} s")
             maximum = await load.closed(options.clients, options.calibrate_s)
             rate = options.rate or options.share * maximum
+            await load.closed(options.most, options.crowd_s)
             before = await watch.rest(None)
             report(f"{maximum:.0f} requests/s at most; {rate:.0f} for {options.minutes:g} min")
-            await watch.follow(load.open(rate, options.minutes * 60, most=2 * options.clients))
+            await watch.follow(load.open(rate, options.minutes * 60, most=options.most))
             ended_s = time.monotonic()
             problems = await quiet(database, report)
             after = await watch.rest(before)
