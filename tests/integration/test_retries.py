@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from server.domain.catalog import Catalog, Model, Offer, Provider, ProviderProfile
-from server.domain.errors import GatewayError, Reason
+from server.domain.catalog import Catalog, Dialect, Model, Offer, Provider, ProviderProfile
+from server.domain.errors import HTTP_STATUS, GatewayError, Reason
 from server.domain.events import Started
 from server.domain.request import Endpoint
 from server.pipeline.health.standing import RouteKey, Standing
 from tests.fakes.chat_wire import chat_chunks, delta_chunk, role_chunk
-from tests.fakes.openai_upstream import Pause, chat_stream, chat_unary, error, responses_events
+from tests.fakes.openai_upstream import Pause, chat_stream, chat_unary, error, json_reply, responses_events
 from tests.fakes.responses_wire import text_events
 from tests.integration.test_generate import ROUTING, Bench, account_of, bench, text_of
 
@@ -117,6 +117,32 @@ async def test_r13_fifty_clients_that_leave_and_fifty_wrong_requests_change_noth
     assert bench.second.requests == []
     first = standing(bench, "first")
     assert (first.breaker, first.score, first.in_flight) == ("closed", 1.0, 0)
+
+
+FORBIDDEN_FILE = {
+    "code": 403,
+    "message": "You do not have permission to access the File abc or it may not exist.",
+    "status": "PERMISSION_DENIED",
+}
+UNKNOWN_TOKENS = {"code": 400, "message": "Prompt contains invalid tokens", "type": "invalid_request_error"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "said"), [("gemini", FORBIDDEN_FILE), ("openai", UNKNOWN_TOKENS)], ids=["file", "tokens"]
+)
+async def test_r13_fifty_requests_for_what_is_not_theirs_change_nothing(
+    bench: Bench, dialect: Dialect, said: dict[str, Any]
+) -> None:
+    providers = {name: Provider(name, dialect, upstream.base_url) for name, upstream in bench.upstreams()}
+    offers = tuple(Offer(provider, "test-1", frozenset({Endpoint.CHAT})) for provider in providers.values())
+    bench.current = Catalog(providers, {"a/b:free": Model("a/b:free", offers)}, routing=ROUTING)
+    for number in range(1, 51):
+        bench.first.script(json_reply({"error": said}, status=said["code"]))
+        with pytest.raises(GatewayError) as refused:
+            await bench.run()
+        assert (refused.value.reason, HTTP_STATUS[refused.value.code]) == (Reason.UPSTREAM_REJECTED_REQUEST, 400)
+        assert (len(bench.first.requests), len(bench.second.requests)) == (number, 0)
+    assert (standing(bench, "first").breaker, standing(bench, "first").score) == ("closed", 1.0)
 
 
 async def test_r17_a_provider_out_of_service_is_no_ones_retry(bench: Bench) -> None:

@@ -31,6 +31,25 @@ CASES = [
     ("leaked key", status(403, "PERMISSION_DENIED", "Your API key was reported as leaked."), C.CREDENTIALS),
     ("referrer", status(403, "PERMISSION_DENIED", "No.", error_info("API_KEY_HTTP_REFERRER_BLOCKED")), C.CREDENTIALS),
     ("disabled", status(403, "PERMISSION_DENIED", "No.", error_info("SERVICE_DISABLED")), C.CREDENTIALS),
+    (
+        "a file of somebody else's",
+        status(
+            403,
+            "PERMISSION_DENIED",
+            "You do not have permission to access the File abc or it may not exist.",
+        ),
+        C.CALLER_ERROR,
+    ),
+    (
+        "a file, but the key is to blame",
+        status(
+            403,
+            "PERMISSION_DENIED",
+            "You do not have permission to access the File abc or it may not exist.",
+            error_info("SERVICE_DISABLED"),
+        ),
+        C.CREDENTIALS,
+    ),
     ("unauthenticated", status(401, "UNAUTHENTICATED", "Expected OAuth 2 access token."), C.CREDENTIALS),
     ("region", status(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), C.CREDENTIALS),
     ("precondition", status(400, "FAILED_PRECONDITION", "Precondition check failed."), C.CALLER_ERROR),

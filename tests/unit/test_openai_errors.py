@@ -156,6 +156,11 @@ MEANINGS: dict[str, tuple[int, Any, FailureCategory]] = {
     "529": (529, b"", C.OVERLOADED),
     "groq flex": (498, openai(code="capacity_exceeded"), C.OVERLOADED),
     "cohere 498": (498, {"message": "invalid token"}, C.CREDENTIALS),
+    "llama.cpp, token ids that it has not": (
+        400,
+        {"error": {"code": 400, "message": "Prompt contains invalid tokens", "type": "invalid_request_error"}},
+        C.CALLER_ERROR,
+    ),
     "groq tool validation": (400, openai(code="tool_use_failed"), C.SERVER_ERROR),
     "context length (openai)": (400, openai(code="context_length_exceeded"), C.CONTEXT_LENGTH),
     "context length (anthropic)": (400, openai("prompt is too long: 210000 tokens > 200000 maximum"), C.CONTEXT_LENGTH),

@@ -21,6 +21,8 @@ _QUOTED_CHARS: Final = 200
 """How much is quoted of a body that is not an error in any known shape."""
 
 _LOCATION_TEXT: Final = re.compile(r"location is not supported|not available in your (?:country|region)", re.I)
+_FILE_TEXT: Final = re.compile(r"access the File .{0,400} or it may not exist", re.I)
+"""Of a 403 that is about a file which the caller named, and not about our key."""
 _RETRY_TEXT: Final = re.compile(r"retry in (\d+(?:\.\d+)?) ?(ms|s)\b", re.I)
 _REASONS: Final = {
     "BILLING_DISABLED": _C.QUOTA_EXHAUSTED,
@@ -140,6 +142,8 @@ def _category(error: WireStatus, status: int) -> FailureCategory:
         return refusal
     if error.status == "FAILED_PRECONDITION" and _LOCATION_TEXT.search(error.message):
         return _C.CREDENTIALS
+    if not error.reasons and _FILE_TEXT.search(error.message):
+        return _C.CALLER_ERROR
     # Google gives this one reason for whatever has run out: the message tells a pace from an empty account.
     labels = (*(reason for reason in error.reasons if reason != "RATE_LIMIT_EXCEEDED"), error.status)
     return category_of(status, [label for label in labels if label], error.message)

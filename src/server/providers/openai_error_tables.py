@@ -113,8 +113,10 @@ _QUOTA_TEXT: Final = re.compile(
     re.IGNORECASE,
 )
 _CREDENTIAL_TEXT: Final = re.compile(
-    r"api key[^.]{0,20}(?:not valid|invalid|expired)|(?:invalid|incorrect) (?:api key|token)", re.IGNORECASE
+    r"api key[^.]{0,20}(?:not valid|invalid|expired)|(?:invalid|incorrect) api key", re.IGNORECASE
 )
+_TOKEN_TEXT: Final = re.compile(r"invalid token", re.IGNORECASE)
+"""Cohere's word for a bad key, in a status of its own: in a 400 the tokens are the prompt's."""
 _POLICY_TEXT: Final = re.compile(r"content management policy|flagged|safety system", re.IGNORECASE)
 _IN_FLIGHT_TEXT: Final = re.compile(r"in[- ]flight", re.IGNORECASE)
 
@@ -123,6 +125,7 @@ _TEXTS: Final[tuple[tuple[frozenset[int], re.Pattern[str], FailureCategory], ...
     (frozenset({402}), _IN_FLIGHT_TEXT, _C.RATE_LIMITED),
     (frozenset({0, 400, 402, 403, 429}), _QUOTA_TEXT, _C.QUOTA_EXHAUSTED),
     (frozenset({0, 400, 498}), _CREDENTIAL_TEXT, _C.CREDENTIALS),
+    (frozenset({498}), _TOKEN_TEXT, _C.CREDENTIALS),
     (frozenset({0, 400, 403}), _POLICY_TEXT, _C.CONTENT_POLICY),
 )
 
