@@ -106,6 +106,11 @@ class BehindEnvoy:
 
         async def take_over() -> bool:
             self._places.swap(index)
+            try:
+                self._tell()
+            except Exception:
+                self._places.swap(index)
+                raise
             if await self._followed():
                 return True
             self._places.swap(index)
@@ -121,8 +126,7 @@ class BehindEnvoy:
         os.replace(draft, self.endpoints)
 
     async def _followed(self) -> bool:
-        """Tell Envoy; whether it has heard."""
-        self._tell()
+        """Whether Envoy has heard."""
         wanted = {str(path) for path in self._places.sockets()}
         try:
             async with asyncio.timeout(FOLLOWED_WITHIN_S):

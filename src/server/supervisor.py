@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence, Set
 from typing import Final, Protocol
 
 import msgspec
@@ -138,6 +138,7 @@ class Supervisor:
         self._models = [self._child(command) for command in plan.local_models]
         self._workers = [self._child(command) for command in plan.workers]
         self._envoy = [self._child(plan.envoy)] if plan.envoy else []
+        self._replaced: set[tuple[str, int | None]] = set()
 
     def _child(self, command: Command) -> Child:
         return Child(command, output=self._output, backoff=self._limits.backoff)
@@ -146,6 +147,11 @@ class Supervisor:
     def workers(self) -> Sequence[Child]:
         """By index; behind them the one that is coming, or leaving."""
         return self._workers
+
+    @property
+    def exits(self) -> Set[tuple[str, int | None]]:
+        """The names and exit codes of all workers that were ended, those that were replaced among them."""
+        return self._replaced | {_exit(worker) for worker in self._workers}
 
     @property
     def children(self) -> Sequence[Child]:
@@ -212,8 +218,11 @@ class Supervisor:
             log.info("replacing the workers, one by one")
             places = range(len(self._workers))
             replaced = 0
-            while replaced < len(places) and await self._replace(replaced, self._relief(replaced)):
-                replaced += 1
+            try:
+                while replaced < len(places) and await self._replace(replaced, self._relief(replaced)):
+                    replaced += 1
+            except Exception:
+                log.exception("what is to take a worker's place cannot be prepared")
             if replaced == len(places):
                 log.info("workers_replaced", count=replaced)
             else:
@@ -224,16 +233,23 @@ class Supervisor:
         old, new = self._workers[index], self._child(relief.command)
         self._workers.append(new)
         self._launch([new])
-        if await self._is_serving(new, relief) and await relief.take_over():
-            self._workers[index], self._workers[-1] = new, old
-            await self._let_go(old, relief)
-            is_replaced, gone = True, old
-        else:
-            log.error("the new worker does not serve; its output says why", child=new.command.name)
-            await new.stop(self._steps(signal.SIGTERM))
-            is_replaced, gone = False, new
+        gone = new
+        try:
+            if await self._is_serving(new, relief) and await relief.take_over():
+                self._workers[index], self._workers[-1], gone = new, old, old
+                await self._let_go(old, relief)
+            else:
+                log.error("the new worker does not serve; its output says why", child=new.command.name)
+        except Exception:
+            log.exception("failed to replace a worker", child=new.command.name)
+        # Past Envoy either may have calls, and settlements to write down: it has as long as where all end.
+        whole_s = self._limits.drain_s + self._limits.end_s
+        await gone.stop([StopStep(signal.SIGTERM, whole_s), StopStep(signal.SIGKILL, self._limits.end_s)])
         self._workers.remove(gone)
-        return is_replaced
+        if gone is old:
+            log.info("worker replaced", child=old.command.name, exit_code=old.exit_code)
+            self._replaced.add(_exit(old))
+        return gone is old
 
     async def _is_serving(self, new: Child, relief: Relief) -> bool:
         give_up_at = asyncio.get_running_loop().time() + self._limits.ready_s
@@ -244,7 +260,7 @@ class Supervisor:
         return True
 
     async def _let_go(self, old: Child, relief: Relief) -> None:
-        """End a worker whose place is taken, when what is under way in it has ended."""
+        """Have a worker whose place is taken end what it does, as far as its Envoy tells of it."""
         envoy = relief.leaving
         old.tell(ASIDE)
         await self._in_time(_until(relief.is_aside), self._limits.aside_s)
@@ -252,16 +268,11 @@ class Supervisor:
             await envoy.announce_drain()
             await envoy.close_listeners()
         old.tell(LEAVE)
-        if envoy is None:
-            whole_s = self._limits.drain_s + self._limits.end_s
-            await old.stop([StopStep(signal.SIGTERM, whole_s), StopStep(signal.SIGKILL, self._limits.end_s)])
-        else:
+        if envoy is not None:
             if not await self._in_time(_until_none(envoy.active_requests), self._limits.drain_s):
                 old.tell(CUT)
                 await self._in_time(_until_none(envoy.active_requests), self._limits.cut_s)
             await self._in_time(_until_none(envoy.connections), self._limits.linger_s)
-            await old.stop(self._steps(signal.SIGTERM))
-        log.info("worker replaced", child=old.command.name, exit_code=old.exit_code)
 
     async def _drain(self) -> None:
         """Let requests in flight end, Envoy's first, then those that native clients sent to the workers. What has no
@@ -330,6 +341,10 @@ class Supervisor:
 
     def _steps(self, first: signal.Signals) -> list[StopStep]:
         return [StopStep(first, self._limits.end_s), StopStep(signal.SIGKILL, self._limits.end_s)]
+
+
+def _exit(child: Child) -> tuple[str, int | None]:
+    return child.command.name, child.exit_code
 
 
 async def _until_none(count: Callable[[], Awaitable[int | None]]) -> None:

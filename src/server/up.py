@@ -97,9 +97,9 @@ async def up(settings: Settings, version: str) -> None:
                 raise click.ClickException(f"the gateway did not start: {failure}") from None
             finally:
                 output.close()
-    for child in supervisor.workers:
-        if child.exit_code in _LOSSES:
-            raise click.ClickException(f"{child.command.name}: {_LOSSES[child.exit_code]}")
+    for name, code in sorted(supervisor.exits, key=str):
+        if code in _LOSSES:
+            raise click.ClickException(f"{name}: {_LOSSES[code]}")
     tell("stopped")
 
 
