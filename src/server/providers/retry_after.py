@@ -11,19 +11,22 @@ from server.providers.http_port import ResponseHeaders
 
 MAX_RETRY_AFTER_S: Final = 3600.0
 """The longest wait that is believed, seconds."""
+_EPOCH_S: Final = 1e9
+_EPOCH_MS: Final = 1e11
+"""More than this is no wait but a time since 1970, as OpenRouter tells it."""
 
 
 def retry_after_s(headers: ResponseHeaders, body: object, now: float) -> float | None:
     """Seconds to wait, or None where the reply does not say. `now` is in seconds since 1970.
 
-    The first positive value of: `retry-after-ms`, `retry-after` (seconds or a date), `x-ratelimit-reset` (seconds),
-    and `google.rpc.RetryInfo` in the parsed `body`.
+    The first positive value of: `retry-after-ms`, `retry-after` (seconds or a date), `x-ratelimit-reset` (seconds
+    or a time), and `google.rpc.RetryInfo` in the parsed `body`.
     """
     candidates = (
         _scaled(_number(headers.get("retry-after-ms")), 0.001),
         _number(headers.get("retry-after")),
         _until(headers.get("retry-after"), now),
-        _number(headers.get("x-ratelimit-reset")),
+        _until_reset(_number(headers.get("x-ratelimit-reset")), now),
         retry_info_s(body),
     )
     found = next((value for value in candidates if value is not None and value > 0), None)
@@ -50,6 +53,12 @@ def _number(text: Any) -> float | None:
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def _until_reset(value: float | None, now: float) -> float | None:
+    if value is None or value <= _EPOCH_S:
+        return value
+    return (value * 0.001 if value > _EPOCH_MS else value) - now
 
 
 def _until(text: str | None, now: float) -> float | None:
