@@ -10,8 +10,10 @@ import msgspec
 from server.domain.errors import GatewayError, Reason
 from server.domain.request import Request
 
-FORBIDDEN_OPTIONS: Final = frozenset({"base_url", "api_base", "api_key", "model", "messages", "input", "stream"})
-"""Where the request goes, with whose key, and what the gateway has checked and accounts for."""
+FORBIDDEN_OPTIONS: Final = frozenset(
+    {"base_url", "api_base", "api_key", "model", "models", "messages", "input", "stream", "stream_options"}
+)
+"""Where the request goes, with whose key, what the gateway has checked and accounts for, and that usage is told."""
 
 _NO_OPTIONS: Final[Mapping[str, msgspec.Raw]] = {}
 
