@@ -12,8 +12,10 @@ from structlog.testing import capture_logs
 
 from server.domain.errors import GatewayError, Reason
 from server.storage.database import Database
+from server.storage.group_commit import GroupCommit
 from server.storage.sweeper import Sweeper
 from server.storage.tables import ledger_entries
+from server.storage.video_jobs import SqlVideoJobs
 from tests.integration.databases import ManualClock, migrated
 from tests.integration.ledger_world import (
     CENT,
@@ -28,6 +30,7 @@ from tests.integration.ledger_world import (
     rows,
     wallet,
 )
+from tests.integration.video_rows import hold_of, new_job
 
 CREDIT = 10 * USD
 LIMIT_S = 30.0
@@ -106,6 +109,26 @@ async def test_a_hold_is_made_on_what_is_there_when_its_turn_comes(
     assert await wallet(database) == (left, holds if passes else 0)
     assert await open_reservations(database) == passes
     assert len(await entries(database, request)) == passes
+    assert await problems(database) == []
+
+
+@pytest.mark.parametrize(("left", "passes"), [(2 * USD, True), (USD, True), (USD - 1, False), (0, False)])
+async def test_so_is_that_of_a_video(database: Database, clock: ManualClock, left: int, passes: bool) -> None:
+    await make_teams(database, clock, CREDIT)
+    job, commits = new_job(clock), GroupCommit(database)
+    store = SqlVideoJobs(database, commits, clock, "worker")
+    async with another(database, spends=CREDIT - left) as other:
+        begun = asyncio.ensure_future(store.open(job, hold_of(job)))
+        await other.waiting()
+    if passes:
+        await begun
+    else:
+        with pytest.raises(GatewayError) as refused:
+            await begun
+        assert refused.value.reason is Reason.INSUFFICIENT_FUNDS
+    await commits.close()
+    assert (await store.get("team", job.suffix) is not None) == passes
+    assert await wallet(database) == (left, (job.held_nanos or 0) if passes else 0)
     assert await problems(database) == []
 
 

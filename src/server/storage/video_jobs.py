@@ -88,7 +88,8 @@ class SqlVideoJobs:
             if len(connection.execute(still_open).all()) >= self._max_open:
                 return _too_many(self._max_open)
             if hold is not None:
-                [refusal] = apply(connection, [hold], worker_id=JOBS_WORKER, now=self._clock.now())
+                # Jobs are few: its wallet may be kept from others for as long as this takes.
+                [refusal] = apply(connection, [hold], worker_id=JOBS_WORKER, now=self._clock.now(), locked=True)
                 if refusal is not None:
                     return refusal
             connection.execute(insert(video_jobs), row)
