@@ -166,12 +166,31 @@ def test_bytes_that_are_no_message_are_refused_one_by_one(inside: Gateway, acme:
     assert inside.post("/v1/chat/completions", CHAT.body()).status_code == 200
 
 
-def status_of(gateway: Gateway, body: bytes) -> grpc.StatusCode | None:
+NO_METHODS = (
+    "/aistats.gateway.v1.%ff", "/aistats.gateway.v1.ChatService/%ff", "/grpc.health.v1.Health/%ff",
+    "/grpc.reflection.%ff", "/grpc.reflection.v1.ServerReflection/%C3%28",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NO_METHODS)
+def test_a_path_that_is_no_text_is_no_method(inside: Gateway, path: str) -> None:
+    """The module reads a path as UTF-8 before it calls the worker, and nobody would answer."""
+    assert status_of(inside, b"\0\0\0\0\0", path) is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/generation/%ff", 400), ("/v1/models/%ff", 400), ("/v1/models?%ff", 200)]
+)
+def test_a_rest_path_that_is_no_text_is_answered(inside: Gateway, path: str, status: int) -> None:
+    assert inside.get(path).status_code == status
+
+
+def status_of(gateway: Gateway, body: bytes, path: str = CREATE) -> grpc.StatusCode | None:
     """The status of a call whose frames are these bytes."""
     peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
     peer.initiate_connection()
     headers = [
-        (":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", CREATE), ("te", "trailers"),
+        (":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", path), ("te", "trailers"),
         ("content-type", "application/grpc"), *metadata(gateway),
     ]  # fmt: skip
     peer.send_headers(1, headers)

@@ -215,7 +215,7 @@ def bindings() -> Iterator[tuple[str, str]]:
                         yield own[0].upper(), re.sub(r"\{\w+(=[^}]*)?\}", "x", own[1])
 
 
-def matches(route: Any, method: str, path: str) -> bool:
+def matches(route: Any, method: str, path: str, content_type: str | None = None) -> bool:
     match = route["match"]
     if "path" in match and match["path"] != path:
         return False
@@ -224,11 +224,14 @@ def matches(route: Any, method: str, path: str) -> bool:
     if "safe_regex" in match and not re.fullmatch(match["safe_regex"]["regex"], path):
         return False
     for header in match.get("headers", ()):
-        value = {":method": method}.get(header["name"])
+        value = {":method": method, "content-type": content_type}.get(header["name"])
         if value is None:
             return False
         wanted = header["string_match"]
-        if value != wanted.get("exact") and not re.fullmatch(wanted.get("safe_regex", {}).get("regex", ""), value):
+        if "prefix" in wanted:
+            if not value.startswith(wanted["prefix"]):
+                return False
+        elif value != wanted.get("exact") and not re.fullmatch(wanted.get("safe_regex", {}).get("regex", ""), value):
             return False
     return True
 
@@ -248,6 +251,25 @@ def test_every_route_of_the_protos_is_forwarded_and_answers_405_to_other_methods
                 assert route["direct_response"] == {"status": 405}, (method, path)
                 [allow] = route["response_headers_to_add"]
                 assert {*allow["header"]["value"].split(", ")} == takes, (method, path)
+
+
+def typed_methods() -> Iterator[str]:
+    described = FileDescriptorSet.FromString(descriptors_path().read_bytes())
+    for file in described.file:
+        for service in file.service:
+            yield from (f"/{file.package}.{service.name}/{method.name}" for method in service.method)
+    yield "/grpc.health.v1.Health/Watch"
+    for version in ("v1", "v1alpha"):
+        yield f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc-web+proto"])
+def test_every_typed_method_is_forwarded_and_what_cannot_be_one_is_not(config: Any, content_type: str) -> None:
+    for path in typed_methods():
+        assert "route" in next(one for one in routes(config) if matches(one, "POST", path, content_type)), path
+        for other in (path.rpartition("/")[0], f"{path}%ff", f"{path}/", f"/x{path}", path.replace(".v1", ".%ff")):
+            route = next(one for one in routes(config) if matches(one, "POST", other, content_type))
+            assert route["direct_response"] == {"status": 404}, other
 
 
 def test_what_a_client_streams_is_kept_nowhere_whole(config: Any) -> None:
