@@ -8,7 +8,7 @@ import pytest
 
 from server.domain.catalog import ProviderProfile
 from server.domain.errors import FailureCategory, ProviderFailure
-from server.domain.events import FinishReason, PartEnded, PartKind, PartStarted, TextDelta
+from server.domain.events import FinishReason, PartEnded, PartKind, PartStarted, TextDelta, UsageReported
 from server.domain.usage import Usage
 from server.providers.openai_chat_decode import FAILED_REASONS, FINISH_REASONS, ChatDecoder
 from tests.fakes.chat_wire import (
@@ -24,6 +24,7 @@ from tests.fakes.chat_wire import (
     usage,
     usage_chunk,
 )
+from tests.fakes.replies import compact
 from tests.unit.openai_cases import CHAT, CountingIds, chat_stream, chat_whole, feed, provider
 
 BESIDE = ProviderProfile(reasoning_tokens="beside")
@@ -636,3 +637,28 @@ def test_events_before_a_failure_stand() -> None:
         decoder.feed(None, b'{"error":{"message":"x"}}', out)
 
     assert [event.text for event in out if isinstance(event, TextDelta)] == ["a"]
+
+
+COUNTED_FAILURES: dict[str, dict[str, Any]] = {
+    "a finish reason": finish_chunk("error", usage=usage(10, 500)),
+    "after text in the same chunk": delta_chunk({"content": "b"}, finish_reason="error", usage=usage(10, 500)),
+    "an error beside it": finish_chunk("error", error=ERROR, usage=usage(10, 500)),
+    "an error of a choice": {"id": "x", "choices": [{"index": 0, "error": ERROR}], "usage": usage(10, 500)},
+    "groq": {**role_chunk(), "x_groq": {"error": "It broke.", "usage": usage(10, 500)}},
+}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+@pytest.mark.parametrize("case", COUNTED_FAILURES)
+def test_what_a_failure_says_it_used_is_told_last(case: str, whole: bool) -> None:
+    """The provider bills for it."""
+    decoder, out = ChatDecoder(provider(CHAT), CountingIds()), []
+    said = compact(COUNTED_FAILURES[case])
+    if not whole:
+        decoder.feed(None, compact(text_chunk("a")), out)
+
+    with pytest.raises(ProviderFailure):
+        decoder.whole(said, out) if whole else decoder.feed(None, said, out)
+
+    assert isinstance(told := out[-1], UsageReported)
+    assert told.usage == Usage(10, 500)

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from server.domain.errors import FailureCategory, ProviderFailure
-from server.domain.events import FinishReason, OpaqueItem, PartEnded, PartStarted, TextDelta
+from server.domain.events import (
+    FinishReason,
+    OpaqueItem,
+    PartEnded,
+    PartStarted,
+    ProviderEvent,
+    TextDelta,
+    UsageReported,
+)
 from server.domain.usage import Usage
 from server.providers.openai_responses_decode import INCOMPLETE_REASONS, ResponsesDecoder
 from tests.fakes.responses_wire import ID, MODEL, message_item, response_object, text_events, text_part
@@ -420,3 +428,25 @@ def test_every_part_is_closed_even_where_no_item_ever_was() -> None:
         TextDelta,
         PartEnded,
     ]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"status": "failed", "error": {"code": "server_error", "message": "No."}},
+        {"status": "failed"},
+        {"status": "cancelled", "output": []},
+        {"status": "completed", "output": [{**CALL, "name": ""}]},
+    ],
+)
+def test_what_a_failure_says_it_used_is_told(response: dict[str, Any], whole: bool) -> None:
+    """The provider bills for it."""
+    decoder, out = ResponsesDecoder(provider(RESPONSES), CountingIds()), list[ProviderEvent]()
+    counted = {**response, "usage": {"input_tokens": 10, "output_tokens": 500}}
+    ended = ev(response["status"], response=counted)
+
+    with pytest.raises(ProviderFailure):
+        decoder.whole(dump(counted), out) if whole else decoder.feed(None, dump(ended), out)
+
+    assert [event.usage for event in out if isinstance(event, UsageReported)] == [Usage(10, 500)]

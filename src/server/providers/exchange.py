@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Provider
 from server.domain.errors import FailureCategory, ProviderFailure, UpstreamError
-from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started
+from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started, UsageReported
 from server.domain.ports import Clock
 from server.providers.decoding import StreamDecoder
 from server.providers.http_port import HttpResponse, HttpTransport, ResponseHeaders, SizedBody, SseEvent
@@ -99,28 +99,37 @@ class Exchanges:
                         async for batch in batches:
                             _tell(batch, headroom, request_id)
                             yield batch
-                elif not is_event_stream(response, post.wants_events):
-                    whole: list[ProviderEvent] = []
-                    decoder.whole(await response.read(MAX_BODY_BYTES), whole)
-                    _tell(whole, headroom, request_id)
-                    yield whole
-                else:
-                    joined: list[ProviderEvent] = []
-                    limit = MAX_STREAM_BYTES if post.in_batches else MAX_BODY_BYTES
-                    async with aclosing(self._transport.sse_batches(response, limit)) as reads:
+                elif post.in_batches and is_event_stream(response, post.wants_events):
+                    async with aclosing(self._transport.sse_batches(response, MAX_STREAM_BYTES)) as reads:
                         stream = _Stream(reads, decoder)
-                        while (events := await stream.next()) is not None:
-                            if post.in_batches:
-                                _tell(events, headroom, request_id)
-                                yield events
-                            else:
-                                joined += events
-                    if not post.in_batches:
-                        _tell(joined, headroom, request_id)
-                        yield joined
+                        while (read := await stream.next()) is not None:
+                            _tell(read, headroom, request_id)
+                            yield read
+                else:
+                    events: list[ProviderEvent] = []
+                    try:
+                        await self._collect(response, decoder, post, events)
+                    except ProviderFailure:
+                        if used := [event for event in events if isinstance(event, UsageReported)]:
+                            yield used  # a provider bills for an answer that came to nothing
+                        raise
+                    _tell(events, headroom, request_id)
+                    yield events
             except ProviderFailure as failure:
                 failure.request_id = failure.request_id or request_id
                 raise
+
+    async def _collect(
+        self, response: HttpResponse, decoder: StreamDecoder, post: Post, events: list[ProviderEvent]
+    ) -> None:
+        """The whole answer into `events`, as one body or as a stream. Raises ProviderFailure."""
+        if not is_event_stream(response, post.wants_events):
+            decoder.whole(await response.read(MAX_BODY_BYTES), events)
+            return
+        async with aclosing(self._transport.sse_batches(response, MAX_BODY_BYTES)) as reads:
+            stream = _Stream(reads, decoder)
+            while (read := await stream.next()) is not None:
+                events += read
 
 
 def _tell(batch: list[ProviderEvent], headroom: Headroom | None, request_id: str | None) -> None:

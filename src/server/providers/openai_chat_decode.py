@@ -133,20 +133,25 @@ class ChatDecoder:
         return protocol_failure("The provider sent something that is not a chat completion.")
 
     def _take(self, chunk: WireChunk, data: bytes, out: list[ProviderEvent], *, whole: bool) -> None:
-        if chunk.error:
-            raise failure_in_band(decode_any(data), self._provider)
+        """What a chunk counts is told after all that it says, failures included: the provider bills for it."""
         if chunk.choices is None and chunk.usage is None and looks_like_error(value := decode_any(data)):
             raise failure_in_band(value, self._provider)
         if not self._started:
             self._start(chunk, out)
-        if chunk.citations or chunk.search_results:
-            self._citations = (chunk.citations, chunk.search_results)
-        if chunk.choices:
-            for position, wire in enumerate(chunk.choices):
-                choice = self._choices.get(wire.index) if type(wire.index) is int else None
-                (choice or self._begin(wire, position)).take(wire, self._provider, out, whole=whole)
-        if chunk.x_groq is not None or chunk.usage is not None:
-            self._count(chunk, out)
+        try:
+            if chunk.error:
+                raise failure_in_band(decode_any(data), self._provider)
+            if chunk.citations or chunk.search_results:
+                self._citations = (chunk.citations, chunk.search_results)
+            if chunk.choices:
+                for position, wire in enumerate(chunk.choices):
+                    choice = self._choices.get(wire.index) if type(wire.index) is int else None
+                    (choice or self._begin(wire, position)).take(wire, self._provider, out, whole=whole)
+            if isinstance(chunk.x_groq, dict) and chunk.x_groq.get("error"):
+                raise failure_in_band(chunk.x_groq, self._provider)
+        finally:
+            if chunk.x_groq is not None or chunk.usage is not None:
+                self._count(chunk, out)
 
     def _start(self, chunk: WireChunk, out: list[ProviderEvent]) -> None:
         """Azure's first chunk says nothing of who answers; the one after it does."""
@@ -170,8 +175,6 @@ class ChatDecoder:
     def _count(self, chunk: WireChunk, out: list[ProviderEvent]) -> None:
         counted = chunk.usage
         if isinstance(chunk.x_groq, dict):
-            if chunk.x_groq.get("error"):
-                raise failure_in_band(chunk.x_groq, self._provider)
             counted = counted or chunk.x_groq.get("usage")
         usage = read_usage(counted, reasoning_beside=self._reasoning_beside)
         self._service_tier = words(chunk.service_tier) or self._service_tier

@@ -161,17 +161,20 @@ class ResponsesDecoder:
         return item
 
     def _end(self, response: WireResponse | None, status: str, out: list[ProviderEvent]) -> None:
+        """What it counts is told after all that it says, failures included: the provider bills for it."""
         response = response or WireResponse()
         self._start(response, out)
-        if response.error or status in ("failed", "cancelled"):
-            raise self._failed(response, status)
-        if status in ("queued", "in_progress"):
-            raise protocol_failure("The provider answered before its response was complete.")
-        for index, raw in enumerate(response.output or ()):
-            self._completed_item(index, raw, out)
         usage = read_usage(response.usage)
-        if usage is not None:
-            out.append(UsageReported(usage, words(response.service_tier) or None))
+        try:
+            if response.error or status in ("failed", "cancelled"):
+                raise self._failed(response, status)
+            if status in ("queued", "in_progress"):
+                raise protocol_failure("The provider answered before its response was complete.")
+            for index, raw in enumerate(response.output or ()):
+                self._completed_item(index, raw, out)
+        finally:
+            if usage is not None:
+                out.append(UsageReported(usage, words(response.service_tier) or None))
         self._ending = self._reason(response, status)
         if self._ending[0] is FinishReason.STOP and not self._items and not (usage and usage.output_tokens):
             raise protocol_failure("The provider ended its answer without saying anything.")
