@@ -41,3 +41,29 @@ async def test_nobody_switches_off_what_the_provider_counts(
 @pytest.mark.parametrize("dialect", OPENAI)
 async def test_nobody_names_other_models(at: Stage, dialect: DialectName) -> None:
     await refused(at, "chat", dialect, "models", ["acme/dearest"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("previous_response_id", "resp_1"),
+        ("conversation", "conv_1"),
+        ("prompt", {"id": "pmpt_1"}),
+        ("tools", [{"type": "file_search", "vector_store_ids": ["vs_1"]}]),
+        ("store", True),
+        ("background", True),
+        ("include", ["file_search_call.results"]),
+        ("prompt_cache_key", "another-teams"),
+    ],
+)
+@pytest.mark.parametrize("dialect", OPENAI)
+@pytest.mark.parametrize("surface", SURFACES)
+async def test_nobody_reaches_what_all_teams_share(
+    at: Stage, surface: SurfaceName, dialect: DialectName, key: str, value: Any
+) -> None:
+    await refused(at, surface, dialect, key, value)
+
+
+async def test_nobody_reaches_stores_of_files_at_google(at: Stage) -> None:
+    tools = [{"fileSearch": {"fileSearchStoreNames": ["fileSearchStores/x"]}}]
+    await refused(at, "chat", "gemini", "tools", tools)

@@ -20,6 +20,8 @@ from server.domain.request import (
 )
 from server.pipeline.tenancy import refuse_shared_ids
 
+ID = msgspec.Raw(b'"resp_of_another_team"')
+
 
 def asking(*turns: Turn, tool: bytes | None = None, **passthrough: bytes) -> GenerationRequest:
     kind = msgspec.json.decode(tool)["type"] if tool else ""
@@ -63,3 +65,34 @@ def test_an_id_of_the_providers_is_refused_by_name(request_: GenerationRequest, 
 )
 def test_what_the_client_brings_itself_is_not(request_: GenerationRequest) -> None:
     refuse_shared_ids(request_)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("previous_response_id", "conversation", "prompt", "tools", "store", "background", "include"),
+        *("cached_content", "cachedContent", "user", "safety_identifier", "prompt_cache_key", "Previous_Response_ID "),
+    ],
+)
+def test_options_for_a_provider_reach_nothing_shared_either(key: str) -> None:
+    asked = asking(Turn(Role.USER, (Text("x"),)))
+    asked = msgspec.structs.replace(asked, provider_options={"acme": {"top_k": msgspec.Raw(b"1"), key: ID}})
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(asked)
+    assert (refused.value.reason, refused.value.param) == (
+        Reason.UNSUPPORTED_PARAMETER,
+        f"provider_options.acme.{key.strip()}",
+    )
+
+
+def test_a_made_up_provider_is_named_no_longer_than_anything_else() -> None:
+    asked = msgspec.structs.replace(asking(), provider_options={"x" * 100_000: {"s" + "_" * 100_000 + "tore": ID}})
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(asked)
+    assert len(refused.value.param or "") < 500
+
+
+def test_options_that_only_shape_the_answer_are_none_of_this() -> None:
+    names = ("top_k", "cache_control", "safetySettings", "generationConfig", "metadata", "response_format")
+    asked = msgspec.structs.replace(asking(), provider_options={"acme": dict.fromkeys(names, msgspec.Raw(b"{}"))})
+    refuse_shared_ids(asked)

@@ -1,7 +1,8 @@
 """What all teams share must not be reached through: ids that a provider gave out in the gateway's one account there.
 
 A file, a conversation, a prompt or a vector store belongs to the account, and so to every team behind it. The
-gateway has issued none of these ids, cannot tell whose they are, and refuses them before any provider sees them.
+gateway has issued none of these ids, cannot tell whose they are, and refuses them before any provider sees them. So
+does what a client would add to one provider's request by itself.
 """
 
 from __future__ import annotations
@@ -11,13 +12,33 @@ from typing import Final
 import msgspec
 
 from server.domain.errors import GatewayError, Reason
+from server.domain.parameters import PSEUDONYMISED
 from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, ToolResult
 from server.domain.work import Work
+from server.pipeline.route_refusals import shown
 
 SHARED_PARAMETERS: Final = ("conversation", "prompt")
 SHARED_ITEMS: Final = frozenset({"item_reference"})
 SHARED_TOOLS: Final = frozenset({"file_search"})
 CONTAINER_TOOLS: Final = frozenset({"code_interpreter", "shell"})
+SHARED_OPTIONS: Final = frozenset(
+    {
+        *SHARED_PARAMETERS,
+        *("previous_response_id", "cached_content"),
+        *("store", "background"),
+        *("tools", "include"),
+        *PSEUDONYMISED,
+    }
+)
+"""What `provider_options` may not hold: ids, what is kept under one, what holds ids, and what leaves as a pseudonym."""
+
+
+def _plain(key: str) -> str:
+    """Google's APIs take a name in either spelling."""
+    return key.strip().replace("_", "").lower()
+
+
+_PLAIN_OPTIONS: Final = frozenset(map(_plain, SHARED_OPTIONS))
 
 
 class _ContainerTool(msgspec.Struct):
@@ -39,6 +60,14 @@ def refuse_shared_ids(request: Work) -> None:
     for tool in request.tools:
         if isinstance(tool, BuiltInTool) and _is_shared(tool):
             raise _refused(tool.param)
+    for provider_id, options in request.provider_options.items():
+        for key in options:
+            if _plain(key) in _PLAIN_OPTIONS:
+                raise GatewayError(
+                    Reason.UNSUPPORTED_PARAMETER,
+                    f"`{shown(key.strip())}` cannot be set through provider_options.",
+                    param=f"provider_options.{shown(provider_id)}.{shown(key.strip())}",
+                )
 
 
 def _check_part(part: object) -> None:
