@@ -42,9 +42,9 @@ class Options(msgspec.Struct, frozen=True):
     """`minutes` of load, of which the first `warm_up_s` say nothing of growth.
 
     `rate` in requests a second; None for `share` of what a closed loop of `clients` comes to in `calibrate_s`. At most
-    twice as many requests as clients are under way, and so many are for `crowd_s` before the load: memory is what the
-    most at a time have needed. `flat_share` and `flat_mib`: what a process may grow by and still be flat, of its own
-    size or in all, whichever is more. `spare_fds`: descriptors that it may have more, such as those of another
+    twice as many requests as clients are under way, and for `crowd_s` before the load so many of each worker: memory is
+    what the most at a time have needed. `flat_share` and `flat_mib`: what a process may grow by and still be flat, of
+    its own size or in all, whichever is more. `spare_fds`: descriptors that it may have more, such as those of another
     connection to its database.
     """
 
@@ -57,7 +57,7 @@ class Options(msgspec.Struct, frozen=True):
     rate: float | None = None
     clients: int = 64
     calibrate_s: float = 15.0
-    crowd_s: float = 6.0
+    crowd_s: float = 10.0
     seed: int = 1
     workers: int = 2
     sample_s: float = 5.0
@@ -118,7 +118,7 @@ async def run(options: Options, report: Report) -> Outcome:
             report(f"{options.host}, {options.database}: what it can do, for {options.calibrate_s:g} s")
             maximum = await load.closed(options.clients, options.calibrate_s)
             rate = options.rate or options.share * maximum
-            await load.closed(options.most, options.crowd_s)
+            await load.closed(options.most * options.workers, options.crowd_s)
             before = await watch.rest(None)
             report(f"{maximum:.0f} requests/s at most; {rate:.0f} for {options.minutes:g} min")
             await watch.follow(load.open(rate, options.minutes * 60, most=options.most))
