@@ -123,8 +123,8 @@ class IdempotentRunner:
         """What `handler` answers, or what was answered to the same request before.
 
         Raises GatewayError: `invalid_value` for what is no key; `idempotency_key_reused` where another request had it,
-        `idempotency_key_in_use` where the first takes too long, `outcome_not_kept` where its answer was too large;
-        `database_unavailable`, `overloaded`, `shutting_down`.
+        `idempotency_key_in_use` where the first takes too long, `outcome_not_kept` where its answer was too large, or
+        was charged and broke off; `database_unavailable`, `overloaded`, `shutting_down`.
         """
         try:
             claim = _claim(key, exchange)
@@ -253,7 +253,7 @@ class IdempotentRunner:
         """Settle what was begun and will not be answered; where that charges, it is not to be begun once more."""
         settlement = run.call.progress.settlement
         if settlement is not None:
-            outcome = Outcome(run.claim.key, 500, (), None) if settlement.charge_nanos else None
+            outcome = _unanswered(run.claim, settlement)
             self._ledger.settle(msgspec.structs.replace(settlement, outcome=outcome))
 
     async def _conclude(
@@ -263,7 +263,9 @@ class IdempotentRunner:
         waited for long, and ends with the future that is returned.
         """
         settlement, outcome = run.call.progress.settlement, None
-        if not has_failed and _is_final(response.status, settlement):
+        if has_failed:
+            outcome = _unanswered(run.claim, settlement)
+        elif _is_final(response.status, settlement):
             if body is not None and len(body) > self._max_kept_bytes:
                 body = None
             outcome = Outcome(run.claim.key, response.status, response.headers, body)
@@ -337,6 +339,11 @@ def _is_final(status: int, settlement: Settlement | None) -> bool:
     return status < 500 and status not in _FRESH_ATTEMPT
 
 
+def _unanswered(claim: Claim, settlement: Settlement | None) -> Outcome | None:
+    """What is kept where there is no whole answer: that there was a charge, so that nobody is charged once more."""
+    return Outcome(claim.key, 500, (), None) if settlement is not None and settlement.charge_nanos else None
+
+
 def _kept(earlier: Earlier) -> _Answer:
     outcome = earlier.outcome
     assert outcome is not None, "only what has an outcome is told again"
@@ -377,7 +384,8 @@ def _in_use() -> GatewayError:
 def _not_kept() -> GatewayError:
     return GatewayError(
         Reason.OUTCOME_NOT_KEPT,
-        "The first request with this idempotency key was answered, and its answer is too large to repeat.",
+        "The first request with this idempotency key was carried out, and its answer cannot be told again:"
+        " it was too large, or broke off.",
         param=PARAM,
     )
 

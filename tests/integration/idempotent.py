@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from rest_bridge.app import RestApp
+from rest_bridge.audio import AudioRest
 from rest_bridge.chat import ChatRest
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import IdempotentRunner
@@ -18,6 +19,8 @@ from server.domain.ledger import Settlement
 from server.domain.record import GenerationRecord
 from server.pipeline.generate import Generator
 from server.pipeline.refusals import RecordRefusals
+from server.pipeline.speak import Speak
+from server.pipeline.transcribe import Transcribe
 from server.providers.openai import OpenAIAdapter
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
@@ -109,12 +112,14 @@ class Worker:
             counter.till.drains,
             steady(counter.till.clock),
         )
-        self._app = RestApp(counter, ChatRest(generate).routes(), RecordRefusals(ledger), self.runner)
+        routes = (*ChatRest(generate).routes(), *AudioRest(Speak(generate), Transcribe(generate)).routes())
+        self._app = RestApp(counter, routes, RecordRefusals(ledger), self.runner)
 
     async def send(
         self,
         body: Any,
         *,
+        path: str = PATH,
         key: str | None = "key-1",
         team_id: str | None = None,
         deadline_in_s: float | None = None,
@@ -126,7 +131,7 @@ class Worker:
         if key is not None:
             headers["idempotency-key"] = key
         data = encoded(body)
-        return await self._app(RestRequest("POST", PATH, headers, pieces_of(data), arrival))
+        return await self._app(RestRequest("POST", path, headers, pieces_of(data), arrival))
 
     async def post(self, body: Any, **more: Any) -> Reply:
         return await read(await self.send(body, **more))

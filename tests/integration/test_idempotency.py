@@ -8,13 +8,19 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from rest_bridge.http import RestResponse
+from server.domain.catalog import Model, Offer
+from server.domain.errors import GatewayError, Reason
 from server.domain.idempotency import Claim
+from server.domain.pricing import PriceList
+from server.domain.request import Endpoint
 from server.storage.database import Database
 from server.storage.idempotency import LEASE_S, RETENTION_S
+from tests.fakes.audio_wire import speech
 from tests.fakes.openai_upstream import Call as Do
-from tests.fakes.openai_upstream import chat_unary, error
+from tests.fakes.openai_upstream import Reset, chat_unary, error
 from tests.fakes.rest import Reply, read
 from tests.integration.databases import ManualClock
 from tests.integration.idempotent import BODY, STREAM, Counter, Gate, words
@@ -306,6 +312,35 @@ async def test_what_is_cut_off_after_it_cost_something_is_not_done_again(counter
     assert (reply.status, reply.json["reason"]) == (409, "outcome_not_kept")
     assert await counter.spent() == spent
     gate.open()
+
+
+async def test_a_speech_that_broke_off_is_charged_once(counter: Counter) -> None:
+    """Its bytes can tell of no error, so that there is no answer to repeat; and no second charge either."""
+    current = counter.till.current
+    prices = PriceList({"input_characters": 15_000_000_000})
+    offers = tuple(
+        Offer(provider, "tts-1", frozenset({Endpoint.AUDIO}), prices=prices, output_types=frozenset({"audio"}))
+        for provider in current.providers.values()
+    )
+    counter.till.current = replace(current, models={"a/tts": Model("a/tts", offers)})
+    worker, gate = await counter.worker(), Gate()
+    counter.upstream.script(speech(b"a" * 1000, Do(gate.wait), end=Reset()))
+    for upstream in (counter.till.first, counter.till.second):
+        upstream.default = speech()
+    asked = {"model": "a/tts", "input": "x" * 200, "voice": "alloy"}
+    response = await worker.send(asked, path="/v1/audio/speech")
+    assert response.status == 200
+    assert not isinstance(response.body, bytes)
+    await anext(aiter(response.body))
+    gate.open()
+    with pytest.raises(GatewayError) as broken:
+        await read(response)
+    assert broken.value.reason is Reason.STREAM_INTERRUPTED
+    assert await counter.spent() == 200 * 15_000
+    again = await worker.post(asked, path="/v1/audio/speech")
+    assert await counter.spent() == 200 * 15_000
+    assert (again.status, again.json["reason"]) == (409, "outcome_not_kept")
+    assert [len(upstream.requests) for upstream in (counter.till.first, counter.till.second)] == [1, 0]
 
 
 async def test_who_waited_for_a_failure_elsewhere_tries_it_himself(counter: Counter) -> None:
