@@ -145,6 +145,7 @@ FAILURES: Mapping[str, tuple[Reply, FailureCategory]] = {
         json_reply({"text": "Hi", "segments": [{"text": "Hi"}]}),
         FailureCategory.PROTOCOL,
     ),
+    "no-utf-8": (whole(b'{"text":"Hi","segments":[{"start":0,"end":1,"text":"\xff"}]}'), FailureCategory.PROTOCOL),
 }  # fmt: skip
 
 
@@ -164,6 +165,10 @@ STREAM_FAILURES: Mapping[str, tuple[Reply, FailureCategory]] = {
         FailureCategory.RATE_LIMITED,
     ),
     "page": (whole(b"<html>", content_type="text/html"), FailureCategory.PROTOCOL),
+    "no-time": (
+        sse([sse_event(b'{"type":"transcript.text.segment","start":0,"end":1e999,"text":"Hi"}')]),
+        FailureCategory.PROTOCOL,
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.domain.audio import Transcript, TranscriptionRequest
 from server.domain.catalog import Provider
-from server.domain.errors import ProviderFailure
+from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.events import Produced, ProviderEvent, UsageReported
 from server.domain.request import Endpoint
 from server.domain.usage import Usage
@@ -108,10 +108,50 @@ def test_what_is_no_transcript(told: dict[str, Any]) -> None:
         read({"text": "Hi", **told})
 
 
+BROKEN = {
+    "a segment's text": b'"segments":[{"start":0,"end":1,"text":"\xff"}]',
+    "a segment's detail": b'"segments":[{"start":0,"end":1,"text":"Hi","avg_logprob":"\xff"}]',
+    "a segment's time": b'"segments":[{"start":0,"end":1e999,"text":"Hi"}]',
+    "probabilities": b'"logprobs":[{"token":"\xff"}]',
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_whole_one_that_cannot_be_read(case: str) -> None:
+    with pytest.raises(ProviderFailure) as caught:
+        decoder().whole(b'{"text":"Hi",' + BROKEN[case] + b"}", [])
+    assert caught.value.category is FailureCategory.PROTOCOL
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("kind", [b"transcript.text.delta", b"transcript.text.done"])
+def test_an_event_that_cannot_be_read(kind: bytes, case: str) -> None:
+    with pytest.raises(ProviderFailure) as caught:
+        stream(b'{"type":"' + kind + b'","delta":"Hi","text":"Hi",' + BROKEN[case] + b"}")
+    assert caught.value.category is FailureCategory.PROTOCOL
+
+
+@pytest.mark.parametrize("fields", [b'"end":1e999', b'"end":1,"speaker":"\xff"'])
+def test_a_segment_of_a_stream_that_cannot_be_read(fields: bytes) -> None:
+    with pytest.raises(ProviderFailure) as caught:
+        stream(b'{"type":"transcript.text.segment","text":"Hi","start":0,' + fields + b"}")
+    assert caught.value.category is FailureCategory.PROTOCOL
+
+
+def decoder(**asked: Any) -> TranscriptDecoder:
+    request = TranscriptionRequest(endpoint=Endpoint.AUDIO, model="a/w", file=BytesUpload(b""), **asked)
+    return TranscriptDecoder(Provider("acme", "openai", "http://acme"), request)
+
+
+def stream(data: bytes) -> None:
+    decoding, out = decoder(stream=True), list[ProviderEvent]()
+    decoding.feed(None, data, out)
+    decoding.finish(out)
+
+
 def read(told: Any) -> Transcript:
     out: list[ProviderEvent] = []
-    request = TranscriptionRequest(endpoint=Endpoint.AUDIO, model="a/w", file=BytesUpload(b""))
-    TranscriptDecoder(Provider("acme", "openai", "http://acme"), request).whole(compact(told), out)
+    decoder().whole(compact(told), out)
     (result,) = (event.result for event in out if isinstance(event, Produced))
     assert isinstance(result, Transcript)
     assert sum(isinstance(event, UsageReported) for event in out) <= 1

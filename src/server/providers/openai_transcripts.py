@@ -147,11 +147,11 @@ class TranscriptDecoder:
 
     def _read(self, data: bytes) -> _Reply:
         try:
-            told = _decode(data)
+            told, value = _decode(data), _decode_any(data)  # what is kept raw has not been looked at
         except UNREADABLE:
             raise self._unreadable(data) from None
         if told.error:
-            raise failure_in_band(_decode_any(data), self._provider)
+            raise failure_in_band(value, self._provider)
         return told
 
     def _unreadable(self, data: bytes) -> Exception:
