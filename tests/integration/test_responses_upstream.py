@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import time
@@ -32,7 +33,16 @@ from server.storage.responses import SqlResponseStore
 from server.storage.teams import Teams
 from server.transport import Transport
 from tests.contract.test_openai_response_parameters import SAMPLES
-from tests.fakes.chat_wire import delta_chunk, finish_chunk, role_chunk, tool_call, usage_chunk
+from tests.fakes.chat_wire import (
+    completion,
+    delta_chunk,
+    finish_chunk,
+    role_chunk,
+    text_chunk,
+    tool_call,
+    usage,
+    usage_chunk,
+)
 from tests.fakes.health import steady
 from tests.fakes.openai_upstream import (
     Cut,
@@ -46,6 +56,7 @@ from tests.fakes.openai_upstream import (
 from tests.fakes.response_grammar import check_events
 from tests.fakes.responses_rest import TEAMS, FixedClock, RestHost
 from tests.fakes.responses_wire import message_item, numbered, response_object
+from tests.fakes.wire import Reply
 
 CHAT, NATIVE = "acme/chat:free", "acme/native:free"
 
@@ -293,6 +304,35 @@ async def test_items_of_built_in_tools_come_through_and_go_back(stage: Stage) ->
     assert (refused.status_code, refused.json()["param"]) == (400, "previous_response_id")
     refused = await stage.post(CHAT, tools=tools)
     assert (refused.status_code, refused.json()["param"]) == (400, "tools[0]")
+
+
+SECOND = ("Bonjour", " la", " France")
+
+
+def two_choices(*, stream: bool) -> Reply:
+    """Two choices, the second of which goes on when the first has ended."""
+    whole = completion("Hello there!", usage_=usage(9, 7))
+    second = {**whole["choices"][0], "index": 1, "message": {"role": "assistant", "content": "".join(SECOND)}}
+    if not stream:
+        return json_reply({**whole, "choices": [*whole["choices"], second]})
+    first = [role_chunk(), text_chunk("Hello"), text_chunk(" there!"), finish_chunk()]
+    others = [delta_chunk({"content": text}, choice=1) for text in SECOND]
+    chunks = [chunk for pair in itertools.zip_longest(first, others) for chunk in pair if chunk is not None]
+    ended = delta_chunk({}, finish_reason="length", choice=1)
+    return chat_chunks([*chunks, ended, usage_chunk(usage(9, 7))])
+
+
+@pytest.mark.parametrize("options", [{}, {"provider_options": {"chat": {"n": 2}}}], ids=["unasked", "asked"])
+async def test_a_second_choice_is_paid_for_and_not_told(stage: Stage, options: dict[str, Any]) -> None:
+    stage.upstream.script(two_choices(stream=False), two_choices(stream=True))
+    reply = await stage.post(**options)
+    assert reply.status_code == 200, reply.text
+    streamed = check_events(await stage.stream(**options))
+    assert streamed["type"] == "response.completed"
+    for told in (reply.json(), streamed["response"]):
+        assert [part["text"] for item in told["output"] for part in item["content"]] == ["Hello there!"]
+        assert (told["status"], told["usage"]["output_tokens"]) == ("completed", 7)
+    assert stage.sent.get("n") == options.get("provider_options", {}).get("chat", {}).get("n")
 
 
 async def test_a_client_that_leaves_closes_the_upstream(stage: Stage) -> None:

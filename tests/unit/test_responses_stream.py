@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -138,6 +139,26 @@ def test_reasoning_then_text_then_calls_keep_their_places() -> None:
         "output_item.added",
         "content_part.added",
     ]
+
+
+def test_a_second_choice_is_not_told() -> None:
+    second: tuple[GenerationEvent, ...] = (
+        PartStarted(1, 0, PartKind.TEXT),
+        TextDelta(1, 0, "Bonjour"),
+        PartStarted(1, 1, PartKind.TOOL_CALL, "call_1", "f"),
+        ToolCallDelta(1, 1, "{}"),
+        PartStarted(1, 2, PartKind.REASONING),
+        ReasoningDelta(1, 2, "Hm."),
+        AnnotationAdded(1, 0, msgspec.Raw(b"{}")),
+        PartEnded(1, 2),
+        PartEnded(1, 1),
+        PartEnded(1, 0),
+        ChoiceEnded(1, FinishReason.LENGTH, "length"),
+    )
+    first = text_events("Hello")
+    alone = assemble(*first)
+    mixed = [event for pair in itertools.zip_longest(first, second) for event in pair if event is not None]
+    assert assemble(*first, *second) == assemble(*second, *first) == assemble(*mixed) == alone
 
 
 def test_what_ends_or_breaks_off_leaves_no_garbage() -> None:

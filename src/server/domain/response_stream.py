@@ -198,8 +198,13 @@ class ResponseAssembler:
         self._finish: ChoiceEnded | None = None
 
     def feed(self, batch: Sequence[GenerationEvent], now_s: float = 0.0) -> Sequence[ResponseEvent]:
-        """The events of one batch. `now_s` (seconds since 1970) is when it came, for `completed_at`."""
+        """The events of one batch. `now_s` (seconds since 1970) is when it came, for `completed_at`.
+
+        A response has one answer: of the choices, the first.
+        """
         for event in batch:
+            if getattr(event, "choice", 0):
+                continue
             match event:
                 case TextDelta():
                     self._text(event)
