@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from aistats.gateway.v1 import chat_pb2, chat_pb2_grpc, content_pb2
 from server.hosts.grpc_aio import MAX_MESSAGE_BYTES, GrpcAioHost, ListenError
+from server.hosts.health import MAX_WATCHERS
 from server.rpc.chat import ChatServicer
 from tests.fakes.generation import ScriptedGenerate, endless, says
 from tests.fakes.hosting import KINDS, Hosting
@@ -243,6 +244,47 @@ def test_reflection_describes_our_services(channel: grpc.Channel) -> None:
     names = {service.name for service in listed.list_services_response.service}
     assert names == {CHAT, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
     assert b"StreamChatCompletion" in described.file_descriptor_response.file_descriptor_proto[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_so_many_conversations_need_no_key_and_no_more(tmp_path: Path, kind: str) -> None:
+    host = Hosting(kind, (), unix_socket=tmp_path / "s")
+    await host.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
+            open_ones = [await conversation(channel) for _ in range(MAX_WATCHERS)]
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            assert await stub.ServerReflectionInfo(timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            last = open_ones.pop()
+            await last.done_writing()
+            assert await last.code() is grpc.StatusCode.OK
+            await conversation(channel)
+    finally:
+        await host.stop(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_conversation_holds_no_drain_up(tmp_path: Path, kind: str) -> None:
+    host = Hosting(kind, (), unix_socket=tmp_path / "s")
+    await host.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
+            idle = await conversation(channel)
+            host.leave()
+            async with asyncio.timeout(30):
+                assert await idle.code() is grpc.StatusCode.UNAVAILABLE
+                await host.stop(60.0)
+    finally:
+        await host.stop(0)
+
+
+async def conversation(channel: grpc.aio.Channel) -> Any:
+    """One with reflection that is under way."""
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(timeout=60)
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert (await call.read()).list_services_response.service
+    return call
 
 
 def pings_answered(port: int, count: int, every_s: float) -> int:

@@ -35,8 +35,9 @@ def standard_routes(service_health: ServiceHealth, services: Sequence[str]) -> t
 
     async def reflect(sent: Sent, host: HostCall) -> None:
         assert not isinstance(sent, bytes)
-        async for reply in describe(_reflection_requests(sent), None):
-            await host.write(reply.SerializeToString())
+        async with service_health.watching():
+            async for reply in describe(_reflection_requests(sent, service_health), None):
+                await host.write(reply.SerializeToString())
 
     return (
         Route(_HEALTH, "Check", unary=check),
@@ -63,8 +64,8 @@ def _health_request(sent: Sent) -> Any:
     return _decoded(health_pb2.HealthCheckRequest.FromString, sent)
 
 
-async def _reflection_requests(sent: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    async for message in sent:
+async def _reflection_requests(sent: AsyncIterator[bytes], service_health: ServiceHealth) -> AsyncIterator[Any]:
+    while (message := await service_health.or_left(anext(sent, None))) is not None:
         yield _decoded(reflection_pb2.ServerReflectionRequest.FromString, message)
 
 
