@@ -14,14 +14,25 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Offer, ProviderProfile
 from server.domain.errors import FailureCategory, ProviderFailure
-from server.domain.events import Completed, FinishReason, ProviderEvent, Started, TextDelta
+from server.domain.events import Completed, FinishReason, ProviderEvent, Started, TextDelta, UsageReported
 from server.domain.ports import ProviderAdapter
 from server.domain.request import Endpoint, FunctionTool, GenerationRequest, Role
 from server.domain.usage import Usage
 from server.providers.exchange import DRAIN_TIMEOUT_S, MAX_ERROR_BYTES, Deadlines
 from server.providers.openai import OpenAIAdapter
 from server.transport import Transport
-from tests.fakes.chat_wire import DONE, delta_chunk, finish_chunk, frame, role_chunk, text_chunk, text_chunks, tool_call
+from tests.fakes.chat_wire import (
+    DONE,
+    completion,
+    delta_chunk,
+    finish_chunk,
+    frame,
+    role_chunk,
+    text_chunk,
+    text_chunks,
+    tool_call,
+    usage,
+)
 from tests.fakes.openai_upstream import (
     Cut,
     Endless,
@@ -407,6 +418,34 @@ async def test_openrouter_says_200_and_means_402(adapter: OpenAIAdapter, upstrea
     failed = await failure(adapter, at(upstream), ask())
 
     assert (failed.category, failed.status) == (FailureCategory.QUOTA_EXHAUSTED, 402)
+
+
+CACHED = [("90", usage(100, 3), 90), ("90", usage(100, 3, cached=40), 40), ("900", usage(100, 3), 100),
+          ("0", usage(100, 3), 0), ("-1", usage(100, 3), 0), ("many", usage(100, 3), 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("told", "counted", "cached"), CACHED)
+async def test_fireworks_tells_in_a_header_what_of_the_prompt_was_cached(
+    adapter: OpenAIAdapter, upstream: Upstream, told: str, counted: dict[str, Any], cached: int, stream: bool
+) -> None:
+    headers = {"fireworks-cached-prompt-tokens": told}
+    chunks = frame(text_chunks("Hi", usage_=counted))
+    upstream.script(
+        sse(chunks, headers=headers) if stream else json_reply(completion("Hi", usage_=counted), headers=headers)
+    )
+
+    assert (await answer(adapter, at(upstream), ask(stream=stream))).usage == Usage(100, 3, cached_input_tokens=cached)
+
+
+async def test_what_was_cached_is_told_of_a_failure_too(adapter: OpenAIAdapter, upstream: Upstream) -> None:
+    failed = completion("Hi", finish_reason="error", usage_=usage(100, 3))
+    upstream.script(json_reply(failed, headers={"fireworks-cached-prompt-tokens": "90"}))
+
+    found, failure = await batches(adapter, at(upstream), ask())
+
+    assert failure is not None
+    assert found == [[UsageReported(Usage(100, 3, cached_input_tokens=90), "default")]]
 
 
 async def test_a_conversation_with_tools_and_reasoning_goes_out_and_comes_back(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -30,6 +30,9 @@ DRAIN_TIMEOUT_S: Final = 0.1
 """How long the end of a body may take after the terminator; a connection read to its end can be used again."""
 
 USER_AGENT: Final = "aistats-gateway"
+
+_CACHED_TOKENS: Final = "fireworks-cached-prompt-tokens"
+"""Where Fireworks tells what of the prompt it had already: its bodies may leave that out."""
 
 _REDIRECT: Final = UpstreamError(
     code="redirect", message="The provider answered with a redirect, which the gateway does not follow."
@@ -87,36 +90,36 @@ class Exchanges:
             allow_link_local=post.provider.allow_link_local,
         )
         async with response:
-            headroom = headroom_of(response.headers, self._clock.now())
+            heard = _heard(response.headers, post.provider, self._clock.now())
             if not 200 <= response.status < 300:
                 failure = await failed_reply(response, post.provider, self._deadlines.error_body_s, failure_of)
-                failure.headroom = headroom
+                failure.headroom = heard.headroom
                 raise failure
-            request_id = upstream_request_id(response.headers, post.provider)
             try:
                 if post.may_be_sound and is_sound(response, post.wants_events):
                     async with aclosing(sound(response, MAX_STREAM_BYTES)) as batches:
                         async for batch in batches:
-                            _tell(batch, headroom, request_id)
+                            _tell(batch, heard)
                             yield batch
                 elif post.in_batches and is_event_stream(response, post.wants_events):
                     async with aclosing(self._transport.sse_batches(response, MAX_STREAM_BYTES)) as reads:
                         stream = _Stream(reads, decoder)
                         while (read := await stream.next()) is not None:
-                            _tell(read, headroom, request_id)
+                            _tell(read, heard)
                             yield read
                 else:
                     events: list[ProviderEvent] = []
                     try:
                         await self._collect(response, decoder, post, events)
                     except ProviderFailure:
+                        _tell(events, heard)
                         if used := [event for event in events if isinstance(event, UsageReported)]:
                             yield used  # a provider bills for an answer that came to nothing
                         raise
-                    _tell(events, headroom, request_id)
+                    _tell(events, heard)
                     yield events
             except ProviderFailure as failure:
-                failure.request_id = failure.request_id or request_id
+                failure.request_id = failure.request_id or heard.request_id
                 raise
 
     async def _collect(
@@ -132,12 +135,31 @@ class Exchanges:
                 events += read
 
 
-def _tell(batch: list[ProviderEvent], headroom: Headroom | None, request_id: str | None) -> None:
-    """Add what a reply's headers say to the event that the provider has begun, where the batch has that."""
-    if headroom is None and request_id is None:
-        return
-    if batch and isinstance(started := batch[0], Started):
-        batch[0] = replace(started, headroom=headroom, request_id=request_id)
+class _Heard(NamedTuple):
+    """What a reply's headers say. `cached_tokens` are those of the prompt."""
+
+    headroom: Headroom | None
+    request_id: str | None
+    cached_tokens: int
+
+
+def _heard(headers: ResponseHeaders, provider: Provider, now: float) -> _Heard:
+    try:
+        cached_tokens = int(headers.get(_CACHED_TOKENS) or 0)
+    except ValueError:
+        cached_tokens = 0
+    return _Heard(headroom_of(headers, now), upstream_request_id(headers, provider), cached_tokens)
+
+
+def _tell(batch: list[ProviderEvent], heard: _Heard) -> None:
+    """Add it to the event that the provider has begun, and to its counts where they have none of cached tokens."""
+    if (heard.headroom or heard.request_id) and batch and isinstance(started := batch[0], Started):
+        batch[0] = replace(started, headroom=heard.headroom, request_id=heard.request_id)
+    if heard.cached_tokens > 0:
+        for place, event in enumerate(batch):
+            if isinstance(event, UsageReported) and not (usage := event.usage).cached_input_tokens:
+                cached = min(heard.cached_tokens, usage.input_tokens - usage.cache_write_tokens)
+                batch[place] = replace(event, usage=replace(usage, cached_input_tokens=cached))
 
 
 class _Stream:
