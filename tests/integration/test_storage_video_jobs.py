@@ -161,20 +161,22 @@ async def test_what_was_submitted_is_not_ended_as_if_it_were_not(
     assert await kinds(database) == ["reserve", "void"]
 
 
-async def test_a_withdrawn_job_leaves_its_reservation_to_its_worker(
+async def test_a_withdrawn_job_holds_nothing_from_then_on_and_its_record_may_follow(
     database: Database, clock: ManualClock, stores: Stores
 ) -> None:
     lives, dies = new_job(clock), new_job(clock)
     for job in (lives, dies):
         await stores("one").open(job, hold_of(job))
+        assert not await stores("two").withdraw(job.suffix)
         assert await stores("one").withdraw(job.suffix)
         assert not await stores("one").withdraw(job.suffix)
         assert await stores("one").get("team", job.suffix) is None
+        assert await wallet(database) == (10 * USD, 0)
     async with opened(database, clock, "one") as ledger:
         await ledger.settle(Settlement(replace(lives.opening, success=False), held=True))
-    assert await kinds(database) == ["reserve", "reserve", "void"]
-    assert await sweep(database, clock) == 1
-    assert await kinds(database) == ["reserve", "reserve", "void", "expire"]
+    assert await sweep(database, clock) == 0
+    assert await kinds(database) == ["reserve", "void"] * 2
+    assert [row["suffix"] for row in await rows(database, generations)] == [lives.suffix]
     assert await problems(database) == []
 
 

@@ -219,7 +219,7 @@ class JobsMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, fates=fates)
     def withdraw(self, pick: int, fates: list[Fate]) -> None:
-        """No provider took it; its worker settles, or is gone before it can and the sweeper does."""
+        """No provider took it; its worker writes its record, or is gone before it can."""
         if self.hands:
             store, job = self.hands[pick % len(self.hands)]
             try:
@@ -272,8 +272,7 @@ class JobsMachine(RuleBasedStateMachine):
         assert await problems(self.database) == []
         balance, reserved = await wallet(self.database)
         assert balance == CREDIT - sum(one.charged for one in self.known.values())
-        withdrawn = sum(one.job.held_nanos or 0 for one in self.known.values() if one.is_withdrawn)
-        assert self._held() <= reserved <= self._held() + withdrawn
+        assert reserved == self._held()
         recorded = [row["suffix"] for row in await rows(self.database, generations)]
         assert set(recorded) >= {suffix for suffix, one in self.known.items() if one.status is not None}
         assert not set(recorded) & {suffix for suffix, one in self.known.items() if one.is_open}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import chain, repeat
 
 import pytest
+from msgspec.structs import replace
 
 from server.domain.errors import GatewayError, Reason
+from server.domain.idempotency import Claim
+from server.domain.ledger import Outcome
 from server.domain.video import VideoStatus
 from server.spool import Spool
-from server.storage.database import Database
+from server.storage.idempotency import SqlIdempotencyStore
+from server.storage.tables import generations
 from tests.fakes.replies import rate_limited
 from tests.fakes.video_upstream import BLOCK, Media, Plan
 from tests.fakes.wire import Hang
 from tests.integration.databases import ManualClock, make_schema
-from tests.integration.ledger_world import stalled
+from tests.integration.ledger_world import Fate, Forgetful, rows, stalled
 from tests.integration.video_rows import LEASE_S
 from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
 
@@ -36,12 +41,19 @@ class Gate:
 @pytest.fixture
 async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
     await make_schema(sqlite_url)
-    database = Database.open(sqlite_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
+    database = Forgetful.open(sqlite_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
     try:
         async with studio_with(database, clock, 2) as opened:
             yield opened
     finally:
         await database.close()
+
+
+def lose(studio: Studio, *fates: Fate) -> None:
+    """What becomes of the answers to the next transactions of many statements."""
+    assert isinstance(studio.database, Forgetful)
+    coming: Iterator[Fate] = chain(fates, repeat("answered"))
+    studio.database.fate = coming.__next__
 
 
 def gated(studio: Studio) -> Gate:
@@ -108,6 +120,34 @@ async def test_a_database_that_is_away_costs_no_job(studio: Studio) -> None:
     assert (await studio.wait(worker, video)).billing.state == "settled"
     assert await studio.wallet() == (CREDIT - PRICE, 0)
     assert studio.upstreams[0].submits.total() == 1
+
+
+@pytest.mark.parametrize("defers", [False, True])
+async def test_what_no_provider_took_holds_nothing_where_nobody_heard_that_it_was_withdrawn(
+    studio: Studio, defers: bool
+) -> None:
+    worker, call, outcome = studio.worker("one"), studio.call(), Outcome("key", 429, (), b"no")
+    keys = SqlIdempotencyStore(studio.database, worker.commits, studio.clock, "one")
+    claim = Claim("team", "key", b"the same", call.suffix)
+    await keys.begin(claim)
+    call.progress.defers = defers
+    for upstream in studio.upstreams:
+        upstream.plan = Plan(submit=rate_limited())
+    lose(studio, "answered", "lost after")
+    with pytest.raises(GatewayError) as caught:
+        await worker.videos.create(call, film())
+    assert await studio.wallet() == (CREDIT, 0)
+    assert caught.value.reason is Reason.UPSTREAM_RATE_LIMITED
+    if defers:
+        assert call.progress.settlement is not None
+        await worker.ledger.settle(replace(call.progress.settlement, outcome=outcome))
+        earlier = await keys.look(claim)
+        assert earlier is not None
+        assert earlier.outcome == outcome
+    assert (await worker.videos.list(studio.principal())).data == []
+    assert await studio.entries() == ["reserve", "void"]
+    [record] = await rows(studio.database, generations)
+    assert (record["status_code"], record["success"]) == (429, False)
 
 
 async def test_an_idempotency_key_begins_one_job_whoever_dies(studio: Studio) -> None:

@@ -148,9 +148,9 @@ class VideoJobStore(Protocol):
         ...
 
     async def withdraw(self, suffix: str) -> bool:
-        """Forget a job that no provider took. Its reservation is this worker's from then on, to be settled by it.
+        """Forget a job that no provider took, and give back what it held; its record is yet to be written.
 
-        False where it has ended meanwhile, or has been taken over.
+        False where it has ended meanwhile, has been taken over, or has been withdrawn already.
         """
         ...
 

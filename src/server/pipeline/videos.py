@@ -307,12 +307,16 @@ class Videos:
                         lambda: self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
                     )
                 case Refused(job, error):
-                    if await self._store.withdraw(job.suffix):
+                    if await self._insist(lambda: self._withdrawn(job)):
                         await self._settle(call, request, job, error)
                         raise error
                 case Superseded():
                     pass
         return await self.get(call.principal, job.suffix)
+
+    async def _withdrawn(self, job: VideoJob) -> bool:
+        """Whether it is forgotten, now or by a time before of which no answer came."""
+        return await self._store.withdraw(job.suffix) or await self._store.get(job.team_id, job.suffix) is None
 
     async def _taken(self, taken: Taken) -> None:
         """Keep what the provider says; where that is not to be, it need not go on either."""
@@ -345,7 +349,7 @@ class Videos:
         )
 
     async def _settle(self, call: Call, request: VideoRequest, job: VideoJob, error: GatewayError) -> None:
-        """The record of a job that no provider took; its reservation ends with it."""
+        """The record of a job that no provider took."""
         record = refusal(call, Endpoint.VIDEO, error, model=request.model)
         record = replace(record, attempts=job.opening.attempts)
         settlement = Settlement(record, job.held_nanos is not None)

@@ -18,8 +18,8 @@ from server.domain.video import VARIANTS, VideoStatus
 from server.domain.video_jobs import JobFacts, Order, Verb, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
-from server.storage.ledger_apply import Operation, Unrecorded, apply
-from server.storage.tables import IS_OPEN, JOBS_WORKER, reservations, video_jobs
+from server.storage.ledger_apply import Operation, Release, Unrecorded, apply
+from server.storage.tables import IS_OPEN, JOBS_WORKER, video_jobs
 from server.storage.video_contents import doom_contents, want_content
 from server.storage.video_goodbyes import SqlVideoGoodbyes, noted
 from server.storage.webhook_events import Outbox
@@ -100,13 +100,17 @@ class SqlVideoJobs:
             raise refusal
 
     async def withdraw(self, suffix: str) -> bool:
-        forgotten = delete(video_jobs).where(*self._leased(suffix), video_jobs.c.native_id.is_(None))
-        taken = update(reservations).where(reservations.c.id == suffix).values(worker_id=self._worker_id)
+        forgotten = (
+            delete(video_jobs)
+            .where(*self._leased(suffix), video_jobs.c.native_id.is_(None))
+            .returning(video_jobs.c.team_id)
+        )
 
         def work(connection: Connection) -> bool:
-            if connection.execute(forgotten).rowcount != 1:
+            team_id = connection.execute(forgotten).scalar_one_or_none()
+            if team_id is None:
                 return False
-            connection.execute(taken)
+            apply(connection, [Release(suffix, team_id)], worker_id=JOBS_WORKER, now=self._clock.now())
             return True
 
         return await self._database.transact(work)
