@@ -281,15 +281,18 @@ async def test_a_bug_in_mid_stream_tells_nothing_of_itself(host: ScriptedHost, c
     assert events[-2]["error"]["error"] == "server_error"
 
 
-async def test_a_response_that_cannot_be_kept_is_not_said_to_be_complete(
+async def test_a_response_that_cannot_be_kept_is_told_all_the_same(
     host: ScriptedHost, client: httpx.AsyncClient
 ) -> None:
+    """It is paid for by then; and it says itself that it cannot be read back."""
     host.store.fails_with = GatewayError(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached.")
     events, _ = await stream(client)
-    assert check_events(events)["type"] == "response.failed"
+    last = check_events(events)
+    assert (last["type"], last["response"]["store"]) == ("response.completed", False)
     reply = await post(client)
-    assert (reply.status_code, reply.json()["error"]) == (503, "unavailable_error")
-    host.store.fails_with = None
+    assert (reply.status_code, reply.json()["status"], reply.json()["store"]) == (200, "completed", False)
+    assert reply.json()["output"][0]["content"][0]["text"] == "quickstart works"
+    assert (await client.get(f"/responses/{reply.json()['id']}")).status_code == 404
 
 
 async def test_pings_fill_the_silence(client: httpx.AsyncClient) -> None:

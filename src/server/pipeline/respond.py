@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec.structs import replace
 
 from server.domain.errors import GatewayError, Reason, internal_error
@@ -16,6 +17,7 @@ from server.domain.ports import Clock, Generate, ResponseStore
 from server.domain.request import (
     Opaque,
     Part,
+    RawJson,
     Reasoning,
     Refusal,
     Role,
@@ -44,6 +46,8 @@ __all__ = ["Respond"]
 _PREVIOUS: Final = "previous_response_id"
 _SUFFIX: Final = re.compile(r"(?:resp_)?([0-9a-f]{32})")
 
+_log: Final = structlog.get_logger(__name__)
+
 
 class _Typed(msgspec.Struct):
     type: str = ""
@@ -63,6 +67,8 @@ class Respond:
     async def stream(self, call: Call, request: ResponseRequest) -> AsyncGenerator[Sequence[ResponseEvent], None]:
         """Batches of events; the last event is `completed` or `incomplete`, and what it tells is kept by then.
 
+        Where it could not be kept, it is told all the same, for it is paid for, and says `store: false`.
+
         Raises GatewayError before the first batch where nothing was generated. What fails later ends the stream with
         the events that say so, and is then raised all the same. Empty batches only tell that the upstream is alive.
         """
@@ -74,8 +80,9 @@ class Respond:
                 async for batch in batches:
                     yield assembler.feed(batch, self._clock.now())
             assert assembler.settled, "a generation ends settled"
-            if request.store:
-                await self._keep(call, (*history, *request.generation.turns), assembler.response)
+            if request.store and not await self._keep(call, (*history, *request.generation.turns), assembler.response):
+                unkept = {**assembler.response.echo, "store": RawJson(b"false")}
+                assembler.response = replace(assembler.response, echo=unkept)
             yield (assembler.end(),)
         except Exception as error:
             if assembler.begun:
@@ -115,16 +122,21 @@ class Respond:
             raise _not_found(param)
         return found
 
-    async def _keep(self, call: Call, turns: tuple[Turn, ...], response: Response) -> None:
-        await self._store.put(
-            StoredResponse(
-                suffix=call.suffix,
-                team_id=call.principal.team_id,
-                created_at=response.created_at,
-                turns=tuple(_kept(turn) for turn in (*turns, *_reply(response.output))),
-                response=response,
-            )
+    async def _keep(self, call: Call, turns: tuple[Turn, ...], response: Response) -> bool:
+        """Whether it is kept."""
+        stored = StoredResponse(
+            suffix=call.suffix,
+            team_id=call.principal.team_id,
+            created_at=response.created_at,
+            turns=tuple(_kept(turn) for turn in (*turns, *_reply(response.output))),
+            response=response,
         )
+        try:
+            await self._store.put(stored)
+        except GatewayError as error:
+            _log.warning("response_not_kept", generation_id=call.arrival.generation_id, reason=error.reason.value)
+            return False
+        return True
 
 
 def _suffix(response_id: str) -> str | None:
