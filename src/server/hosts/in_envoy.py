@@ -95,18 +95,26 @@ class InEnvoyHost:
         assert route is not None
         self._calls[call.key] = call
         try:
+            await self._answer(route, call)
+        except asyncio.CancelledError:
+            pass  # its caller has left, or it is cut, while its end waits to be sent
+        finally:
+            del self._calls[call.key]
+            del call.inbox  # which knows the call: neither would end before a collection
+
+    async def _answer(self, route: Route, call: _Call) -> None:
+        try:
             with call.deadline():
                 await _carry(route, call)
         except RpcFailure as failure:
             await call.end(failure.code, failure.message, failure.trailing_metadata)
+        except GatewayError as error:
+            await call.end(_REFUSED_CODE.get(error.reason, grpc.StatusCode.INTERNAL), error.description)
         except asyncio.CancelledError:
             await call.end_cut()
         except Exception:
-            log.exception("host_failed", path=scope["path"])
+            log.exception("host_failed", path=f"/{route.service}/{route.method}")
             await call.end(grpc.StatusCode.INTERNAL, "The gateway failed to handle this request.")
-        finally:
-            del self._calls[call.key]
-            del call.inbox  # which knows the call: neither would end before a collection
 
     def _refusal(self, call: _Call, route: Route | None) -> tuple[grpc.StatusCode, str, Metadata] | None:
         if route is None:
@@ -217,13 +225,11 @@ class _Call:
         self.task.cancel()
 
     async def only_message(self) -> bytes:
-        """The message of a caller that sends one. Raises RpcFailure where it sends none, or none that is taken."""
+        """The message of a caller that sends one. Raises RpcFailure where it sends none, and like the inbox."""
         try:
             return await self.inbox.only()
         except NoMessage:
             raise RpcFailure(grpc.StatusCode.INTERNAL, "The call has no message.", ()) from None
-        except GatewayError as error:
-            raise RpcFailure(_REFUSED_CODE[error.reason], error.description, ()) from None
 
     async def finish(self, message: bytes | None) -> None:
         """Send the last message, if there is one, and that all went well."""
