@@ -38,6 +38,8 @@ from server.rpc.registry import Route  # noqa: E402
 from server.storage.database import DatabaseUnusable  # noqa: E402
 
 _READ_BYTES: Final = 65_536
+_UNTIL_TOLD_S: Final = 86_400.0
+"""Longer than it ever takes until SIGTERM, whose grace counts."""
 
 log = structlog.get_logger("server.worker")
 
@@ -45,9 +47,11 @@ log = structlog.get_logger("server.worker")
 class Carriers:
     """A `server.hosts.host.Host` of two: inside Envoy, and grpc.aio for those that call this worker without Envoy."""
 
-    def __init__(self, routes: Sequence[Route], direct: GrpcAioHost) -> None:
+    def __init__(self, routes: Sequence[Route], direct: GrpcAioHost, aside: StepAside) -> None:
         self.inside = InEnvoyHost(routes)
         self._direct = direct
+        self._aside = aside
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self._direct.start()
@@ -58,12 +62,19 @@ class Carriers:
         self._direct.tell_ready(is_ready)
 
     def leave(self) -> None:
+        """One whose place is taken no longer listens for direct calls either: the kernel would go on choosing it for
+        some that connect, whom it does not hear. Those under way go on until `stop`.
+        """
         self.inside.leave()
         self._direct.leave()
+        if self._aside.has_begun and self._closing is None:
+            self._closing = asyncio.ensure_future(self._direct.stop(_UNTIL_TOLD_S))
 
     async def stop(self, grace_s: float) -> None:
         """Nobody hears the calls inside Envoy any more, which has ended its connections: they have no grace."""
         await asyncio.gather(self.inside.stop(0.0), self._direct.stop(grace_s))
+        if self._closing is not None:
+            await self._closing
 
 
 class Signals:
@@ -113,8 +124,8 @@ class App:
     def __init__(self, settings: Settings, assignment: Assignment) -> None:
         self._settings = settings
         self._assignment = assignment
-        aside = StepAside({settings.http_port, settings.grpc_port}, Path(assignment.socket_path))
-        self._signals = Signals(aside)
+        self._aside = StepAside({settings.http_port, settings.grpc_port}, Path(assignment.socket_path))
+        self._signals = Signals(self._aside)
         self._host: InEnvoyHost
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,9 +157,8 @@ class App:
 
         def make_host(routes: Sequence[Route]) -> Carriers:
             age_s = settings.max_connection_age_s
-            carriers = Carriers(
-                routes, GrpcAioHost(routes, unix_socket=socket_path, tcp=tcp, max_connection_age_s=age_s)
-            )
+            direct = GrpcAioHost(routes, unix_socket=socket_path, tcp=tcp, max_connection_age_s=age_s)
+            carriers = Carriers(routes, direct, self._aside)
             self._host = carriers.inside
             return carriers
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
@@ -19,7 +20,7 @@ from server.in_envoy_start import missing
 from tests.e2e.conftest import ACME_KEY, config
 from tests.e2e.gateway import Gateway
 from tests.e2e.purse import PAID, Purse
-from tests.e2e.sse_client import CHAT, open_raw
+from tests.e2e.sse_client import CHAT, open_raw, read_until
 from tests.e2e.test_grpc_clients import chat_request
 from tests.e2e.traffic import steady
 from tests.e2e.upstreams import UpstreamThread
@@ -31,6 +32,8 @@ LONGER_S = 8.0
 WITHIN_S = 120.0
 WORDS = 150
 """Ten a second: streams that outlast the opening of all of them."""
+CONNECTED_WITHIN_S = 8.0
+"""Who connects may have to ask again, after one second, or three."""
 
 on_either_host = pytest.mark.parametrize("gateway", ["grpc.aio", "in-envoy"], indirect=True)
 in_envoy = pytest.mark.parametrize("gateway", ["in-envoy"], indirect=True)
@@ -96,6 +99,39 @@ def test_workers_are_replaced_one_by_one_and_no_request_fails(gateway: Gateway) 
 
 
 @in_envoy
+def test_who_connects_past_envoy_is_let_in_while_a_worker_waits_for_the_ends_of_its_requests(
+    gateway: Gateway, upstream: UpstreamThread
+) -> None:
+    upstream.reset()
+    workers = gateway.workers()
+    served, replaced = (gateway.log.count(f'"event":"{event}"') for event in ("serving", "workers_replaced"))
+    with ExitStack() as left_open, ThreadPoolExecutor(100) as pool:
+        held: set[int] = set()
+        while len(held) < len(workers):
+            upstream.script(chat_stream(*["word "] * 10 * WORDS, every_s=0.1))
+            connection = left_open.enter_context(open_raw(gateway, chat_request_bytes(gateway.key)))
+            read_until(connection, b"word ")
+            held.add(owner(connection, workers))
+        assert gateway.run("restart").returncode == 0
+        assert eventually(lambda: gateway.log.count('"event":"serving"') > served)
+        connecting = []
+        for _ in range(60):
+            connecting.append(pool.submit(connects, gateway.grpc_port))
+            time.sleep(0.05)
+        assert [one.result() for one in connecting] == [True] * len(connecting)
+        assert {worker.pid for worker in workers} <= {worker.pid for worker in gateway.workers()}
+    assert eventually(lambda: gateway.log.count('"event":"workers_replaced"') > replaced)
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), CONNECTED_WITHIN_S).close()
+    except OSError:
+        return False
+    return True
+
+
+@in_envoy
 @pytest.mark.parametrize("port", ["http", "grpc"])
 def test_a_client_that_stays_comes_to_every_worker_and_its_stream_is_not_cut(
     gateway: Gateway, upstream: UpstreamThread, port: str
@@ -136,7 +172,7 @@ def test_a_crash_costs_the_requests_of_one_worker_and_the_books_heal(
 ) -> None:
     upstream.reset()
     purse = Purse(gateway)
-    request = paid_request(purse)
+    request = chat_request_bytes(purse.key, PAID)
     victim, other = gateway.workers()
     with ExitStack() as left_open:
         of: dict[int, list[socket.socket]] = {victim.pid: [], other.pid: []}
@@ -156,9 +192,9 @@ def test_a_crash_costs_the_requests_of_one_worker_and_the_books_heal(
     assert gateway.run("ledger", "verify").returncode == 0
 
 
-def paid_request(purse: Purse) -> bytes:
-    body = json.dumps(CHAT.body(PAID)).encode()
-    head = f"POST {CHAT.path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {purse.key}\r\n"
+def chat_request_bytes(key: str, model: str = "acme/test-1:free") -> bytes:
+    body = json.dumps(CHAT.body(model)).encode()
+    head = f"POST {CHAT.path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n"
     return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 

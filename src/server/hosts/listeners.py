@@ -46,6 +46,10 @@ class StepAside:
         self._told = aside_file(worker_socket)
         self._stepping: asyncio.Task[None] | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        return self._stepping is not None
+
     def begin(self) -> None:
         """In the running event loop. Idempotent."""
         self._stepping = self._stepping or asyncio.ensure_future(self._step())
