@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import structlog
@@ -112,6 +113,8 @@ class IdempotentRunner:
         self._max_wait_s = max_wait_s
         self._runs: dict[Place, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unsure: deque[Claim] = deque()
+        """Keys that were asked for while the database did not answer, and may be taken."""
         self._is_closed = False
 
     @property
@@ -173,10 +176,13 @@ class IdempotentRunner:
             )
         run = _Run(exchange, claim)
         self._runs[run.place] = run
-        task = asyncio.create_task(self._work(run, handler))
+        self._spawn(self._work(run, handler))
+        return run
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return run
 
     async def _work(self, run: _Run, handler: Handler) -> None:
         """Take the key and carry the request out, or find out what became of the one that has it."""
@@ -201,7 +207,7 @@ class IdempotentRunner:
         """The finished request that has the key; None where this one has it now. Raises GatewayError."""
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._patience_s(run.call)
-        while (earlier := await self._store.begin(run.claim)) is not None:
+        while (earlier := await self._begin(run.claim)) is not None:
             while earlier is not None:
                 if earlier.fingerprint != run.claim.fingerprint:
                     raise _reused()
@@ -212,6 +218,34 @@ class IdempotentRunner:
                     raise _in_use()
                 earlier = await self._store.look(run.claim)
         return None
+
+    async def _begin(self, claim: Claim) -> Earlier | None:
+        try:
+            return await self._store.begin(claim)
+        except GatewayError as error:
+            # It may have been written for all that, and from a worker that lives nobody else takes a key.
+            if error.reason is Reason.DATABASE_UNAVAILABLE:
+                self._note_unsure(claim)
+            raise
+
+    def _note_unsure(self, claim: Claim) -> None:
+        if not self._is_closed and len(self._unsure) < self._max_runs:
+            self._unsure.append(claim)
+            if len(self._unsure) == 1:
+                self._spawn(self._forget_unsure())
+
+    async def _forget_unsure(self) -> None:
+        """One at a time: most were never written, and a database that has just come back has enough to do."""
+        await asyncio.sleep(REWRITE_PAUSE_S)  # what was not answered may be on its way still
+        while self._unsure:
+            try:
+                await self._store.forget(self._unsure[0])
+            except GatewayError:
+                if self._is_closed:
+                    return
+                await asyncio.sleep(REWRITE_PAUSE_S)
+            else:
+                self._unsure.popleft()
 
     async def _carry_out(self, run: _Run, handler: Handler) -> None:
         run.call.progress.defers = True

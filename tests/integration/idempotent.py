@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from contextlib import AsyncExitStack
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rest_bridge.app import RestApp
 from rest_bridge.audio import AudioRest
@@ -14,6 +14,7 @@ from rest_bridge.chat import ChatRest
 from rest_bridge.http import RestRequest, RestResponse
 from rest_bridge.idempotency import IdempotentRunner
 from server.clock import UuidV7
+from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.ledger import Settlement
 from server.domain.record import GenerationRecord
@@ -22,7 +23,7 @@ from server.pipeline.refusals import RecordRefusals
 from server.pipeline.speak import Speak
 from server.pipeline.transcribe import Transcribe
 from server.providers.openai import OpenAIAdapter
-from server.storage.database import Database
+from server.storage.database import Database, Work
 from server.storage.group_commit import GroupCommit
 from server.storage.idempotency import SqlIdempotencyStore
 from server.storage.ledger import SqlLedger
@@ -40,6 +41,8 @@ from tests.integration.money import CREDIT, till
 BODY: dict[str, Any] = {"model": "a/b", "max_tokens": 100, "messages": [{"role": "user", "content": "hi there, you"}]}
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 PATH = "/v1/chat/completions"
+
+T = TypeVar("T")
 
 
 class Gate:
@@ -93,15 +96,37 @@ class LockedLedger(SqlLedger):
         return asyncio.ensure_future(late())
 
 
-class Worker:
-    """One worker's bridge, with a store, ledger and pipeline of its own."""
+class LosesAnswers(Database):
+    """A database that does what the next transaction asks for, and then is away: nobody is told. `away` ends that."""
 
-    def __init__(self, counter: Counter, ledger: LockedLedger, **limits: Any) -> None:
+    loses = False
+    away = False
+    asked = 0
+    """Transactions while it was away."""
+
+    async def write(self, work: Work[T]) -> T:
+        if self.away:
+            self.asked += 1
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose", retry_after_s=1.0)
+        result = await super().write(work)
+        if self.loses:
+            self.loses, self.away = False, True
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose", retry_after_s=1.0)
+        return result
+
+
+class Worker:
+    """One worker's bridge, with a store, ledger and pipeline of its own. Its keys may be in another `database`."""
+
+    def __init__(
+        self, counter: Counter, ledger: LockedLedger, *, database: Database | None = None, **limits: Any
+    ) -> None:
         self.ledger = ledger
         self._counter = counter
-        self._commits = GroupCommit(counter.database)
+        database = database or counter.database
+        self._commits = GroupCommit(database)
         self._is_stopped = False
-        self.store = SqlIdempotencyStore(counter.database, self._commits, counter.clock, ledger.worker_id)
+        self.store = SqlIdempotencyStore(database, self._commits, counter.clock, ledger.worker_id)
         self.runner = IdempotentRunner(self.store, ledger, counter.till.clock, **limits)
         generate = Generator(
             counter.till,
@@ -167,10 +192,17 @@ class Counter:
         self.adapter = OpenAIAdapter(transport, self.till.clock, self._ids)
         self.upstream, self.team_id = self.till.first, self.till.team_id
 
-    async def worker(self, **limits: Any) -> Worker:
-        worker = Worker(self, LockedLedger.make(self.database, self.till.clock, self._ids.new()), **limits)
+    async def worker(self, **options: Any) -> Worker:
+        worker = Worker(self, LockedLedger.make(self.database, self.till.clock, self._ids.new()), **options)
         self._stack.push_async_callback(worker.stop)
         return worker
+
+    def loses_answers(self) -> LosesAnswers:
+        """The same database, by another way."""
+        opened = LosesAnswers.open(self.database.engine.url.render_as_string(hide_password=False), quiet=True)
+        self._stack.push_async_callback(opened.close)
+        assert isinstance(opened, LosesAnswers)
+        return opened
 
     def arrive(
         self,

@@ -373,3 +373,34 @@ async def test_who_leaves_while_another_worker_is_at_it_leaves_nothing_behind(
     assert living.runner.under_way == 0
     assert counter.upstream.requests == []
     assert await (await counter.worker()).store.look(claim) is None
+
+
+async def test_a_key_whose_taking_was_not_answered_is_free_elsewhere(counter: Counter) -> None:
+    """The worker that took it without knowing lives, so that nobody else would take the key from it."""
+    database = counter.loses_answers()
+    unsure, other = await counter.worker(database=database), await counter.worker(max_wait_s=20.0)
+    database.loses = True
+    lost = await unsure.post(BODY)
+    assert (lost.status, lost.json["reason"]) == (503, "database_unavailable")
+    assert counter.upstream.requests == []
+    again = asyncio.create_task(other.post(BODY))
+    async with asyncio.timeout(30):
+        while not (database.asked or again.done()):  # noqa: ASYNC110 - until it was tried in vain
+            await asyncio.sleep(0.01)
+    database.away = False
+    reply = await again
+    assert (reply.status, "idempotent-replayed" in reply.headers) == (200, False)
+    assert shown(await unsure.post(BODY)) == shown(reply)
+    assert len(counter.upstream.requests) == 1
+    assert await counter.spent() == UNARY_COST
+
+
+async def test_what_is_unsure_keeps_no_worker_from_stopping(counter: Counter) -> None:
+    database = counter.loses_answers()
+    unsure = await counter.worker(database=database)
+    database.loses = True
+    for number in range(3):
+        assert (await unsure.post(BODY, key=f"key-{number}")).status == 503
+    async with asyncio.timeout(30):
+        await unsure.stop(grace_s=60.0)
+    assert unsure.runner.under_way == 0
