@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from server.domain.errors import FailureCategory, ProviderFailure
+from server.providers import openai_tool_calls
 from server.providers.openai_tool_calls import MAX_ARGUMENT_CHARS, MAX_CALLS
 from tests.fakes.chat_wire import completion, delta_chunk, finish_chunk
 from tests.unit.openai_cases import Answer, chat_stream, chat_whole
@@ -98,6 +102,29 @@ CASES: dict[str, tuple[list[list[dict[str, Any]]], list[tuple[str, str, str]]]] 
         [[delta('{"x":', index=0, id="a", name="f")], [delta('1}{"x"', index=0)], [delta(":2}", index=0)]],
         [("a", "f", '{"x":1}'), (SYNTHETIC, "f", '{"x":2}')],
     ),
+    "two objects, cut wherever it hurts": (
+        [
+            [delta("", index=0, id="a", name="f")],
+            *[[delta(piece, index=0)] for piece in ('{"x":"\\', '"}{', "\\\\", '"', "}", " {", '"x":{}}')],
+        ],
+        [("a", "f", '{"x":"\\"}{\\\\"}'), (SYNTHETIC, "f", '{"x":{}}')],
+    ),
+    "two objects with white space between them": (
+        [[delta("{}", index=0, id="a", name="f")], [delta("\n", index=0)], [delta('{"x":2}', index=0)]],
+        [("a", "f", "{}\n"), (SYNTHETIC, "f", '{"x":2}')],
+    ),
+    "three objects in one delta": (
+        [[delta('{"x":1', index=0, id="a", name="f")], [delta('}{} {"x":2} ', index=0)]],
+        [("a", "f", '{"x":1}'), (SYNTHETIC, "f", "{}"), (SYNTHETIC_2, "f", '{"x":2} ')],
+    ),
+    "what is no object is not cut": (
+        [[delta('{"x":}', index=0, id="a", name="f")], [delta("{}{", index=0)], [delta("}", index=0)]],
+        [("a", "f", '{"x":}{}{}')],
+    ),
+    "more than an object is not cut": (
+        [[delta("{}", index=0, id="a", name="f")], [delta(",", index=0)], [delta("{}{}", index=0)]],
+        [("a", "f", "{},{}{}")],
+    ),
     "braces in a string are no seam": (
         [[delta('{"x":"a}', index=0, id="a", name="f")], [delta('{b}{c"}', index=0)]],
         [("a", "f", '{"x":"a}{b}{c"}')],
@@ -172,6 +199,70 @@ def test_p1_each_start_has_its_id_and_name_once() -> None:
     answer = stream([delta("", index=0, id="a", name="f")], *([[delta("1", index=0, id="a", name="f")]] * 5))
 
     assert calls(answer) == [("a", "f", "11111")]
+
+
+class Looks:
+    """Counts the characters that are looked at to tell calls apart."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        looks = self
+
+        class Decoder(json.JSONDecoder):
+            def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+                looks.count += len(s)
+                return super().raw_decode(s, idx)
+
+        class Pattern:
+            def __init__(self, pattern: re.Pattern[str]) -> None:
+                self._pattern = pattern
+
+            def match(self, text: str, at: int) -> re.Match[str] | None:
+                found = self._pattern.match(text, at)
+                looks.count += 1 + (found.end() - at if found else 0)
+                return found
+
+        def decode_any(text: str) -> Any:
+            looks.count += len(text)
+            return msgspec.json.decode(text)
+
+        monkeypatch.setattr(openai_tool_calls, "_json", Decoder())
+        monkeypatch.setattr(openai_tool_calls, "decode_any", decode_any, raising=False)
+        for name in ("_SPACE", "_CODE", "_STRING"):
+            pattern = getattr(openai_tool_calls, name, None)
+            if pattern is not None:
+                monkeypatch.setattr(openai_tool_calls, name, Pattern(pattern))
+
+
+MANY = 500
+LONG: dict[str, list[list[dict[str, Any]]]] = {
+    "seams in a string": [[delta("}{", index=0)]] * MANY,
+    "braces in a string, one at a time": [[delta("}", index=0)], [delta("{", index=0)]] * MANY,
+    "with the name each time": [[delta("}", index=0, name="f")], [delta("{", index=0, name="f")]] * MANY,
+    "another index each time": [[delta("}", index=number)] for number in range(1, MANY)],
+    "a whole one, and nothing more": [
+        [delta('"}', index=0)],
+        *[[delta(" ", index=0)], [delta("", index=0, name="f")]] * MANY,
+    ],
+    "a whole one, and then what is none": [[delta('"}', index=0)], [delta("}", index=0)], *[[delta("}{")]] * MANY],
+    "objects in objects": [
+        [delta('",', index=0)],
+        *[[delta('"x":{},', index=0)], [delta('"x":{"x":', index=0)]] * MANY,
+    ],
+    "one delta": [[delta('"}' + "{} " * MANY, index=0)]],
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_what_has_come_is_not_looked_at_again_with_each_delta(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    looks.watch(monkeypatch)
+
+    answer = stream([delta('{"x":"' + "x" * 1000, index=0, id="a", name="f")], *LONG[case])
+
+    assert looks.count <= 4 * sum(len(arguments) for _, _, arguments in calls(answer))
 
 
 def test_custom_tools_keep_their_input_as_it_is() -> None:

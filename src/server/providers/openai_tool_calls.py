@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Final
-
-import msgspec
 
 from server.domain.events import PartKind, ProviderEvent, ToolCallDelta
 from server.domain.ports import IdSource
 from server.providers.decoding import Parts
-from server.providers.openai_chat_wire import WireToolCall, arguments_text, decode_any, words
+from server.providers.openai_chat_wire import WireToolCall, arguments_text, words
 from server.providers.openai_errors import protocol_failure
 
 MAX_CALLS: Final = 1024
@@ -21,13 +20,32 @@ MAX_ARGUMENT_CHARS: Final = 16 * 1024 * 1024
 """Arguments of one call; more is no call."""
 
 _SEAM: Final = re.compile(r"\}\s*\{")
+_SPACE: Final = re.compile(r"\s*+")
+_STRING: Final = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+"""The rest of a string, up to its quote or to half an escape."""
+_FLAT: Final = rf'[^{{}}"]++|"{_STRING.pattern}"'
+_CODE: Final = re.compile(rf"(?:{_FLAT}|\{{(?:{_FLAT})*+\}})*+", re.DOTALL)
+"""JSON up to the end of the object that it is in, to a brace within, or to a string without its end."""
+_MAX_DEPTH: Final = 1000
+"""Objects in each other; no decoder takes more."""
 _json: Final = json.JSONDecoder()
 
 
-class _Call:
-    """A call under construction. `part` is -1 until its name is known; `text` is all arguments so far."""
+class _State(Enum):
+    OPEN = auto()
+    WHOLE = auto()
+    NONE = auto()
+    """It is no object, or more than one."""
 
-    __slots__ = ("_pieces", "custom", "name", "native_id", "part", "size")
+
+class _Call:
+    """A call under construction. `part` is -1 until its name is known; `text` is all arguments so far.
+
+    Its arguments are read only where it matters whether they are one JSON object, and then each piece once.
+    """
+
+    __slots__ = ("_depth", "_in_escape", "_in_string", "_pieces", "_read", "_state", "custom", "name", "native_id",
+                 "part", "size")  # fmt: skip
 
     def __init__(self, native_id: str) -> None:
         self.native_id = native_id
@@ -36,27 +54,111 @@ class _Call:
         self.part = -1
         self.size = 0
         self._pieces: list[str] = []
+        self._read = 0
+        self._state = _State.OPEN
+        self._depth = 0
+        self._in_string = self._in_escape = False
 
-    def add(self, text: str) -> None:
-        self.size += len(text)
-        self._pieces.append(text)
+    def add(self, text: str, at: int) -> int:
+        """Add `text` from `at` on, up to where a second object begins after a whole first one; that place, or its end.
+
+        Two objects are two calls on one index.
+        """
+        end = self._end(text, at)
+        if end > at:
+            self.size += end - at
+            self._pieces.append(text[at:end])
+        return end
 
     @property
     def text(self) -> str:
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
+        return "".join(self._pieces)
 
     @property
     def is_whole(self) -> bool:
         """Whether the arguments so far are one JSON object. That never ends a call: it only tells calls apart."""
-        if not self._pieces or not self._pieces[-1].rstrip().endswith("}"):
+        tail = self._pieces[-1][-64:].rstrip() if self._pieces else "-"
+        if tail and not tail.endswith("}"):
             return False
-        try:
-            decode_any(self.text)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        return True
+        self._catch_up()
+        return self._state is _State.WHOLE
+
+    def _end(self, text: str, at: int) -> int:
+        if self.custom or text.find("{", at) < 0:
+            return len(text)
+        if self.size and text.startswith("{", _after_space(text, at)) and self.is_whole:
+            return at
+        if _SEAM.search(text, at) is None:
+            return len(text)
+        self._catch_up()
+        end = self._read_on(text, at)
+        self._read += 1  # it will be the next piece
+        after = _after_space(text, end)
+        if after < len(text):
+            if self._state is _State.WHOLE and text[after] == "{":
+                return end
+            self._state = _State.NONE
+        return len(text)
+
+    def _catch_up(self) -> None:
+        while self._read < len(self._pieces):
+            piece = self._pieces[self._read]
+            if _after_space(piece, self._read_on(piece, 0)) < len(piece):
+                self._state = _State.NONE
+            self._read += 1
+
+    def _read_on(self, text: str, at: int) -> int:
+        """Read `text` from `at` on: where the object ends, or the end of `text` where it goes on. Sets the state."""
+        if self._state is not _State.OPEN:
+            return at
+        start = at
+        if not self._depth:
+            at = _after_space(text, at)
+            if at < len(text) and text[at] != "{":
+                self._state = _State.NONE
+            if at == len(text) or text[at] != "{":
+                return at
+            self._depth = 1
+            at += 1
+        while at < len(text):
+            if self._in_string:
+                at = _end_of(_STRING, text, at + self._in_escape)
+                self._in_escape = at < len(text) and text[at] == "\\"
+                if at == len(text) or self._in_escape:
+                    return len(text)
+                self._in_string = False
+            elif (at := _end_of(_CODE, text, at)) == len(text):
+                return at
+            elif text[at] == '"':
+                self._in_string = True
+            else:
+                self._depth += 1 if text[at] == "{" else -1
+                if not self._depth:
+                    so_far = "".join(self._pieces[: self._read]) + text[start : at + 1]
+                    self._state = _State.WHOLE if _is_json(so_far) else _State.NONE
+                    return at + 1
+                if self._depth > _MAX_DEPTH:
+                    self._state = _State.NONE
+                    return at
+            at += 1
+        return at
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
+
+
+def _after_space(text: str, at: int) -> int:
+    return _end_of(_SPACE, text, at)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _json.decode(text.strip())
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class ToolCalls:
@@ -147,16 +249,16 @@ class ToolCalls:
             raise protocol_failure("The provider sent a tool call of excessive size.")
         if name and not call.name:
             call.name = name
-        while (seam := _second_object(call, text)) is not None:
-            self._emit(call, text[:seam], out)
-            call, name, text = self._open(index, ""), call.name, text[seam:].lstrip()
+        at = 0
+        while (end := call.add(text, at)) < len(text):
+            self._emit(call, text[at:end], out)
+            call, name, at = self._open(index, ""), call.name, _after_space(text, end)
             call.name = name
-        self._emit(call, text, out)
+        self._emit(call, text[at:], out)
 
     def _emit(self, call: _Call, text: str, out: list[ProviderEvent]) -> None:
+        """Tell of `text`, which has been added."""
         choice = self._parts.choice
-        if text:
-            call.add(text)
         if call.part >= 0:
             if text:
                 out.append(ToolCallDelta(choice, call.part, text))
@@ -166,20 +268,3 @@ class ToolCalls:
             call.part = self._parts.start(kind, out, call_id=call_id, name=call.name)
             if call.text:
                 out.append(ToolCallDelta(choice, call.part, call.text))
-
-
-def _second_object(call: _Call, text: str) -> int | None:
-    """Where in `text` a second JSON object begins after a whole first one: two calls on one index."""
-    if call.custom or "{" not in text:
-        return None
-    if call.size and text.lstrip().startswith("{") and call.is_whole:
-        return 0
-    if _SEAM.search(text) is None:
-        return None
-    before = call.text
-    joined = before + text
-    try:
-        _, end = _json.raw_decode(joined, len(joined) - len(joined.lstrip()))
-    except (ValueError, RecursionError):
-        return None
-    return end - len(before) if end >= len(before) and joined[end:].lstrip().startswith("{") else None
