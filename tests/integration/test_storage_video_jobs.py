@@ -18,7 +18,7 @@ from server.pipeline.video_account import OUTCOME_UNKNOWN, ended
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.sweeper import Sweeper
-from server.storage.tables import generations, ledger_entries, reservations, video_jobs
+from server.storage.tables import daily_usage, generations, ledger_entries, reservations, video_jobs
 from server.storage.video_jobs import RETENTION_S, SqlVideoJobs
 from tests.integration.databases import ManualClock
 from tests.integration.ledger_world import USD, make_teams, opened, problems, rows, wallet
@@ -177,6 +177,23 @@ async def test_a_withdrawn_job_holds_nothing_from_then_on_and_its_record_may_fol
     assert await sweep(database, clock) == 0
     assert await kinds(database) == ["reserve", "void"] * 2
     assert [row["suffix"] for row in await rows(database, generations)] == [lives.suffix]
+    assert await problems(database) == []
+
+
+@pytest.mark.parametrize("held", [HELD, None])
+async def test_the_end_of_a_job_takes_the_place_of_what_was_recorded_of_it_before(
+    database: Database, clock: ManualClock, stores: Stores, held: int | None
+) -> None:
+    job = new_job(clock, held=held)
+    await stores("one").open(job, hold_of(job))
+    async with opened(database, clock, "one") as ledger:
+        await ledger.settle(Settlement(replace(job.opening, success=False, status_code=503, attempts=()), held=False))
+    assert await stores("one").finish(*at_end(job, clock))
+    charged = held or 0
+    assert await wallet(database) == (10 * USD - charged, 0)
+    [record], [used] = await rows(database, generations), await rows(database, daily_usage)
+    assert (record["success"], record["cost_nanos"]) == (True, charged)
+    assert (used["requests"], used["cost_nanos"]) == (1, charged)
     assert await problems(database) == []
 
 

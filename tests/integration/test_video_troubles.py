@@ -5,26 +5,61 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import chain, repeat
+from typing import Any, TypeVar
 
 import pytest
 from msgspec.structs import replace
 
+from rest_bridge.app import RestApp
+from rest_bridge.idempotency import IdempotentRunner
+from rest_bridge.videos import VideosRest
 from server.domain.errors import GatewayError, Reason
 from server.domain.idempotency import Claim
+from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.ledger import Outcome
 from server.domain.video import VideoStatus
+from server.pipeline.refusals import RecordRefusals
 from server.spool import Spool
+from server.storage.database import Work
 from server.storage.idempotency import SqlIdempotencyStore
-from server.storage.tables import generations
+from server.storage.tables import daily_usage, generations
 from tests.fakes.replies import rate_limited
+from tests.fakes.rest import OpenDoor, Reply, read, rest_request
 from tests.fakes.video_upstream import BLOCK, Media, Plan
 from tests.fakes.wire import Hang
 from tests.integration.databases import ManualClock, make_schema
 from tests.integration.ledger_world import Fate, Forgetful, rows, stalled
 from tests.integration.video_rows import LEASE_S
-from tests.integration.video_world import CREDIT, PRICE, Studio, film, paths, studio_with
+from tests.integration.video_world import CREDIT, PRICE, Studio, Worker, film, paths, studio_with
+
+T = TypeVar("T")
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(3000)
+
+
+class Unreliable(Forgetful):
+    """A database that is away for the next so many reads and small writes, too."""
+
+    unread = unwritten = 0
+
+    async def read(self, work: Work[T]) -> T:
+        if self.unread:
+            self.unread -= 1
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
+        return await super().read(work)
+
+    async def write(self, work: Work[T]) -> T:
+        if self.unwritten:
+            self.unwritten -= 1
+            raise GatewayError(Reason.DATABASE_UNAVAILABLE, "on purpose")
+        return await super().write(work)
+
+
+class Door(OpenDoor):
+    """Whoever comes is of the team."""
+
+    async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
+        return Call(arrival, Principal("team", "key-team", frozenset({scope})))
 
 
 class Gate:
@@ -41,7 +76,7 @@ class Gate:
 @pytest.fixture
 async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
     await make_schema(sqlite_url)
-    database = Forgetful.open(sqlite_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
+    database = Unreliable.open(sqlite_url, slot_wait_s=1.0, statement_timeout_s=1.0, quiet=True)
     try:
         async with studio_with(database, clock, 2) as opened:
             yield opened
@@ -49,11 +84,15 @@ async def studio(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Studio]:
         await database.close()
 
 
+def database(studio: Studio) -> Unreliable:
+    assert isinstance(studio.database, Unreliable)
+    return studio.database
+
+
 def lose(studio: Studio, *fates: Fate) -> None:
     """What becomes of the answers to the next transactions of many statements."""
-    assert isinstance(studio.database, Forgetful)
     coming: Iterator[Fate] = chain(fates, repeat("answered"))
-    studio.database.fate = coming.__next__
+    database(studio).fate = coming.__next__
 
 
 def gated(studio: Studio) -> Gate:
@@ -62,6 +101,21 @@ def gated(studio: Studio) -> Gate:
     usual = upstream.answer
     upstream.default = lambda request: [gate, *usual(request)]
     return gate
+
+
+async def post(studio: Studio, worker: Worker, key: str | None = None) -> Reply:
+    """What a client of the worker is answered who asks for a video."""
+    routes = VideosRest(worker.videos, None, None).routes()  # type: ignore[arg-type]  # it is asked for nothing else
+    keys = SqlIdempotencyStore(studio.database, worker.commits, studio.clock, "one")
+    runner = IdempotentRunner(keys, worker.ledger, studio.clock)
+    app = RestApp(Door(), routes, RecordRefusals(worker.ledger), runner)
+    body: dict[str, Any] = {"model": "a/b", "prompt": "a cat on the moon", "seconds": 8}
+    request = replace(rest_request(body, path="/v1/videos"), arrival=studio.call().arrival)
+    if key is not None:
+        request = replace(request, headers={**request.headers, "idempotency-key": key})
+    reply = await read(await app(request))
+    await runner.close(10)
+    return reply
 
 
 async def test_it_goes_on_without_the_client_that_asked_for_it(studio: Studio) -> None:
@@ -183,23 +237,111 @@ async def test_who_was_thought_dead_lets_go_of_what_another_has_ended(studio: St
     assert await studio.wallet() == (CREDIT, 0)
 
 
+@pytest.mark.parametrize("key", [None, "key-1"])
+async def test_a_job_that_cannot_be_read_at_once_is_answered_all_the_same(studio: Studio, key: str | None) -> None:
+    worker, gate = studio.worker("one"), gated(studio)
+    posting = asyncio.create_task(post(studio, worker, key))
+    await gate.reached.wait()
+    studio.upstreams[0].default = studio.upstreams[0].answer
+    database(studio).unread = 1
+    gate.opened.set()
+    reply = await posting
+    assert (reply.status, database(studio).unread) == (202, 0)
+    video = await worker.videos.get(studio.principal(), reply.json["id"])
+    assert (await studio.wait(worker, video)).billing.state == "settled"
+    assert studio.upstreams[0].submits.total() == 1
+    assert await studio.wallet() == (CREDIT - PRICE, 0)
+    [record], [used] = await rows(studio.database, generations), await rows(studio.database, daily_usage)
+    assert (record["success"], record["cost_nanos"]) == (True, PRICE)
+    assert (used["requests"], used["cost_nanos"]) == (1, PRICE)
+
+
+async def test_the_next_provider_is_asked_once_the_database_is_back(studio: Studio) -> None:
+    worker, gate, [first, second] = studio.worker("one"), Gate(), studio.upstreams
+    first.default = lambda request: [gate, *rate_limited()]
+    posting = asyncio.create_task(post(studio, worker))
+    await gate.reached.wait()
+    database(studio).unwritten = 1
+    gate.opened.set()
+    reply = await posting
+    assert (reply.status, reply.json["provider"], database(studio).unwritten) == (202, "second", 0)
+    assert (len(first.requests), second.submits.total()) == (1, 1)
+    video = await worker.videos.get(studio.principal(), reply.json["id"])
+    assert (await studio.wait(worker, video)).billing.state == "settled"
+
+
+async def test_a_database_that_stays_away_is_no_reason_to_have_it_made_once_more(studio: Studio) -> None:
+    """What its provider took cannot be written down: the client has the job, which another worker ends."""
+    worker, gate, other = studio.worker("one"), gated(studio), studio.worker("other")
+    posting = asyncio.create_task(post(studio, worker))
+    await gate.reached.wait()
+    studio.upstreams[0].default = studio.upstreams[0].answer
+    database(studio).unwritten = 1_000_000
+    gate.opened.set()
+    async with asyncio.timeout(30):
+        while database(studio).unwritten == 1_000_000:  # noqa: ASYNC110 - the database tells no more
+            await asyncio.sleep(0.01)
+    studio.clock.advance(3600)
+    reply = await posting
+    assert (reply.status, reply.json["status"]) == (202, "queued")
+    assert paths(studio.upstreams[0])[-1] == ("POST", "/videos/native_1/cancel")
+    database(studio).unwritten = 0
+    await other.look()
+    video = await other.videos.get(studio.principal(), reply.json["id"])
+    assert (video.status, video.billing.state) == (VideoStatus.FAILED, "void")
+    assert await studio.wallet() == (CREDIT, 0)
+    [record] = await rows(studio.database, generations)
+    assert record["suffix"] == video.suffix
+
+
+async def test_what_was_kept_though_nobody_heard_of_it_is_made_by_nobody(studio: Studio) -> None:
+    worker, other, [upstream, _] = studio.worker("one"), studio.worker("other"), studio.upstreams
+    studio.current = studio.catalog(idempotent=True)
+    lose(studio, "lost after")
+    assert (await post(studio, worker)).status == 503
+    await worker.videos.close(10)
+    assert await studio.wallet() == (CREDIT, 0)
+    studio.clock.advance(LEASE_S)
+    await other.look()
+    assert upstream.requests == []
+    assert (await other.videos.list(studio.principal())).data == []
+
+
+async def test_but_it_is_there_for_who_comes_again_with_its_key(studio: Studio) -> None:
+    worker, other, [upstream, _] = studio.worker("one"), studio.worker("other"), studio.upstreams
+    studio.current = studio.catalog(idempotent=True)
+    lose(studio, "lost after")
+    assert (await post(studio, worker, "key-1")).status == 503
+    reply = await post(studio, worker, "key-1")
+    assert reply.status == 202
+    studio.clock.advance(LEASE_S)
+    await other.look()
+    video = await other.videos.get(studio.principal(), reply.json["id"])
+    assert (await studio.wait(other, video)).billing.state == "settled"
+    assert upstream.submits.total() == 1
+    assert await studio.wallet() == (CREDIT - PRICE, 0)
+    [record] = await rows(studio.database, generations)
+    assert (record["suffix"], record["cost_nanos"]) == (video.suffix, PRICE)
+
+
 async def test_a_worker_that_must_stop_leaves_what_hangs_to_the_others(studio: Studio) -> None:
-    worker, call = studio.worker("one"), studio.call()
+    worker = studio.worker("one")
     studio.upstreams[0].default = lambda request: [Hang()]
-    creating = asyncio.create_task(worker.videos.create(call, film()))
+    posting = asyncio.create_task(post(studio, worker))
     async with asyncio.timeout(20):
         while not studio.upstreams[0].requests:  # noqa: ASYNC110 - the stand-in tells no more
             await asyncio.sleep(0.01)
     await worker.videos.close(0)
-    with pytest.raises(GatewayError) as caught:
-        await creating
-    assert caught.value.reason is Reason.SHUTTING_DOWN
+    reply = await posting
+    assert (reply.status, reply.json["status"]) == (202, "queued")
     studio.clock.advance(LEASE_S)
     other = studio.worker("other")
     await other.look()
-    video = await other.videos.get(studio.principal(), f"video_{call.suffix}")
+    video = await other.videos.get(studio.principal(), reply.json["id"])
     assert (video.status, video.billing.state) == (VideoStatus.FAILED, "void")
     assert await studio.wallet() == (CREDIT, 0)
+    [record] = await rows(studio.database, generations)
+    assert b"submit_outcome_unknown" in record["record_json"]
 
 
 async def test_content_that_breaks_off_or_is_gone_is_told_in_our_words(studio: Studio) -> None:

@@ -7,7 +7,7 @@ where that is not known the job ends there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from server.domain.record import AttemptRecord
 from server.domain.routing import Candidate, Route
 from server.domain.upload import HeldUpload
 from server.domain.video import JobReport, VideoAdapter, VideoRequest, may_have_begun
-from server.domain.video_jobs import KeptRequest, VideoJob, VideoJobStore
+from server.domain.video_jobs import KeptRequest, VideoJob
 from server.pipeline.failures import exhausted, unavailable
 from server.pipeline.health.offers import Health, Watch
 from server.pipeline.health.router import choices, route_key
@@ -95,16 +95,16 @@ async def submit_again(
 
 
 class Submissions:
-    """Submits the jobs of one worker. `limit_s`: how long a provider may take to say that it has a job."""
+    """Submits the jobs of one worker. `save` keeps one that goes to another provider; False where it is not ours."""
 
     def __init__(
         self,
-        store: VideoJobStore,
+        save: Callable[[VideoJob], Awaitable[bool]],
         adapters: Mapping[Dialect, VideoAdapter],
         clock: Clock,
         health: Health,
     ) -> None:
-        self._store = store
+        self._save = save
         self._adapters = adapters
         self._clock = clock
         self._health = health
@@ -123,7 +123,7 @@ class Submissions:
             try:
                 if not _is_with(job, candidate.offer):
                     job = _with(job, candidate, request)
-                    if not await self._store.save(job, leased=True):
+                    if not await self._save(job):
                         return Superseded()
                 began_s = self._clock.monotonic()
                 try:

@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from server.domain import limits
-from server.domain.catalog import Catalog, Dialect, Offer
+from server.domain.catalog import Catalog, Dialect, Offer, Routing
 from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Call, Principal
 from server.domain.ledger import Hold, Ledger, Settlement
@@ -110,7 +110,7 @@ class Videos:
         self._shutdown = shutdown
         self._health = health
         self._rank = RankByHealth(health)
-        self._submit = Submissions(store, adapters, clock, health)
+        self._submit = Submissions(self._saved, adapters, clock, health)
         self._lease_s = lease_s
         self._deadline_s = deadline_s
         self._contents = contents
@@ -291,44 +291,78 @@ class Videos:
         """Keep it, submit it, and keep what came of that."""
         asked = replace(request, seconds=facts.seconds)
         job = replace(self._opened(call, asked, facts, route), kept=await kept(request, route))
-        hold = None
-        if job.held_nanos is not None:
-            hold = Hold(job.held_nanos, job.opening, call.principal.spend_limit)
-        await self._store.open(job, hold, key=call.progress.key)
+        await self._open(call, job)
         async with self._kept(job):
-            outcome = await self._submit(job, request, route, catalog.routing)
+            came = await self._submitted(job, request, route, catalog.routing)
+        if isinstance(came, Refused):
+            await self._settle(call, request, came)
+            raise came.error
+        if came is None:
+            raise _not_found()
+        return seen(came)
+
+    async def _open(self, call: Call, job: VideoJob) -> None:
+        """Keep it; from then on its record is that of its end."""
+        progress, held = call.progress, job.held_nanos
+        hold = None if held is None else Hold(held, job.opening, call.principal.spend_limit)
+        try:
+            await self._store.open(job, hold, key=progress.key)
+        except GatewayError as error:
+            # It may be kept all the same. Who comes again with its key finds it; who has none begins another.
+            if error.reason is Reason.DATABASE_UNAVAILABLE and progress.key is None:
+                self._begin(self._insist(lambda: self._store.withdraw(job.suffix)))
+            raise
+        if not progress.defers:
+            progress.settlement = Settlement(job.opening, hold is not None)
+
+    async def _submitted(
+        self, job: VideoJob, request: VideoRequest, route: Route, routing: Routing
+    ) -> VideoJob | Refused | None:
+        """The job as it is once that is done, or as it was last known to be; None where it has been deleted.
+
+        It is there now: whoever was told of an error would have it made once more.
+        """
+        try:
+            outcome = await self._submit(job, request, route, routing)
             match outcome:
                 case Taken():
-                    await self._taken(outcome)
+                    job = await self._taken(outcome) or job
                 case Lost(job) if self._looks.can_ask_again(job):
                     await self._insist(lambda: self._looks.failed(job))
                 case Lost(job):
-                    await self._insist(
-                        lambda: self._looks.end(job, VideoStatus.FAILED, fault=OUTCOME_UNKNOWN, unsubmitted=True)
-                    )
-                case Refused(job, error):
+                    job = await self._lost(job) or job
+                case Refused(job):
                     if await self._insist(lambda: self._withdrawn(job)):
-                        await self._settle(call, request, job, error)
-                        raise error
+                        return outcome
                 case Superseded():
                     pass
-        return await self.get(call.principal, job.suffix)
+            return await self._store.get(job.team_id, job.suffix)
+        except (GatewayError, asyncio.CancelledError):  # the database stays away, or this worker leaves
+            return job
+
+    async def _saved(self, job: VideoJob) -> bool:
+        return await self._insist(lambda: self._store.save(job, leased=True))
+
+    async def _lost(self, job: VideoJob) -> VideoJob | None:
+        status, fault = VideoStatus.FAILED, OUTCOME_UNKNOWN
+        return await self._insist(lambda: self._looks.end(job, status, fault=fault, unsubmitted=True))
 
     async def _withdrawn(self, job: VideoJob) -> bool:
         """Whether it is forgotten, now or by a time before of which no answer came."""
         return await self._store.withdraw(job.suffix) or await self._store.get(job.team_id, job.suffix) is None
 
-    async def _taken(self, taken: Taken) -> None:
+    async def _taken(self, taken: Taken) -> VideoJob | None:
         """Keep what the provider says; where that is not to be, it need not go on either."""
         job, native_id = taken.job, taken.report.native_id
         try:
-            is_kept = await self._insist(lambda: self._looks.take(job, taken.report)) is not None
+            known = await self._insist(lambda: self._looks.take(job, taken.report))
         except BaseException:
             if not self._looks.can_ask_again(job):
                 await self._looks.cancel(replace(job, native_id=native_id))
             raise
-        if not is_kept:
+        if known is None:
             await self._looks.let_go(job, native_id)
+        return known
 
     def _opened(self, call: Call, request: VideoRequest, facts: JobFacts, route: Route) -> VideoJob:
         """The job as it is kept before anybody has heard of it."""
@@ -348,9 +382,9 @@ class Videos:
             due_at=now + self._lease_s,
         )
 
-    async def _settle(self, call: Call, request: VideoRequest, job: VideoJob, error: GatewayError) -> None:
+    async def _settle(self, call: Call, request: VideoRequest, refused: Refused) -> None:
         """The record of a job that no provider took."""
-        record = refusal(call, Endpoint.VIDEO, error, model=request.model)
+        job, record = refused.job, refusal(call, Endpoint.VIDEO, refused.error, model=request.model)
         record = replace(record, attempts=job.opening.attempts)
         settlement = Settlement(record, job.held_nanos is not None)
         call.progress.settlement = settlement
@@ -391,9 +425,7 @@ class Videos:
 
         Raises GatewayError (`shutting_down`) where this worker leaves.
         """
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._done)
+        task = self._begin(work)
         if picture is not None:
             release = picture.hold()
             task.add_done_callback(lambda _: release())
@@ -404,6 +436,12 @@ class Videos:
             if task.cancelled() and caller is not None and not caller.cancelling():
                 raise GatewayError(Reason.SHUTTING_DOWN, "This gateway is being stopped.") from None
             raise
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

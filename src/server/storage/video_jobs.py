@@ -19,7 +19,7 @@ from server.domain.video_jobs import JobFacts, Order, Verb, VideoJob
 from server.storage.database import Database
 from server.storage.group_commit import GroupCommit
 from server.storage.ledger_apply import Operation, Release, Unrecorded, apply
-from server.storage.tables import IS_OPEN, JOBS_WORKER, video_jobs
+from server.storage.tables import IS_OPEN, JOBS_WORKER, generations, video_jobs
 from server.storage.video_contents import doom_contents, want_content
 from server.storage.video_goodbyes import SqlVideoGoodbyes, noted
 from server.storage.webhook_events import Outbox
@@ -145,6 +145,8 @@ class SqlVideoJobs:
             job = replace(job, kept_until=int(now) + self._keep_s)
         values = {**_changing(job, None), "ended_at": int(now), **noted(job, goodbye, now)}
         ending = update(video_jobs).where(*guards).values(values)
+        # Of an error that was told though there is a job: the record of its end takes that one's place.
+        premature = delete(generations).where(generations.c.suffix == job.suffix)
 
         async def end(operation: Operation) -> bool:
             def work(connection: Connection) -> bool:
@@ -154,6 +156,7 @@ class SqlVideoJobs:
                     connection.execute(want_content(job.suffix, VARIANTS[0], now))
                 if self._outbox is not None:
                     self._outbox.note(connection, job)
+                connection.execute(premature)
                 apply(connection, [operation], worker_id=JOBS_WORKER, now=now)
                 return True
 
