@@ -184,8 +184,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "IDEMPOTENCY_KEY_IN_USE", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
     """
     ERROR_REASON_OUTCOME_NOT_KEPT: _ErrorReason.ValueType  # 32
-    """ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was answered, with more than is kept to be
-    told again (REST only). ABORTED.
+    """ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was carried out, and its answer cannot be
+    told again: it was too large, or broke off (REST only). ABORTED.
 
         {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
     """
@@ -401,8 +401,8 @@ ABORTED.
     {"reason": "IDEMPOTENCY_KEY_IN_USE", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
 ERROR_REASON_OUTCOME_NOT_KEPT: ErrorReason.ValueType  # 32
-"""ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was answered, with more than is kept to be
-told again (REST only). ABORTED.
+"""ERROR_REASON_OUTCOME_NOT_KEPT: the first request with this idempotency key was carried out, and its answer cannot be
+told again: it was too large, or broke off (REST only). ABORTED.
 
     {"reason": "OUTCOME_NOT_KEPT", "domain": "gateway.aistats", "metadata": {"error": "conflict_error"}}
 """
