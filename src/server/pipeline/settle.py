@@ -19,7 +19,7 @@ from server.domain.fold import Fold
 from server.domain.identity import Call
 from server.domain.ledger import Settlement
 from server.domain.money import Pricing
-from server.domain.pricing import STANDARD_TIERS, price
+from server.domain.pricing import STANDARD_TIERS
 from server.domain.record import (
     CLIENT_GONE,
     CLIENT_GONE_STATUS,
@@ -35,6 +35,7 @@ from server.domain.usage import Meta, RoutingRow, Usage
 from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
+from server.pipeline.charge import charge
 from server.pipeline.units import sent_units
 
 _MS = 1000.0
@@ -79,7 +80,7 @@ class Account:
         self._route = route
         self._attempts = attempts
         own_fault = isinstance(ending, Exception) and _origin(ending) == "gateway"
-        self._bills = [None if own_fault else _bill(request, attempt) for attempt in attempts]
+        self._bills = [None if own_fault else _bill(call, request, attempt) for attempt in attempts]
         self._pricing = _summed([bill.pricing for bill in self._bills if bill is not None])
         last = self._bills[-1] if self._bills else None
         self._usage = replace(Usage(source="counted") if last is None else last.usage, pricing=self._pricing)
@@ -198,16 +199,16 @@ def _summed(bills: Sequence[Pricing]) -> Pricing:
     )
 
 
-def _bill(request: Work, attempt: Attempt) -> Bill | None:
+def _bill(call: Call, request: Work, attempt: Attempt) -> Bill | None:
     usage = _billed_usage(request, attempt)
     if usage is None:
         return None
     if units := {**sent_units(request), **attempt.units, **usage.units}:
         usage = replace(usage, units=units)
-    prices, tier = attempt.candidate.offer.prices, attempt.service_tier
+    provider, prices, tier = attempt.candidate.offer.provider.id, attempt.candidate.offer.prices, attempt.service_tier
     if prices.rates and tier is not None and tier not in STANDARD_TIERS and tier not in prices.service_tiers:
-        _log.warning("service_tier_without_price", provider=attempt.candidate.offer.provider.id, service_tier=tier)
-    return Bill(usage, price(usage, prices, tier))
+        _log.warning("service_tier_without_price", provider=provider, service_tier=tier)
+    return Bill(usage, charge(usage, prices, tier, generation=call.arrival.generation_id, by=provider))
 
 
 def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from server.domain.errors import HINTS, AttemptFailure
 from server.domain.ledger import Settlement
-from server.domain.pricing import price
 from server.domain.record import MAX_ID_BYTES, GenerationRecord, bounded
 from server.domain.usage import Usage
 from server.domain.video import JobReport, Video, VideoBilling, VideoFault, VideoStatus
 from server.domain.video_jobs import VideoJob
+from server.pipeline.charge import charge
 
 __all__ = ["CANCELLED", "EXPIRED", "NO_VIDEO", "OUTCOME_UNKNOWN", "ended", "fault_of", "moved_on", "seen"]
 
@@ -74,7 +74,7 @@ def ended(
     told = None if report is None else report.usage
     usage = told or Usage(source="counted" if job.seconds is None else "provider")
     usage = replace(usage, units={"video_seconds": seconds, **usage.units})
-    pricing = price(usage, job.prices)
+    pricing = charge(usage, job.prices, generation=job.opening.id, by=job.provider)
     usage = replace(usage, pricing=pricing)
     job = replace(
         job,

@@ -56,6 +56,8 @@ _DRIVERS: Final = {
 }
 # A violated constraint means something to the caller, the others are mistakes of ours: no time will mend them.
 _BUGS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+_BUG_STATES: Final = frozenset({"21", "22", "54"})
+"""Classes of SQLSTATE that SQLAlchemy does not tell apart from an outage: PostgreSQL cannot do this with such data."""
 _OUTAGES = (exc.DBAPIError, exc.TimeoutError, exc.DisconnectionError, exc.PendingRollbackError, OSError)
 
 
@@ -276,9 +278,18 @@ async def _begin(engine: AsyncEngine, work: Work[T]) -> T:
 
 def translate(error: Exception) -> Exception:
     """The GatewayError for a database that is down, too busy or broken; any other error as it is."""
-    if isinstance(error, _OUTAGES) and not isinstance(error, _BUGS):
+    if isinstance(error, _OUTAGES) and not isinstance(error, _BUGS) and not _is_about_data(error):
         return _unavailable()
     return error
+
+
+def _is_about_data(error: Exception) -> bool:
+    """Whether PostgreSQL refuses a statement's values, or its driver does so before it sends them."""
+    if not isinstance(error, exc.DBAPIError) or error.statement is None:
+        return False
+    if state := getattr(error.orig, "sqlstate", None):
+        return state[:2] in _BUG_STATES
+    return isinstance(getattr(error.orig, "__cause__", None), ValueError)
 
 
 def parse_url(url: str) -> URL:

@@ -25,6 +25,7 @@ from server.domain.record import GenerationRecord
 from server.storage import ledger_sql as sql
 from server.storage.idempotency import OutcomeRow, write_outcomes
 from server.storage.ledger_rows import Rows
+from server.storage.wallets import MAX_BALANCE_NANOS
 
 __all__ = ["Expire", "Operation", "Overdrawn", "Release", "Unrecorded", "apply", "suffix_of"]
 
@@ -203,6 +204,8 @@ class _Group:
     def _settle(self, settlement: Settlement) -> bool:
         """Whether this is the first time."""
         record, charge = settlement.record, settlement.charge_nanos or 0
+        if charge > MAX_BALANCE_NANOS:
+            raise ValueError("no wallet ever held what is charged")
         if not settlement.held and not charge:
             return record.suffix not in self._recorded
         if record.suffix in self._open:

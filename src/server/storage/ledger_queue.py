@@ -184,9 +184,9 @@ class LedgerQueue:
                     suffix=suffix_of(pending.operation),
                     cause=type(error).__name__,
                 )
-                if isinstance(pending.operation, Settlement):
-                    self.unrecorded += 1
-                    batch.append(Pending(Unrecorded(pending.operation), asyncio.get_running_loop().create_future()))
+                if (instead := _instead_of(pending.operation)) is not None:
+                    batch.append(Pending(instead, asyncio.get_running_loop().create_future()))
+                self.unrecorded += isinstance(pending.operation, Settlement)
                 pending.finish(internal_error())
             else:
                 self._finish(pending, refusal)
@@ -220,3 +220,17 @@ class LedgerQueue:
         assert isinstance(operation, Hold)
         opening = operation.opening
         return Pending(Release(opening.suffix, opening.team_id), asyncio.get_running_loop().create_future())
+
+
+def _instead_of(refused: Operation) -> Operation | None:
+    """What is done where the database refuses an operation: the money counts without its record, or else is given back.
+
+    Nothing stays reserved for a request that has ended.
+    """
+    match refused:
+        case Settlement():
+            return Unrecorded(refused)
+        case Unrecorded(settlement=Settlement(record=record)):
+            return Release(record.suffix, record.team_id)
+        case _:
+            return None

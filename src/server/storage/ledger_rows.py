@@ -25,6 +25,8 @@ from server.storage.tables import (
 __all__ = ["Rows"]
 
 DAY_S: Final = 86_400
+MAX_TOKENS: Final = 10**12
+"""What one request adds to a day at most: however often a provider is mistaken, the columns hold the sum."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -140,9 +142,9 @@ class Rows:
         counts[0] += 1
         counts[4] += cost
         if record.usage is not None:
-            counts[1] += record.usage.input_tokens
-            counts[2] += record.usage.output_tokens
-            counts[3] += record.usage.reasoning_tokens
+            counts[1] += min(record.usage.input_tokens, MAX_TOKENS)
+            counts[2] += min(record.usage.output_tokens, MAX_TOKENS)
+            counts[3] += min(record.usage.reasoning_tokens, MAX_TOKENS)
 
     def keep(self, record: GenerationRecord, content: StoredContent) -> None:
         self._contents.append(
