@@ -12,10 +12,12 @@ from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
+from server.domain.credits import ActivityQuery
 from server.domain.errors import GatewayError, Reason
 from server.domain.pricing import PriceList, price
 from server.domain.usage import Usage
 from server.pipeline.charge import MAX_CHARGE_NANOS, charge
+from server.storage.credits import SqlCredits
 from server.storage.database import Database
 from server.storage.tables import daily_usage, generations
 from tests.fakes.chat_wire import chat_chunks, chat_unary, text_chunks, usage
@@ -188,3 +190,10 @@ def test_a_charge_is_its_price_within_reason(used: Usage, rate: int) -> None:
     assert charged.total_nanos == sum(line.line_nanos for line in charged.lines)
     assert [line.quantity for line in charged.lines] == [line.quantity for line in whole.lines]
     assert all(0 <= line.line_nanos <= known.line_nanos for line, known in zip(charged.lines, whole.lines, strict=True))
+
+
+async def test_a_filter_that_no_row_can_match_finds_none(database: Database) -> None:
+    """PostgreSQL's texts have no NUL."""
+    query = ActivityQuery(0, 30_000, models=frozenset({"a\0b"}), providers=frozenset({"first", "\0"}))
+    assert (await SqlCredits(database).activity("team", query)).total == 0
+    assert (await SqlCredits(database).activity("team", ActivityQuery(0, 30_000, offset=2**32 - 1))).total == 0

@@ -61,8 +61,8 @@ class SqlCredits:
             (daily_usage.c.key_id, query.key_ids),
         )
         for column, values in filters:
-            if values:
-                rows = rows.where(column.in_(sorted(values)))
+            if values:  # no stored text has a NUL, and PostgreSQL refuses to look for one
+                rows = rows.where(column.in_(sorted(value for value in values if "\0" not in value)))
         found = rows.cte("found")
         totals = select(
             func.count().label("total"), func.coalesce(func.sum(found.c.cost_nanos), 0).label("total_cost_nanos")
