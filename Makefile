@@ -75,7 +75,7 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 # Tests of time, memory and load have the machine to themselves. The others wait for more than they compute, so there are three at
 # a time even on two cores: those of whole gateways by file, the rest in long runs, so that what a file needs is started once.
 ALONE := $(wildcard tests/integration/test_supervisor*.py) \
-	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage soak streams valkey)
+	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage resources soak streams valkey)
 WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
 # Besides whole gateways, what meets a host of the servicers.
 HOSTED := tests/contract $(patsubst %,tests/integration/test_%.py, \

@@ -24,9 +24,10 @@ def test_nothing_is_left_behind(host: Host, tmp_path: Path) -> None:
     options = Options(
         tmp_path,
         host,
-        minutes=1.0,
-        warm_up_s=20.0,
-        calibrate_s=6.0,
+        minutes=0.7,
+        warm_up_s=15.0,
+        calibrate_s=5.0,
+        crowd_s=4.0,
         clients=24,
         sample_s=2.0,
         flat_mib=64.0,

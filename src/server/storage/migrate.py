@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.storage import schema
 from server.storage.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 __all__ = ["downgrade", "upgrade", "upgrade_if_empty"]
 
@@ -41,7 +43,12 @@ async def upgrade_if_empty(url: str) -> None:
 
 async def downgrade(url: str, revision: str) -> None:
     """Take the schema back to `revision`; `base` removes all of the gateway's tables, with what is in them."""
-    await _change(url, lambda connection: command.downgrade(_config(connection), revision))
+
+    def change(connection: Connection) -> None:
+        command, config = _alembic(connection)
+        command.downgrade(config, revision)
+
+    await _change(url, change)
 
 
 async def _change(url: str, change: Callable[[Connection], None]) -> None:
@@ -63,7 +70,8 @@ def _upgrade(connection: Connection) -> None:
     if revision is not None and revision > schema.REVISION:
         schema.check(connection)
     if revision != schema.REVISION:
-        command.upgrade(_config(connection), "head")
+        command, config = _alembic(connection)
+        command.upgrade(config, "head")
 
 
 def _upgrade_if_empty(connection: Connection) -> None:
@@ -73,9 +81,15 @@ def _upgrade_if_empty(connection: Connection) -> None:
         schema.check(connection)
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _alembic(connection: Connection) -> tuple[ModuleType, Config]:
+    """Its commands, and what they are to work on. Who changes no schema does not load it: it is a tenth of what a
+    command takes to start.
+    """
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    return config
+    return command, config
