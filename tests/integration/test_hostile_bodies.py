@@ -36,7 +36,7 @@ TAKES_A_BODY = {"POST", "PUT", "PATCH"}
 of_a_route = pytest.mark.parametrize("route", WITH_BODY, ids=str)
 of_a_method = pytest.mark.parametrize("route", A_METHOD, ids=str)
 of_a_body = pytest.mark.parametrize(("route", "body"), A_BODY, ids=[str(route) for route, _ in A_BODY])
-many = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=16, suppress_health_check=list(HealthCheck))
 
 
 def checked(reply: Told) -> None:

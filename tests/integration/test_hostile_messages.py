@@ -22,7 +22,7 @@ MAX_DEPTH = 4
 KEYLESS = {"GetLiveness"}
 
 of_a_method = pytest.mark.parametrize("method", typed_methods(), ids=str)
-many = settings(max_examples=25, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 
 TEXTS = st.sampled_from(("acme/test-1:free", "acme/test-1", "acme", "chat", "user", "{}", "[", "x" * 70_000)) | st.text(
     UTF_8, max_size=20
