@@ -76,14 +76,16 @@ proto: $(GOOGLE)/.copied ## lint the protos, check them for breaking changes, re
 # a time even on two cores: those of whole gateways by file, the rest in long runs, so that what a file needs is started once.
 ALONE := $(wildcard tests/integration/test_supervisor*.py) \
 	$(patsubst %,tests/e2e/test_%.py,abuse chaos database_outage outage resources soak streams valkey)
-WHOLE := $(filter-out $(ALONE),$(wildcard tests/e2e/test_*.py)) tests/e2e/conformance
+# Those files first that take longest, so that none of them is waited for in the end.
+LONGEST := $(patsubst %,tests/e2e/test_%.py,money hostile all_cores idempotency operator two_teams configuration generations)
+WHOLE := $(LONGEST) tests/e2e/conformance $(filter-out $(ALONE) $(LONGEST),$(wildcard tests/e2e/test_*.py))
 # Besides whole gateways, what meets a host of the servicers.
 HOSTED := tests/contract $(patsubst %,tests/integration/test_%.py, \
 	client_streams grpc_bodies grpc_host grpc_host_process hostile_bodies hostile_messages readiness)
 # $(1): what runs besides whole gateways
 in-three-parts = failed=0; \
 	$(BIN)/python -m pytest $(ALONE) || failed=1; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(WHOLE) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(WHOLE) || failed=1; \
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(1) || failed=1
 
 .PHONY: test
