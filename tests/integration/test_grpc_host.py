@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,18 +192,13 @@ def test_beyond_the_limit_on_calls_a_client_is_told_to_come_back(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_burst_waits_its_turn(tmp_path: Path, kind: str) -> None:
     """By itself grpc cancels some of what has not been begun past a thousand calls, without a word to anybody."""
-    host = Hosting(kind, (), unix_socket=tmp_path / "s")
-    await host.start()
-    try:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
-            burst = [stub.Check(health_pb2.HealthCheckRequest(), timeout=100) for _ in range(BURST)]
-            await asyncio.sleep(0)  # they go out; nothing is begun while this loop is busy
-            time.sleep(1)  # noqa: ASYNC251 - that is the point
-            replies = await asyncio.gather(*burst, return_exceptions=True)
-    finally:
-        await host.stop(0)
+    async with hosted(tmp_path, kind) as (_, channel):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        burst = [stub.Check(health_pb2.HealthCheckRequest(), timeout=100) for _ in range(BURST)]
+        await asyncio.sleep(0)  # they go out; nothing is begun while this loop is busy
+        time.sleep(1)  # noqa: ASYNC251 - that is the point
+        replies = await asyncio.gather(*burst, return_exceptions=True)
     assert [reply for reply in replies if isinstance(reply, BaseException)] == []
 
 
@@ -248,32 +244,33 @@ def test_reflection_describes_our_services(channel: grpc.Channel) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_so_many_conversations_need_no_key_and_no_more(tmp_path: Path, kind: str) -> None:
-    host = Hosting(kind, (), unix_socket=tmp_path / "s")
-    await host.start()
-    try:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
-            open_ones = [await conversation(channel) for _ in range(MAX_WATCHERS)]
-            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-            assert await stub.ServerReflectionInfo(timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            last = open_ones.pop()
-            await last.done_writing()
-            assert await last.code() is grpc.StatusCode.OK
-            await conversation(channel)
-    finally:
-        await host.stop(0)
+    async with hosted(tmp_path, kind) as (_, channel):
+        open_ones = [await conversation(channel) for _ in range(MAX_WATCHERS)]
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        assert await stub.ServerReflectionInfo(timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        last = open_ones.pop()
+        await last.done_writing()
+        assert await last.code() is grpc.StatusCode.OK
+        await conversation(channel)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_conversation_holds_no_drain_up(tmp_path: Path, kind: str) -> None:
-    host = Hosting(kind, (), unix_socket=tmp_path / "s")
+    async with hosted(tmp_path, kind) as (host, channel):
+        idle = await conversation(channel)
+        host.leave()
+        async with asyncio.timeout(30):
+            assert await idle.code() is grpc.StatusCode.UNAVAILABLE
+            await host.stop(60.0)
+
+
+@asynccontextmanager
+async def hosted(directory: Path, kind: str) -> AsyncIterator[tuple[Hosting, grpc.aio.Channel]]:
+    host = Hosting(kind, (), unix_socket=directory / "s")
     await host.start()
     try:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
-            idle = await conversation(channel)
-            host.leave()
-            async with asyncio.timeout(30):
-                assert await idle.code() is grpc.StatusCode.UNAVAILABLE
-                await host.stop(60.0)
+        async with grpc.aio.insecure_channel(f"unix:{directory / 's'}") as channel:
+            yield host, channel
     finally:
         await host.stop(0)
 
