@@ -324,3 +324,11 @@ class GatewayError(Exception):
 def internal_error() -> GatewayError:
     """What a client is told of a bug: nothing but that it happened."""
     return GatewayError(Reason.INTERNAL, "The gateway failed to handle this request. It has been logged.")
+
+
+def option_refused(within: str, key: str, *, instead: str = "") -> GatewayError:
+    """For what a client may not set through `provider_options`. `within` is the provider, and the option that holds it
+    where that is one; `instead` says what to do.
+    """
+    text = f"`{key}` cannot be set through provider_options{f': {instead}' if instead else ''}."
+    return GatewayError(Reason.UNSUPPORTED_PARAMETER, text, param=f"provider_options.{within}.{key}")

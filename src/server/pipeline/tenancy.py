@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import GatewayError, Reason, option_refused
 from server.domain.parameters import PSEUDONYMISED
 from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, ToolResult
 from server.domain.work import Work
@@ -24,9 +24,12 @@ CONTAINER_TOOLS: Final = frozenset({"code_interpreter", "shell"})
 SHARED_OPTIONS: Final = frozenset(
     {
         *SHARED_PARAMETERS,
-        *("previous_response_id", "cached_content"),
-        *("store", "background"),
-        *("tools", "include"),
+        "previous_response_id",
+        "cached_content",
+        "store",
+        "background",
+        "tools",
+        "include",
         *PSEUDONYMISED,
     }
 )
@@ -63,11 +66,7 @@ def refuse_shared_ids(request: Work) -> None:
     for provider_id, options in request.provider_options.items():
         for key in options:
             if _plain(key) in _PLAIN_OPTIONS:
-                raise GatewayError(
-                    Reason.UNSUPPORTED_PARAMETER,
-                    f"`{shown(key.strip())}` cannot be set through provider_options.",
-                    param=f"provider_options.{shown(provider_id)}.{shown(key.strip())}",
-                )
+                raise option_refused(shown(provider_id), shown(key.strip()))
 
 
 def _check_part(part: object) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Offer, Provider
 from server.domain.embedding import INPUT, EmbeddingRequest
-from server.domain.errors import GatewayError, ProviderFailure, Reason
+from server.domain.errors import ProviderFailure, option_refused
 from server.domain.events import ProviderStream, Started
 from server.domain.ports import Clock
 from server.domain.request import Endpoint
@@ -146,11 +146,7 @@ def _options(offer: Offer, request: EmbeddingRequest) -> Mapping[str, msgspec.Ra
     options = options_for(request, provider_id)
     for key in options:
         if key.strip().lower() in _FORBIDDEN:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options.",
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key)
     return options
 
 

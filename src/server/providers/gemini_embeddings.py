@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.domain.catalog import Offer, Provider
 from server.domain.embedding import INPUT, EmbeddingRequest
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.events import ProviderStream
 from server.domain.usage import Usage
 from server.providers.decoding import UNREADABLE
@@ -124,10 +124,5 @@ def _options(offer: Offer, request: EmbeddingRequest) -> Mapping[str, msgspec.Ra
     for key in options:
         name = key.strip().replace("_", "").lower()
         if name in _FORBIDDEN or name == _DIMENSIONS:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options"
-                + (": set `dimensions`." if name == _DIMENSIONS else "."),
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key, instead="set `dimensions`" if name == _DIMENSIONS else "")
     return options

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import GatewayError, Reason, option_refused
 from server.domain.request import Request
 from server.providers.provider_options import options_for
 
@@ -26,11 +26,11 @@ def gemini_options(request: Request, provider_id: str) -> Mapping[str, msgspec.R
         name = _plain(key)
         path = f"provider_options.{provider_id}.{key}"
         if name in _FORBIDDEN:
-            raise _refused(key, path)
+            raise option_refused(provider_id, key)
         if name == "generationconfig":
             for inner in _config(value, path):
                 if _plain(inner) in _FORBIDDEN_CONFIG:
-                    raise _refused(inner, f"{path}.{inner}")
+                    raise option_refused(f"{provider_id}.{key}", inner)
     return options
 
 
@@ -52,7 +52,3 @@ def _config(value: msgspec.Raw, path: str) -> dict[str, msgspec.Raw]:
 
 def _plain(key: str) -> str:
     return key.strip().replace("_", "").lower()
-
-
-def _refused(key: str, path: str) -> GatewayError:
-    return GatewayError(Reason.UNSUPPORTED_PARAMETER, f"`{key}` cannot be set through provider_options.", param=path)

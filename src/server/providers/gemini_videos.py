@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from server.domain.catalog import Offer, Provider
-from server.domain.errors import GatewayError, ProviderFailure, Reason
+from server.domain.errors import ProviderFailure, option_refused
 from server.domain.ports import Clock
 from server.domain.video import Content, JobReport, Variant, VideoAbilities, VideoRequest
 from server.providers.exchange import DEADLINES, Deadlines, FailureOfReply
@@ -162,11 +162,7 @@ def _options(offer: Offer, request: VideoRequest) -> Mapping[str, Any]:
     options = options_for(request, provider_id)
     for key in options:
         if re.sub(r"[\s_]", "", key).lower() in _FORBIDDEN:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options.",
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key)
     return options
 
 

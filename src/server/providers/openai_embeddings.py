@@ -11,7 +11,7 @@ import msgspec
 
 from server.domain.catalog import Offer, Provider
 from server.domain.embedding import INPUT, EmbeddingRequest
-from server.domain.errors import GatewayError, ProviderFailure, Reason, UpstreamError
+from server.domain.errors import ProviderFailure, UpstreamError, option_refused
 from server.domain.events import ProviderStream, Started
 from server.providers.decoding import UNREADABLE
 from server.providers.embeddings import Call, Reply, calls, embed, in_order, vectors
@@ -52,11 +52,7 @@ def unsupported(offer: Offer, request: EmbeddingRequest) -> str | None:
     """As `ProviderAdapter.supports`."""
     options = options_for(request, offer.provider.id)
     if _FORBIDDEN in options:
-        raise GatewayError(
-            Reason.UNSUPPORTED_PARAMETER,
-            f"`{_FORBIDDEN}` cannot be set through provider_options: set it beside `input`.",
-            param=f"provider_options.{offer.provider.id}.{_FORBIDDEN}",
-        )
+        raise option_refused(offer.provider.id, _FORBIDDEN, instead="set it beside `input`")
     if not offer.embeddings.token_input and not isinstance(request.inputs[0], str):
         return INPUT
     return next((spelling for name, spelling in request.parameters.items() if name not in _SAID), None)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from server.domain.catalog import Offer
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.events import Completed, Produced, ProviderStream
 from server.domain.images import ImageRequest, Images
 from server.domain.upload import Upload
@@ -54,11 +54,7 @@ def unsupported(offer: Offer, request: ImageRequest) -> str | None:
     provider_id = offer.provider.id
     for key in options_for(request, provider_id):
         if key.strip().lower() in _FORBIDDEN:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options.",
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key)
     return next((spelling for name, spelling in request.parameters.items() if name not in _said(request)), None)
 
 

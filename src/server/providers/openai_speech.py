@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from server.domain.audio import SpeechRequest
 from server.domain.catalog import Offer, Provider
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.events import AudioDelta, Completed, ProviderEvent, ProviderStream, Started, UsageReported
 from server.domain.usage import Usage
 from server.providers.decoding import UNREADABLE
@@ -50,11 +50,7 @@ def unsupported(offer: Offer, request: SpeechRequest) -> str | None:
     """As `ProviderAdapter.supports`."""
     for name in options_for(request, offer.provider.id):
         if name.strip().lower() in _FORBIDDEN:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{name}` cannot be set through provider_options: set it beside `input`.",
-                param=f"provider_options.{offer.provider.id}.{name}",
-            )
+            raise option_refused(offer.provider.id, name, instead="set it beside `input`")
     return next((spelling for name, spelling in request.parameters.items() if name not in _SAID), None)
 
 

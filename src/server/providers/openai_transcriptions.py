@@ -12,7 +12,7 @@ import msgspec
 
 from server.domain.audio import TranscriptionRequest
 from server.domain.catalog import Offer
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.events import ProviderStream
 from server.domain.upload import Renamed, Upload
 from server.providers.exchange import Exchanges, FailureOfReply, Post
@@ -165,8 +165,4 @@ def _check_options(offer: Offer, request: TranscriptionRequest) -> None:
     for name, value in options_for(request, offer.provider.id).items():
         plain = name.strip().lower()
         if plain in _FORBIDDEN or (plain == "response_format" and bytes(value).strip() not in _READABLE):
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{name}` cannot be set through provider_options: set it beside `model`.",
-                param=f"provider_options.{offer.provider.id}.{name}",
-            )
+            raise option_refused(offer.provider.id, name, instead="set it beside `model`")

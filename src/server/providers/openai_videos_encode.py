@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from server.domain.catalog import Offer
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.upload import Upload
 from server.domain.video import VideoRequest
 from server.providers.http_port import SizedBody
@@ -156,9 +156,5 @@ def _options(offer: Offer, request: VideoRequest) -> Mapping[str, msgspec.Raw]:
     options = options_for(request, provider_id)
     for key in options:
         if key.strip().replace("_", "").lower() in _FORBIDDEN:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options.",
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key)
     return options

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from server.domain.errors import GatewayError, Reason
+from server.domain.errors import option_refused
 from server.domain.request import Request
 
 FORBIDDEN_OPTIONS: Final = frozenset(
@@ -23,9 +23,5 @@ def options_for(request: Request, provider_id: str) -> Mapping[str, msgspec.Raw]
     options = request.provider_options.get(provider_id, _NO_OPTIONS)
     for key in options:
         if key.strip().lower() in FORBIDDEN_OPTIONS:
-            raise GatewayError(
-                Reason.UNSUPPORTED_PARAMETER,
-                f"`{key}` cannot be set through provider_options.",
-                param=f"provider_options.{provider_id}.{key}",
-            )
+            raise option_refused(provider_id, key)
     return options
