@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from server.domain.audio import MAX_FILE_BYTES, TranscriptionRequest
 from server.domain.catalog import Model, Offer, Provider
+from server.domain.money import NANOS_PER_USD
 from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import Audio, Endpoint, File, GenerationRequest, Image, Role, Sampling, Text, Turn
 from server.domain.routing import Candidate, Route
@@ -19,6 +21,9 @@ from server.pipeline.admit import (
     is_billable,
     output_bound,
 )
+from server.pipeline.counting import count_sound
+from server.pipeline.units import sent_units
+from tests.fakes.uploads import BytesUpload
 
 CHEAP = PriceList({"input_text_tokens": 1_000_000, "output_text_tokens": 2_000_000})
 DEAR = PriceList({"input_text_tokens": 3_000_000, "output_text_tokens": 1_000_000})
@@ -91,6 +96,14 @@ def test_media_count_in_a_prompt() -> None:
     assert estimate_prompt(request(Text("x"), Audio(data="A" * 1600, format="wav"))) == plain + 100
     assert estimate_prompt(request(Text("x"), File(data="A" * 1600))) == plain + 100
     assert estimate_prompt(request(Text("x"), File(url="https://x/y.pdf"))) > plain
+
+
+def test_a_file_of_sound_holds_for_what_it_can_have_to_say() -> None:
+    """The largest MP3 of the usual kind costs $0.10 by gpt-4o-transcribe: a team with $5 may have it written down."""
+    prices = PriceList({"input_text_tokens": 2_500_000_000, "input_audio_tokens": 6 * 10**9})
+    asked = TranscriptionRequest(endpoint=Endpoint.AUDIO, model="a/b", file=BytesUpload(bytes(MAX_FILE_BYTES)))
+    real = count_sound(sent_units(asked)["input_audio_seconds"]) * 6_000
+    assert NANOS_PER_USD // 20 < real < bound(asked, Route((candidate(prices),))) < 2 * NANOS_PER_USD
 
 
 def test_only_free_candidates_hold_nothing() -> None:

@@ -16,7 +16,7 @@ from server.domain.record import GenerationRecord
 from server.domain.request import Audio, File, GenerationRequest, Image, Request
 from server.domain.routing import Candidate, Route
 from server.domain.work import Work
-from server.pipeline.counting import count_prompt
+from server.pipeline.counting import count_prompt, count_sound
 from server.pipeline.units import most_units
 
 DEFAULT_OUTPUT_TOKENS: Final = 16_384
@@ -24,8 +24,6 @@ DEFAULT_OUTPUT_TOKENS: Final = 16_384
 TOKENS_PER_IMAGE: Final = 1_600
 BASE64_CHARS_PER_TOKEN: Final = 16
 """Of an inline audio clip or file: generous for both, so that its share of the hold is not too small."""
-FILE_BYTES_PER_TOKEN: Final = 12
-"""The same of sound that comes as it is."""
 TOKENS_PER_MADE_IMAGE: Final = 8_192
 """More than OpenAI and Google count for the largest and finest picture that they make."""
 TOKENS_PER_SPOKEN_SECOND: Final = 32
@@ -88,8 +86,8 @@ def _tokens_of_media(request: Work) -> int:
             return sum(_media_tokens(part) for content in inputs for part in content)
         case ImageRequest(images=images):
             return TOKENS_PER_IMAGE * len(images)
-        case TranscriptionRequest(file=file):
-            return file.size // FILE_BYTES_PER_TOKEN
+        case TranscriptionRequest():
+            return count_sound(most_units(request)["input_audio_seconds"])
         case _:
             return 0
 

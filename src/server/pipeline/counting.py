@@ -22,7 +22,15 @@ from server.domain.tokens import TokenCounter, count_input
 from server.domain.video import VideoRequest
 from server.domain.work import Work
 
+TOKENS_PER_HEARD_SECOND: Final = 10
+"""What OpenAI's models that transcribe count for sound."""
+
 _TOKENS_PER_TURN: Final = 4
+
+
+def count_sound(seconds: int) -> int:
+    """Tokens of so much sound to be transcribed, beside those of `count_prompt`."""
+    return TOKENS_PER_HEARD_SECOND * seconds
 
 
 def count_prompt(request: Work) -> int:
