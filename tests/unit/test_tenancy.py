@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from rest_bridge.responses_decode import decode_request
+from server.domain.embedding import EmbeddingRequest
 from server.domain.errors import GatewayError, Reason
+from server.domain.images import ImageRequest
 from server.domain.request import (
     BuiltInTool,
     Endpoint,
@@ -67,6 +72,99 @@ def test_what_the_client_brings_itself_is_not(request_: GenerationRequest) -> No
     refuse_shared_ids(request_)
 
 
+def sent(**fields: Any) -> GenerationRequest:
+    """What a client asks for over HTTP."""
+    return decode_request(msgspec.json.encode({"model": "a/b", "input": "Hi", **fields})).generation
+
+
+def adding(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "additional_tools", "role": "developer", "tools": [tool]}
+
+
+FILE = {"type": "input_file", "file_id": "file-1"}
+SCHEMA = {"type": "object", "properties": {"file_id": {"type": "string"}, "container": {"const": "x"}}}
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"role": "user", "phase": "commentary", "content": [FILE]}, "file_id"),
+        ({"type": "function_call_output", "call_id": "c", "name": "f", "output": [FILE]}, "file_id"),
+        ({"type": "function_call_output", "call_id": "c", "namespace": "n", "output": [FILE]}, "file_id"),
+        (
+            {"type": "computer_call_output", "call_id": "c", "output": {**FILE, "type": "computer_screenshot"}},
+            "file_id",
+        ),
+        (adding({"type": "file_search", "vector_store_ids": ["vs_1"]}), "vector_store_ids"),
+        (adding({"type": "code_interpreter", "container": "cntr_1"}), "container"),
+        ({"id": "msg_1"}, "input[0]"),
+    ],
+)  # fmt: skip
+def test_no_id_is_hidden_in_an_item(item: dict[str, Any], param: str) -> None:
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(sent(input=[item, {"role": "user", "content": "Hi"}]))
+    assert (refused.value.reason, refused.value.param) == (Reason.UNSUPPORTED_PARAMETER, param)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "code_interpreter", "container": "cntr_1"},
+        {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}},
+        {"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}},
+        {"type": "shell", "environment": {"type": "container_auto", "file_ids": ["file-1"]}},
+        {"type": "shell", "environment": {"type": "container_auto", "skills": [{"skill_id": "skill_1"}]}},
+        {"type": "image_generation", "input_image_mask": {"file_id": "file-1"}},
+        {"type": "namespace", "name": "n", "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+    ],
+)
+def test_no_id_is_hidden_in_a_tool(tool: dict[str, Any]) -> None:
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(sent(tools=[tool]))
+    assert (refused.value.reason, refused.value.param) == (Reason.UNSUPPORTED_PARAMETER, "tools[0]")
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        rb'{"type": "image_generation", "input_image_mask": {"file\u005fid": "file-1"}}',
+        rb'{"type": "image_generation", "input_image_mask": {"file_id": "file-1", "file_id": null}}',
+        rb'{"type": "image_generation", "input_image_mask": {"file_id": "file-1"}, "n": %b}' % (b"9" * 5000),
+    ],
+)
+def test_however_it_is_written(tool: bytes) -> None:
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(decode_request(b'{"model": "a/b", "input": "Hi", "tools": [%b]}' % tool).generation)
+    assert (refused.value.reason, refused.value.param) == (Reason.UNSUPPORTED_PARAMETER, "tools[0]")
+
+
+def test_what_is_nested_too_deeply_to_be_looked_into_is_refused() -> None:
+    deep = BuiltInTool("web_search", msgspec.Raw(b"[" * 100_000 + b"]" * 100_000), "tools[0]")
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(msgspec.structs.replace(asking(), tools=(deep,)))
+    assert (refused.value.reason, refused.value.param) == (Reason.MALFORMED_JSON, "tools[0]")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "name": "f", "defer_loading": True, "parameters": SCHEMA}]},
+        {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [], "memory_limit": "4g"}}]},
+        {"tools": [{"type": "image_generation", "input_image_mask": {"image_url": "data:x", "file_id": None}}]},
+        {"tools": [{"type": "mcp", "server_label": "s", "server_url": "https://x.example", "headers": {"a": "b"}}]},
+        {"input": [{"type": "code_interpreter_call", "container_id": "cntr_1", "code": "1", "outputs": []}]},
+        {"input": [{"type": "shell_call", "call_id": "c", "action": {"commands": []},
+                    "environment": {"type": "container_reference", "container_id": "cntr_1"}}]},
+        {"input": [{"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "f", "input_schema": SCHEMA}]}]},
+        {"input": [{"role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": [
+            {"type": "container_file_citation", "container_id": "cntr_1", "file_id": "file-1"}]}]}]},
+        {"input": [{"type": "function_call_output", "call_id": "c", "name": "f", "output": '{"file_id": "mine"}'}]},
+    ],
+)  # fmt: skip
+def test_schemas_and_what_comes_back_of_an_answer_hold_none(fields: dict[str, Any]) -> None:
+    refuse_shared_ids(sent(**fields))
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -79,6 +177,24 @@ def test_options_for_a_provider_reach_nothing_shared_either(key: str) -> None:
     asked = msgspec.structs.replace(asked, provider_options={"acme": {"top_k": msgspec.Raw(b"1"), key: ID}})
     with pytest.raises(GatewayError) as refused:
         refuse_shared_ids(asked)
+    assert (refused.value.reason, refused.value.param) == (
+        Reason.UNSUPPORTED_PARAMETER,
+        f"provider_options.acme.{key.strip()}",
+    )
+
+
+@pytest.mark.parametrize("key", ["user", "safety_identifier", "prompt_cache_key", "Safety_Identifier "])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EmbeddingRequest(endpoint=Endpoint.EMBEDDINGS, model="a/b", inputs=("x",)),
+        ImageRequest(endpoint=Endpoint.IMAGES, model="a/b", prompt="x"),
+    ],
+)
+def test_no_provider_is_told_who_is_who(asked: EmbeddingRequest | ImageRequest, key: str) -> None:
+    refuse_shared_ids(msgspec.structs.replace(asked, provider_options={"acme": {"prompt": ID, "tools": ID}}))
+    with pytest.raises(GatewayError) as refused:
+        refuse_shared_ids(msgspec.structs.replace(asked, provider_options={"acme": {key: ID}}))
     assert (refused.value.reason, refused.value.param) == (
         Reason.UNSUPPORTED_PARAMETER,
         f"provider_options.acme.{key.strip()}",

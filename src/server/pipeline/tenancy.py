@@ -7,20 +7,22 @@ does what a client would add to one provider's request by itself.
 
 from __future__ import annotations
 
+import json
 from typing import Final
-
-import msgspec
 
 from server.domain.errors import GatewayError, Reason, option_refused
 from server.domain.parameters import PSEUDONYMISED
-from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, ToolResult
+from server.domain.request import BuiltInTool, File, GenerationRequest, Image, Opaque, RawJson, ToolResult
 from server.domain.work import Work
 from server.pipeline.route_refusals import shown
 
 SHARED_PARAMETERS: Final = ("conversation", "prompt")
 SHARED_ITEMS: Final = frozenset({"item_reference"})
 SHARED_TOOLS: Final = frozenset({"file_search"})
-CONTAINER_TOOLS: Final = frozenset({"code_interpreter", "shell"})
+SHARED_KEYS: Final = frozenset({"container", "container_id", "file_id", "file_ids", "skill_id", "vector_store_ids"})
+"""What holds an id wherever it stands in an item or a tool. A `container` that is an object is a new one."""
+OTHERWISE: Final = frozenset({"annotations", "input_schema", "output_schema", "parameters", "schema"})
+"""What holds no ids to be used: citations, and a client's own schema, whose properties may have any name."""
 SHARED_OPTIONS: Final = frozenset(
     {
         *SHARED_PARAMETERS,
@@ -42,18 +44,21 @@ def _plain(key: str) -> str:
 
 
 _PLAIN_OPTIONS: Final = frozenset(map(_plain, SHARED_OPTIONS))
-
-
-class _ContainerTool(msgspec.Struct):
-    """A tool that runs in a container: a new one where this is an object, somebody's where it is an id."""
-
-    container: msgspec.Raw = msgspec.Raw(b"null")
+_PLAIN_IDENTIFIERS: Final = frozenset(map(_plain, PSEUDONYMISED))
 
 
 def refuse_shared_ids(request: Work) -> None:
     """Raise GatewayError naming the first field that holds an id of the provider's."""
-    if not isinstance(request, GenerationRequest):  # which other work has no fields for
-        return
+    if isinstance(request, GenerationRequest):
+        _check_generation(request)
+    refused = _PLAIN_OPTIONS if isinstance(request, GenerationRequest) else _PLAIN_IDENTIFIERS
+    for provider_id, options in request.provider_options.items():
+        for key in options:
+            if _plain(key) in refused:
+                raise option_refused(shown(provider_id), shown(key.strip()))
+
+
+def _check_generation(request: GenerationRequest) -> None:
     for name in SHARED_PARAMETERS:
         if name in request.passthrough:
             raise _refused(request.parameters.get(name, name))
@@ -61,12 +66,8 @@ def refuse_shared_ids(request: Work) -> None:
         for part in turn.parts:
             _check_part(part)
     for tool in request.tools:
-        if isinstance(tool, BuiltInTool) and _is_shared(tool):
+        if isinstance(tool, BuiltInTool) and (tool.type in SHARED_TOOLS or _shared_key(tool.tool, tool.param)):
             raise _refused(tool.param)
-    for provider_id, options in request.provider_options.items():
-        for key in options:
-            if _plain(key) in _PLAIN_OPTIONS:
-                raise option_refused(shown(provider_id), shown(key.strip()))
 
 
 def _check_part(part: object) -> None:
@@ -75,6 +76,10 @@ def _check_part(part: object) -> None:
             raise _refused("file_id")
         case Opaque(type=kind, param=param) if kind in SHARED_ITEMS:
             raise _refused(param)
+        case Opaque(type=kind, item=item, param=param) if not kind.endswith("_call"):
+            # A call is the model's own, and names the container that the provider made for this conversation.
+            if (key := _shared_key(item, param)) is not None:
+                raise _refused(key)
         case ToolResult(content=content):
             for piece in content:
                 _check_part(piece)
@@ -82,10 +87,20 @@ def _check_part(part: object) -> None:
             pass
 
 
-def _is_shared(tool: BuiltInTool) -> bool:
-    if tool.type in CONTAINER_TOOLS:
-        return bytes(msgspec.json.decode(tool.tool, type=_ContainerTool).container).startswith(b'"')
-    return tool.type in SHARED_TOOLS
+def _shared_key(raw: RawJson, param: str) -> str | None:
+    """The first key that holds an id. Objects are read as lists of pairs: of a repeated key a provider may take any."""
+    try:
+        values = [[json.loads(bytes(raw), object_pairs_hook=list, parse_int=str)]]
+    except (RecursionError, ValueError):
+        raise GatewayError(Reason.MALFORMED_JSON, f"`{param}` cannot be read as JSON.", param=param) from None
+    while values:
+        for entry in values.pop():
+            key, value = entry if isinstance(entry, tuple) else ("", entry)
+            if value and key in SHARED_KEYS and (key != "container" or isinstance(value, str)):
+                return str(key)
+            if isinstance(value, list) and key not in OTHERWISE:
+                values.append(value)
+    return None
 
 
 def _refused(param: str) -> GatewayError:
