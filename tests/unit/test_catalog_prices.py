@@ -175,3 +175,19 @@ def test_a_model_that_is_left_out_has_no_other_models_price() -> None:
     defaults = default_prices()
     assert defaults.find("deepseek", "deepseek-chat") is None  # its price depends on the time of day
     assert defaults.find("nobody", "gpt-5.2") is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "made", "price", "wanted"),
+    [
+        ("audio", "text", "input_characters", "input_audio_seconds"),
+        ("audio", "audio", "input_audio_seconds", "input_characters"),
+        ("video", "video", "output_video_tokens", "video_seconds"),
+    ],
+)
+def test_a_price_by_which_nothing_would_be_charged_is_a_problem(
+    tmp_path: Path, endpoint: str, made: str, price: str, wanted: str
+) -> None:
+    entry = f'{{provider: plain, provider_model: m, endpoints: [{endpoint}], price: {{{price}: "15"}}}}'
+    (found,) = problems(tmp_path, f"{PROVIDERS}models: [{{id: a/b, output_types: [{made}], offers: [{entry}]}}]")
+    assert f'has no price for {wanted}; add one ("0" where it costs nothing)' in found

@@ -71,6 +71,13 @@ def test_what_was_made_is_charged(told: dict[str, Any], seconds: int) -> None:
     assert (job.progress, seen(job).poll_after_seconds, seen(job).error) == (100, None, None)
 
 
+def test_tokens_that_are_told_are_charged_where_videos_have_a_price_of_them() -> None:
+    rates = {"video_seconds": 0, "output_video_tokens": 5_000_000, "output_text_tokens": 9_000_000}
+    told = report(VideoStatus.COMPLETED, usage=Usage(input_tokens=7, output_tokens=40))
+    _, settlement = ended(replace(JOB, prices=PriceList(rates)), VideoStatus.COMPLETED, NOW, report=told)
+    assert settlement.charge_nanos == 40 * 5
+
+
 def test_what_costs_nothing_settles_nothing() -> None:
     free = replace(JOB, prices=PriceList(), held_nanos=None)
     job, settlement = ended(free, VideoStatus.COMPLETED, NOW, report=report(VideoStatus.COMPLETED))

@@ -41,6 +41,7 @@ class Offers:
     def of(self, model: Located[ModelEntry], offers: Iterable[Located[OfferEntry]]) -> Iterator[Offer]:
         """The offers of one model; whatever is wrong with them is added to the problems."""
         seen: set[str] = set()
+        made = frozenset(model.entry.output_types) if "output_types" in model.entry.model_fields_set else None
         for located in offers:
             entry = located.entry
             provider = self._providers.get(entry.provider)
@@ -56,7 +57,8 @@ class Offers:
             seen.add(entry.provider)
             params = self._params(located)
             videos = self._video_facts(located)
-            prices, source = _Pricing(model.entry.id, located, self._priced_as[entry.provider], self._problems).prices()
+            priced_as = self._priced_as[entry.provider]
+            prices, source = _Pricing(model.entry.id, made, located, priced_as, self._problems).prices()
             yield Offer(
                 provider,
                 entry.provider_model,
@@ -68,7 +70,7 @@ class Offers:
                 _input_types(model.entry, entry),
                 entry.context_length or model.entry.context_length,
                 _embedding_facts(self._embeddings.get(entry.provider), entry.embeddings),
-                frozenset(model.entry.output_types) if "output_types" in model.entry.model_fields_set else None,
+                made,
                 videos,
             )
 
@@ -129,11 +131,13 @@ class _Pricing:
     def __init__(
         self,
         model_id: str,
+        made: frozenset[str] | None,
         offer: Located[OfferEntry],
         priced_as: str,
         problems: list[Problem],
     ) -> None:
         self._model_id = model_id
+        self._made = made
         self._offer = offer
         self._entry = offer.entry
         self._priced_as = priced_as
@@ -159,7 +163,7 @@ class _Pricing:
             self._report(("price",), f'has no price; add one, such as {_EXAMPLE} ("0" where it costs nothing)', " ")
         else:
             written = entry.price or prices.rates
-            for dimension in missing_dimensions(written, frozenset(entry.endpoints)):
+            for dimension in missing_dimensions(written, frozenset(entry.endpoints), self._made):
                 self._report(("price",), f'has no price for {dimension}; add one ("0" where it costs nothing)', " ")
         return prices, source
 

@@ -28,12 +28,17 @@ _TEXT_DIMENSIONS: Final = ("input_text_tokens", "output_text_tokens")
 _DECIMAL: Final = re.compile(r"\d+(\.\d+)?")
 _BY_THE_PIECE: Final = frozenset({"input_image", "output_image", "video_seconds", "requests", "web_searches"})
 """Dear things: a million images at 4 cents cost $40,000. Their limit is $1,000 apiece."""
-_ONE_OF: Final[Mapping[Endpoint, tuple[str, ...]]] = {
+ONE_OF: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     Endpoint.IMAGES: ("output_image", "output_image_tokens", "output_text_tokens"),
     Endpoint.AUDIO: ("input_audio_seconds", "input_characters", "output_audio_seconds", "input_text_tokens"),
-    Endpoint.VIDEO: ("video_seconds", "output_video_tokens"),
+    Endpoint.VIDEO: ("video_seconds",),
 }
 """By endpoint, prices of which one is enough; a price of `requests` always is."""
+ONE_OF_SOUND: Final[Mapping[frozenset[str], tuple[str, ...]]] = {
+    frozenset({"audio"}): ("input_characters", "output_audio_seconds", "input_text_tokens"),
+    frozenset({"text"}): ("input_audio_seconds", "input_text_tokens"),
+}
+"""The same of sound, where the catalogue says whether a model speaks or listens."""
 
 
 class PriceError(ValueError):
@@ -61,13 +66,20 @@ def read_price(dimension: str, value: Any) -> int:
         raise PriceError(f"{error} USD per million") from None
 
 
-def missing_dimensions(rates: Iterable[str], endpoints: frozenset[Endpoint]) -> Iterator[str]:
-    """What would be used on these endpoints and cost nothing because no price says otherwise."""
+def missing_dimensions(
+    rates: Iterable[str], endpoints: frozenset[Endpoint], made: frozenset[str] | None = None
+) -> Iterator[str]:
+    """What would be used on these endpoints and cost nothing because no price says otherwise.
+
+    `made`: what the model puts out, where that is known.
+    """
     if endpoints & _TEXT_ENDPOINTS:
         yield from (dimension for dimension in _TEXT_DIMENSIONS if dimension not in rates)
     elif Endpoint.EMBEDDINGS in endpoints and _TEXT_DIMENSIONS[0] not in rates:
         yield _TEXT_DIMENSIONS[0]
-    for endpoint, dimensions in _ONE_OF.items():
+    for endpoint, dimensions in ONE_OF.items():
+        if endpoint is Endpoint.AUDIO and made is not None:
+            dimensions = ONE_OF_SOUND.get(made, dimensions)
         if endpoint in endpoints and not {*dimensions, "requests"} & set(rates):
             yield dimensions[0]
 

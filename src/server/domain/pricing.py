@@ -185,8 +185,8 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
     """Usage split over dimensions that have a rate: each token is in exactly one of them.
 
     Tokens are plain text unless they are known as a kind with a rate of its own. What is of two such kinds counts as
-    the first of them: audio, picture, cached, written; audio, picture, reasoning. Parts beyond their whole do not
-    count. Units that are no tokens count where they have a rate.
+    the first of them: audio, picture, cached, written; audio, picture, video, reasoning. Parts beyond their whole do
+    not count. Units that are no tokens count where they have a rate.
     """
     split: dict[str, int] = {"input_text_tokens": 0}
     rest = usage.input_tokens
@@ -205,6 +205,7 @@ def quantities(usage: Usage, rates: Rates) -> dict[str, int]:
     for dimension, part in (
         ("output_audio_tokens", usage.output_audio_tokens),
         ("output_image_tokens", usage.output_image_tokens),
+        ("output_video_tokens", usage.units.get("output_video_tokens", 0)),
         ("reasoning_text_tokens", usage.reasoning_tokens),
     ):
         if part and dimension in rates:

@@ -73,7 +73,8 @@ def ended(
     seconds = _seconds(job)
     told = None if report is None else report.usage
     usage = told or Usage(source="counted" if job.seconds is None else "provider")
-    usage = replace(usage, units={"video_seconds": seconds, **usage.units})
+    of_video = {"output_video_tokens": usage.output_tokens} if "output_video_tokens" in job.prices.rates else {}
+    usage = replace(usage, units={"video_seconds": seconds, **of_video, **usage.units})
     pricing = charge(usage, job.prices, generation=job.opening.id, by=job.provider)
     usage = replace(usage, pricing=pricing)
     job = replace(
