@@ -15,6 +15,7 @@ from server.domain.events import AudioDelta, GenerationEvent, Produced, Settled,
 from server.domain.identity import TeamPolicy
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
+from server.pipeline.settle import TOKENS_PER_MADE_SECOND
 from server.pipeline.units import LEAST_BYTES_PER_SECOND, USUAL_BYTES_PER_SECOND
 from server.storage.database import Database
 from tests.fakes.audio_wire import PIECES, SOUND, TEXT, as_openai_audio, speech, speech_events, transcript_events
@@ -30,6 +31,8 @@ BY_CHARACTER = PriceList({"input_characters": 15_000_000_000})
 """15,000 nano-dollars a character."""
 BY_SECOND = PriceList({"input_audio_seconds": 100_000_000_000})
 """100,000 nano-dollars a second."""
+BY_SECOND_SPOKEN = PriceList({"output_audio_seconds": 200_000_000_000})
+"""200,000 nano-dollars a second."""
 BY_TOKEN = PriceList(
     {"input_text_tokens": 600_000_000, "input_audio_tokens": 3_000_000_000, "output_text_tokens": 5_000_000_000,
      "output_audio_tokens": 12_000_000_000}
@@ -38,6 +41,10 @@ BY_TOKEN = PriceList(
 WORDS = "Guten Tag, Ada. 🎈"
 COST_OF_WORDS = len(WORDS) * 15_000
 FILE = BytesUpload(bytes(100_000), filename="talk.mp3")
+HEARD = 10 * (FILE.size // USUAL_BYTES_PER_SECOND + 1)
+"""Tokens of it where nobody counts them."""
+SECOND = bytes(48_000)
+"""Of sound that is not compressed."""
 
 
 @pytest.fixture
@@ -63,6 +70,7 @@ def catalog(counter: Till) -> Catalog:
     models = (
         model("a/tts", BY_CHARACTER, "audio", "tts-1"),
         model("a/tts-told", BY_TOKEN, "audio", "gpt-4o-mini-tts", frozenset({"stream_format"})),
+        model("a/tts-timed", BY_SECOND_SPOKEN, "audio", "tts-1"),
         model("a/whisper", BY_SECOND, "text", "whisper-1"),
         model("a/transcribe", BY_TOKEN, "text", "gpt-4o-transcribe"),
     )
@@ -96,7 +104,8 @@ async def test_speech_costs_what_it_has_of_characters(counter: Till) -> None:
     assert await counter.spent() == COST_OF_WORDS
     record = await counter.settled(call)
     assert record.usage is not None
-    assert (record.success, record.usage.units) == (True, {"input_characters": len(WORDS)})
+    units = {"input_characters": len(WORDS), "output_audio_seconds": 1}
+    assert (record.success, record.usage.units, record.usage.output_tokens) == (True, units, 0)
 
 
 async def test_speech_that_tells_its_tokens_costs_those(counter: Till) -> None:
@@ -177,13 +186,38 @@ async def test_speech_of_the_second_provider_is_charged_once(counter: Till) -> N
     assert (sound_of(events), await counter.spent()) == (SOUND, COST_OF_WORDS)
 
 
-async def test_a_stream_of_events_that_is_cut_is_charged_what_it_was_asked(counter: Till) -> None:
-    """Tokens that were never told are not charged."""
-    counter.first.script(speech_events(done=False))
+@pytest.mark.parametrize(
+    ("piece", "format_", "seconds"),
+    [(SECOND * 2 + b"x", "wav", 3), (SECOND, "pcm", 1), (bytes(32_000), "mp3", 2), (SECOND * 100, "wav", 6)],
+    ids=["wav", "pcm", "mp3", "longer-than-can-be"],
+)
+async def test_a_stream_of_events_that_is_cut_is_charged_for_the_sound_that_was_relayed(
+    counter: Till, piece: bytes, format_: Any, seconds: int
+) -> None:
+    """Who goes during the last word has heard all of it."""
+    counter.first.script(speech_events(piece, done=False))
+    call = counter.call()
     with pytest.raises(GatewayError):
-        await counter.run(counter.call(), said("a/tts-told"))
-    spent = await counter.spent()
-    assert 0 < spent < 14 * 600 * 2
+        await counter.run(call, said("a/tts-told", format=format_))
+    made = TOKENS_PER_MADE_SECOND * seconds
+    assert made * 12_000 < await counter.spent() < made * 12_000 + 14 * 600 * 2
+    counted = (await counter.settled(call)).usage
+    assert counted is not None
+    assert (counted.source, counted.output_tokens, counted.output_audio_tokens) == ("counted", made, made)
+
+
+async def test_a_speech_whose_tokens_nobody_tells_is_charged_for_its_sound(counter: Till) -> None:
+    counter.first.script(speech_events(SECOND, usage=None))
+    events = await counter.run(counter.call(), said("a/tts-told", format="wav"))
+    assert dict(lines(events))["output_audio_tokens"] == TOKENS_PER_MADE_SECOND
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(1, 1), (48_000, 1), (48_001, 2)])
+async def test_speech_costs_its_seconds_where_they_have_the_price(counter: Till, size: int, seconds: int) -> None:
+    counter.first.script(speech(bytes(size), content_type="audio/wav"))
+    events = await counter.run(counter.call(), said("a/tts-timed", format="wav"))
+    assert lines(events) == [("output_audio_seconds", seconds)]
+    assert await counter.spent() == seconds * 200_000
 
 
 @pytest.mark.parametrize("times", [frozenset(), frozenset({"segment"})], ids=["json", "verbose"])
@@ -239,6 +273,27 @@ async def test_a_cut_transcript_is_charged_once(counter: Till) -> None:
     assert counter.second.requests == []
     assert await counter.spent() == (FILE.size // USUAL_BYTES_PER_SECOND + 1) * 100_000
     assert await counter.kinds(call) == ["reserve", "settle"]
+
+
+async def test_a_cut_transcript_by_the_token_is_charged_what_its_sound_comes_to(counter: Till) -> None:
+    """Ten tokens a second, as OpenAI counts, and not what the hold took to be safe."""
+    counter.first.script(transcript_events(["The stale "], done=False))
+    call = counter.call()
+    with pytest.raises(GatewayError):
+        await counter.run(call, heard("a/transcribe", stream=True))
+    record = await counter.settled(call)
+    assert record.usage is not None
+    assert (record.usage.input_audio_tokens, record.usage.output_tokens) == (HEARD, 3)
+    assert await counter.spent() == HEARD * 3_000 + 3 * 5_000
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_transcript_whose_tokens_nobody_tells_is_charged_for_sound_and_text(
+    counter: Till, stream: bool
+) -> None:
+    counter.first.script(transcript_events([TEXT], usage=None) if stream else json_reply({"text": TEXT}))
+    events = await counter.run(counter.call(), heard("a/transcribe", stream=stream))
+    assert lines(events) == [("input_audio_tokens", HEARD), ("output_text_tokens", -(-len(TEXT) // 4))]
 
 
 async def test_a_streamed_transcript_may_begin_as_late_as_a_whole_one(counter: Till) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from server.domain.audio import SpeechRequest, Transcript, TranscriptionRequest
+from server.domain.audio import AudioFormat, SpeechRequest, Transcript, TranscriptionRequest
 from server.domain.embedding import EmbeddingRequest, Embeddings
 from server.domain.images import ImageRequest, Images, MadeImage
 from server.domain.pricing import PriceList, PriceTier, price, quantities, upper_bound
@@ -16,7 +20,15 @@ from server.domain.request import Endpoint
 from server.domain.usage import Usage
 from server.domain.video import VideoRequest
 from server.domain.work import Work
-from server.pipeline.units import USUAL_VIDEO_SECONDS, most_units, produced_units, sent_units
+from server.pipeline.units import (
+    MADE_BYTES_PER_SECOND,
+    USUAL_VIDEO_SECONDS,
+    is_search,
+    most_units,
+    produced_units,
+    sent_units,
+    spoken_seconds,
+)
 from tests.fakes.uploads import BytesUpload
 
 UNITS = (
@@ -75,6 +87,29 @@ def test_what_a_request_comes_to(request_: Work, sent: Mapping[str, int], most: 
 )
 def test_what_a_result_comes_to(result: object, units: Mapping[str, int]) -> None:
     assert produced_units(result) == units
+
+
+@pytest.mark.parametrize(
+    ("item", "is_one"),
+    [
+        ({"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "a"}}, True),
+        ({"type": "web_search_call", "action": None}, True),
+        ({"type": "web_search_call", "status": "completed"}, True),
+        ({"type": "web_search_call", "status": "failed", "action": {"type": "search"}}, False),
+        ({"type": "web_search_call", "status": "completed", "action": {"type": "open_page"}}, False),
+        ({"type": "file_search_call", "status": "completed"}, False),
+        ({"type": ["web_search_call"]}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_a_search_of_the_web(item: dict[str, Any], is_one: bool) -> None:
+    assert is_search(msgspec.Raw(json.dumps(item).encode())) is is_one
+
+
+@pytest.mark.parametrize("format_", MADE_BYTES_PER_SECOND)
+def test_what_is_heard_of_a_speech(format_: AudioFormat) -> None:
+    request, second = replace(speaking("x" * 40), format=format_), MADE_BYTES_PER_SECOND[format_]
+    assert [spoken_seconds(request, size) for size in (0, 1, second, second + 1, 100 * second)] == [0, 1, 1, 2, 11]
 
 
 requests = st.one_of(

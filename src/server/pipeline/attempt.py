@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from server.domain.audio import Transcript
 from server.domain.catalog import Dialect, Routing
 from server.domain.errors import AttemptFailure, FailureCategory, ProviderFailure
 from server.domain.events import (
@@ -20,6 +21,7 @@ from server.domain.events import (
     Completed,
     FinishReason,
     ImagePartial,
+    OpaqueItem,
     Produced,
     ProviderEvent,
     ReasoningDelta,
@@ -41,7 +43,7 @@ from server.pipeline.health.router import choices, route_key
 from server.pipeline.hedge import may_hedge, race
 from server.pipeline.patience import Patience
 from server.pipeline.shutdown import Shutdown
-from server.pipeline.units import produced_units
+from server.pipeline.units import is_search, produced_units
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -68,6 +70,7 @@ class Attempt:
         self.relayed = TokenCounter()
         self.failure: AttemptFailure | None = None
         self.has_produced = False
+        self.sound_bytes = 0
         self.units: Mapping[str, int] = {}
         self.is_complete = False
         self.is_rushed = False
@@ -113,11 +116,18 @@ class Attempt:
             case Produced():
                 self.has_produced = True
                 self.units = produced_units(event.result)
+                if isinstance(event.result, Transcript) and not self.relayed.tokens:
+                    self.relayed.add(event.result.text)
             case AudioDelta():
                 self.has_produced = True
+                self.sound_bytes += len(event.data)
             case ImagePartial():
                 self.has_produced = True
-                self.units = {"output_image": event.index + 1}
+                self.units = {"output_image": max(event.index + 1, self.units.get("output_image", 0))}
+            case OpaqueItem():
+                self.has_produced = True
+                if is_search(event.item):
+                    self.units = {"web_searches": self.units.get("web_searches", 0) + 1}
             case Completed():
                 self.is_complete = True
             case _:

@@ -6,13 +6,14 @@ nothing and of which nothing was relayed costs nothing, and neither does a reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
+from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.errors import HINTS, HTTP_STATUS, GatewayError, Origin, Reason
 from server.domain.events import FinishReason, Settled
 from server.domain.fold import Fold
@@ -36,13 +37,17 @@ from server.domain.work import Work
 from server.pipeline.admit import estimate_prompt, opening
 from server.pipeline.attempt import Attempt
 from server.pipeline.charge import charge
-from server.pipeline.units import sent_units
+from server.pipeline.counting import count_prompt, count_sound
+from server.pipeline.units import sent_units, spoken_seconds
 
 _MS = 1000.0
 _DIGITS = 3
 _SCORE_DIGITS = 4
 OUTRUN: Final = "outrun"
 """What the record and the routing say of an attempt that was cancelled because another showed output first."""
+TOKENS_PER_MADE_SECOND: Final = 20
+"""What OpenAI counts for a second that it speaks; the hold takes more."""
+_SPOKEN: Final = frozenset({"output_audio_tokens", "output_text_tokens"})
 _UNASSESSED: Final = Assessment(1.0, "closed", "")
 
 _log: Final = structlog.get_logger(__name__)
@@ -203,7 +208,7 @@ def _bill(call: Call, request: Work, attempt: Attempt) -> Bill | None:
     usage = _billed_usage(request, attempt)
     if usage is None:
         return None
-    if units := {**sent_units(request), **attempt.units, **usage.units}:
+    if units := {**_units(request, attempt), **usage.units}:
         usage = replace(usage, units=units)
     provider, prices, tier = attempt.candidate.offer.provider.id, attempt.candidate.offer.prices, attempt.service_tier
     if prices.rates and tier is not None and tier not in STANDARD_TIERS and tier not in prices.service_tiers:
@@ -222,7 +227,27 @@ def _billed_usage(request: Work, attempt: Attempt) -> Usage | None:
         return None
     if reported is not None:  # an early report, of the prompt above all
         return replace(reported, output_tokens=max(reported.output_tokens, relayed), source="counted")
-    return Usage(input_tokens=estimate_prompt(request), output_tokens=relayed, source="counted")
+    return _counted(request, attempt)
+
+
+def _counted(request: Work, attempt: Attempt) -> Usage:
+    """What was sent and relayed, where nobody tells what it comes to."""
+    units, relayed = _units(request, attempt), attempt.relayed.tokens
+    if isinstance(request, TranscriptionRequest):
+        heard = count_sound(units["input_audio_seconds"])
+        return Usage(count_prompt(request) + heard, relayed, input_audio_tokens=heard, source="counted")
+    if isinstance(request, SpeechRequest) and _SPOKEN & attempt.candidate.offer.prices.rates.keys():
+        spoken = TOKENS_PER_MADE_SECOND * units.get("output_audio_seconds", 0)
+        return Usage(estimate_prompt(request), spoken, output_audio_tokens=spoken, source="counted")
+    return Usage(estimate_prompt(request), relayed, source="counted")
+
+
+def _units(request: Work, attempt: Attempt) -> Mapping[str, int]:
+    """What was sent and relayed beside tokens."""
+    units = {**sent_units(request), **attempt.units}
+    if isinstance(request, SpeechRequest) and attempt.sound_bytes:
+        units["output_audio_seconds"] = spoken_seconds(request, attempt.sound_bytes)
+    return units
 
 
 def _attempt_record(attempt: Attempt, bill: Bill | None, ending: BaseException | None) -> AttemptRecord:

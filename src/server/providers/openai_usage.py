@@ -44,6 +44,19 @@ def read_usage(counted: Any, *, reasoning_beside: bool = False) -> Usage | None:
         output_audio_tokens=_first(outputs, "audio_tokens") or 0,
         accepted_prediction_tokens=_first(outputs, "accepted_prediction_tokens") or 0,
         rejected_prediction_tokens=_first(outputs, "rejected_prediction_tokens") or 0,
+        units={"web_searches": searches} if (searches := _searches(counted)) else {},
+    )
+
+
+def _searches(counted: dict[str, Any]) -> int:
+    """Of the web, where they are told: by Perplexity's Agent API, by OpenRouter, by Perplexity's chat."""
+    tools = _object(counted, "tool_calls_details")
+    called = _first(_object(tools, "search_web", "web_search"), "invocation")
+    return (
+        called
+        or _first(_object(counted, "server_tool_use"), "web_search_requests")
+        or _first(counted, "num_search_queries")
+        or 0
     )
 
 
