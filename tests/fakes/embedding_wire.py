@@ -49,7 +49,7 @@ def as_openai_embeddings(request: Request) -> Reply:
     if not request.path.endswith("/embeddings"):
         return error(404, "Invalid URL.", type="invalid_request_error")
     body = json.loads(request.body)
-    unknown = body.keys() - {"model", "input", "dimensions", "encoding_format", "user"}
+    unknown = body.keys() - {"model", "input", "dimensions", "encoding_format", "user", "input_type"}
     if unknown:
         return error(400, f"Unrecognized request argument supplied: {min(unknown)}", type="invalid_request_error")
     given = body["input"]

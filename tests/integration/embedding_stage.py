@@ -39,6 +39,7 @@ FACTS: Mapping[str, EmbeddingFacts] = {
     "packed": EmbeddingFacts(encoding="base64"),
     "small": EmbeddingFacts(max_inputs=2, encoding="base64"),
     "text": EmbeddingFacts(token_input=False),
+    "renamed": EmbeddingFacts(dimensions_field="output_dimension"),
     "google": EmbeddingFacts(),
     "cohere": EmbeddingFacts(encoding="base64"),
 }

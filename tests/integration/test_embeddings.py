@@ -137,7 +137,7 @@ async def test_tokens_go_to_who_takes_them(at: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("provider", "option", "place"),
-    [("google", "taskType", "requests"), ("cohere", "input_type", None), ("packed", "user", None)],
+    [("google", "taskType", "requests"), ("cohere", "input_type", None), ("packed", "input_type", None)],
 )
 async def test_provider_options_are_passed_on(at: Stage, provider: str, option: str, place: str | None) -> None:
     await vectors(at, provider, ["a"], provider_options={provider: {option: "clustering"}})
@@ -175,6 +175,9 @@ async def test_gemini_gets_a_request_for_each_text(at: Stage) -> None:
     [
         ("packed", {"encoding_format": "float"}),
         ("packed", {"input": "x"}),
+        ("packed", {"dimensions": 2}),
+        ("renamed", {"dimensions": 2}),
+        ("renamed", {"output_dimension": 2}),
         ("google", {"requests": []}),
         ("google", {"output_dimensionality": 3}),
         ("cohere", {"embedding_types": ["int8"]}),
@@ -183,8 +186,10 @@ async def test_gemini_gets_a_request_for_each_text(at: Stage) -> None:
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 async def test_options_that_no_client_may_set(at: Stage, provider: str, options: dict[str, Any]) -> None:
-    told = await refused(at, model=f"a/{provider}", input="a", provider_options={provider: options})
-    assert told["param"] == f"provider_options.{provider}.{next(iter(options))}"
+    asked = {"dimensions": 4} if "dimension" in next(iter(options)) else {}
+    told = await refused(at, model=f"a/{provider}", input="a", provider_options={provider: options}, **asked)
+    assert (told["status_code"], told["param"]) == (400, f"provider_options.{provider}.{next(iter(options))}")
+    assert not at.upstreams[provider].requests
 
 
 @pytest.mark.parametrize("provider", ["google", "cohere"])

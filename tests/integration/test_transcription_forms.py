@@ -138,6 +138,7 @@ UNSAID: Mapping[str, tuple[dict[str, Any], str]] = {
         "times",
     ),
 }
+BOTH = {"granularities": ["segment", "word"], "parameters": {"timestamp_granularities": "times"}}
 
 
 @pytest.mark.parametrize("name", UNSAID)
@@ -146,10 +147,39 @@ def test_what_cannot_be_said_is_named(bench: Bench, name: str) -> None:
     assert bench.adapter.supports(bench.offer(), request(**asked)) == expected
 
 
+def test_who_has_one_list_of_times_has_not_both_kinds(bench: Bench) -> None:
+    assert bench.adapter.supports(bench.offer(profile=MISTRAL), request(**BOTH)) == "times"
+    assert bench.adapter.supports(bench.offer(), request(**BOTH)) is None
+
+
+WORDS, SEGMENTS = {"granularities": ["word"]}, {"granularities": ["segment"]}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("file", "x"), ("file_url", "http://x"), ("response_format", "srt"), ("model", "m")]
+    ("name", "value", "asked"),
+    [
+        ("file", "x", {}),
+        ("file_url", "http://x", {}),
+        ("response_format", "srt", {}),
+        ("model", "m", {}),
+        ("response_format", "json", SEGMENTS),
+        ("response_format", "diarized_json", WORDS),
+        ("timestamp_granularities", ["segment"], WORDS),
+        ("timestamp_granularities[]", "segment", WORDS),
+    ],
+    ids=str,
 )
-def test_options_may_not_say_what_the_gateway_answers_for(bench: Bench, name: str, value: str) -> None:
+def test_options_may_not_say_what_the_gateway_answers_for(
+    bench: Bench, name: str, value: Any, asked: dict[str, Any]
+) -> None:
     with pytest.raises(GatewayError) as caught:
-        bench.adapter.supports(bench.offer(), request(provider_options=options(**{name: value})))
+        bench.adapter.supports(bench.offer(), request(provider_options=options(**{name: value}), **asked))
     assert (caught.value.reason, caught.value.param) == (Reason.UNSUPPORTED_PARAMETER, f"provider_options.acme.{name}")
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"), [("json", {}), ("verbose_json", WORDS), ("diarized_json", SEGMENTS)], ids=str
+)
+def test_options_may_choose_another_form_of_the_same(bench: Bench, value: str, asked: dict[str, Any]) -> None:
+    given = options(response_format=value)
+    assert bench.adapter.supports(bench.offer(), request(provider_options=given, **asked)) is None

@@ -23,8 +23,8 @@ from server.providers.provider_options import options_for
 
 PATH: Final = "/embeddings"
 _SAID: Final = frozenset({"dimensions", "user"})
-_FORBIDDEN: Final = "encoding_format"
-"""The gateway asks for what costs least, and gives the client what it asked for."""
+_FORBIDDEN: Final = frozenset({"encoding_format", "dimensions"})
+"""The gateway asks for what costs least and gives the client what it asked for; the length of vectors it checks."""
 _TOO_LARGE: Final = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 """How llama.cpp tells its operator, and everybody else, that a text is too long."""
 _NOTHING: Final = msgspec.Raw(b"")
@@ -50,9 +50,12 @@ _decode: Final = msgspec.json.Decoder(_Reply).decode
 
 def unsupported(offer: Offer, request: EmbeddingRequest) -> str | None:
     """As `ProviderAdapter.supports`."""
-    options = options_for(request, offer.provider.id)
-    if _FORBIDDEN in options:
-        raise option_refused(offer.provider.id, _FORBIDDEN, instead="set it beside `input`")
+    for key in options_for(request, offer.provider.id):
+        name = key.strip().lower()
+        if name in _FORBIDDEN:
+            raise option_refused(offer.provider.id, key, instead="set it beside `input`")
+        if name == offer.embeddings.dimensions_field:
+            raise option_refused(offer.provider.id, key, instead="set `dimensions` beside `input`")
     if not offer.embeddings.token_input and not isinstance(request.inputs[0], str):
         return INPUT
     return next((spelling for name, spelling in request.parameters.items() if name not in _SAID), None)

@@ -27,9 +27,11 @@ ENGLISH_PATH: Final = "/audio/translations"
 
 _SAID: Final = frozenset({"prompt", "temperature", "response_format"})
 _SAID_OF_TRANSCRIPTIONS: Final = _SAID | {"language", "timestamp_granularities", "logprobs", "chunking_strategy"}
-_READABLE: Final = frozenset({b'"json"', b'"verbose_json"', b'"diarized_json"'})
-_FORBIDDEN: Final = frozenset({"file", "file_id", "file_url"})
-"""What is transcribed is what was sent to the gateway, which accounts for it."""
+_WITH_WORDS: Final = frozenset({b'"verbose_json"'})
+_WITH_SEGMENTS: Final = _WITH_WORDS | {b'"diarized_json"'}
+_READABLE: Final = _WITH_SEGMENTS | {b'"json"'}
+_FORBIDDEN: Final = frozenset({"file", "file_id", "file_url", "timestamp_granularities"})
+"""What is transcribed is what was sent to the gateway, which accounts for it, and looks for the times."""
 
 _EXTENSIONS: Final[Mapping[str, str]] = {
     "audio/mpeg": "mp3",
@@ -68,8 +70,13 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def unsupported(offer: Offer, request: TranscriptionRequest) -> str | None:
-    """As `ProviderAdapter.supports`. What is put into English comes whole, and its words have no times."""
+    """As `ProviderAdapter.supports`. What is put into English comes whole, and its words have no times.
+
+    Where there is one format only, it has times of one kind.
+    """
     _check_options(offer, request)
+    if len(request.granularities) > 1 and not offer.provider.profile.transcript_formats:
+        return request.parameters.get("timestamp_granularities", "timestamp_granularities")
     said = _SAID_OF_TRANSCRIPTIONS
     if request.into_english:
         said = _SAID
@@ -162,7 +169,10 @@ def _by_beginning(head: bytes) -> str | None:
 
 
 def _check_options(offer: Offer, request: TranscriptionRequest) -> None:
+    readable = _WITH_SEGMENTS if request.granularities else _READABLE
+    if "word" in request.granularities:
+        readable = _WITH_WORDS
     for name, value in options_for(request, offer.provider.id).items():
-        plain = name.strip().lower()
-        if plain in _FORBIDDEN or (plain == "response_format" and bytes(value).strip() not in _READABLE):
+        plain = name.strip().lower().removesuffix("[]")
+        if plain in _FORBIDDEN or (plain == "response_format" and bytes(value).strip() not in readable):
             raise option_refused(offer.provider.id, name, instead="set it beside `model`")
