@@ -117,16 +117,18 @@ def decode_speech(body: bytes) -> SpeechOrder:
     if asked.speed is not None:
         audio_limits.check_speed(asked.speed)
     audio_limits.check_instructions(asked.instructions or "")
+    voice, passthrough = _voice(asked.voice)
     request = SpeechRequest(
         endpoint=Endpoint.AUDIO,
         model=asked.model,
         stream=True,
         text=asked.input,
-        voice=_voice(asked.voice),
+        voice=voice,
         format=asked.response_format or "mp3",
         speed=asked.speed,
         instructions=asked.instructions,
         parameters={name: name for name in ("speed", "instructions") if getattr(asked, name) is not None},
+        passthrough=passthrough,
         provider_options=asked.options(),
         routing=asked.routing(),
         trace=asked.wants_trace(),
@@ -134,15 +136,17 @@ def decode_speech(body: bytes) -> SpeechOrder:
     return SpeechOrder(request, asked.stream_format == "sse", bool(asked.meta))
 
 
-def _voice(raw: RawJson) -> str:
+def _voice(raw: RawJson) -> tuple[str, dict[str, RawJson]]:
+    """Its name or id, and what providers are told in its place where it is an object."""
     if not is_set(raw):
         raise missing_field("voice")
     if memoryview(raw)[:1].tobytes() == b'"':
-        param, voice = "voice", decode_value(_TEXT, raw, "voice")
-    else:
-        param, voice = "voice.id", decode_value(_VOICE, check_object(raw, "voice"), "voice").id
-    audio_limits.check_voice(voice, param)
-    return voice
+        voice = decode_value(_TEXT, raw, "voice")
+        audio_limits.check_voice(voice, "voice")
+        return voice, {}
+    custom = decode_value(_VOICE, check_object(raw, "voice"), "voice")
+    audio_limits.check_voice(custom.id, "voice.id")
+    return custom.id, {"voice": encode_raw(custom)}
 
 
 def decode_transcription(sent: Form | bytes) -> TranscriptOrder:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from rest_bridge.audio_decode import decode_speech
 from server.domain.audio import SpeechRequest
 from server.domain.catalog import Offer, Provider
 from server.domain.errors import FailureCategory, GatewayError, ProviderFailure, Reason
@@ -93,10 +94,6 @@ ASKED: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"format": "opus", "speed": 1.5, "instructions": "Cheerfully.", "parameters": {"speed": "speed"}},
         {"response_format": "opus", "speed": 1.5, "instructions": "Cheerfully."},
     ),
-    "voice": (
-        {"passthrough": {"voice": msgspec.Raw(b'{"id":"voice_1"}')}},
-        {"response_format": "mp3", "voice": {"id": "voice_1"}},
-    ),
 }
 
 
@@ -108,6 +105,14 @@ async def test_what_is_asked_for(bench: Bench, name: str) -> None:
     assert (got.method, got.path) == ("POST", "/v1/audio/speech")
     assert got.json == {"model": "gpt-4o-mini-tts", "input": "Hello there.", "voice": "alloy", **sent}
     assert (got.header("authorization"), got.header("accept")) == ("Bearer sk-upstream", "*/*")
+
+
+async def test_a_voice_is_told_as_the_client_says_it(bench: Bench) -> None:
+    for voice in ("coral", {"id": "voice_1"}):
+        order = decode_speech(json.dumps({"model": "acme/tts", "input": "Hi.", "voice": voice}).encode())
+        async with aclosing(bench.adapter.stream(bench.offer(), order.request)) as batches:
+            assert heard([list(batch) async for batch in batches]) == SOUND
+        assert bench.upstream.requests[-1].json["voice"] == voice
 
 
 @pytest.mark.parametrize("stream", [False, True])
