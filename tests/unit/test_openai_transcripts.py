@@ -30,6 +30,9 @@ TOLD: list[tuple[Any, float | None, Usage | None]] = [
     ({"type": "duration", "seconds": 0}, None, Usage(units={"input_audio_seconds": 0})),
     ({"type": "duration", "seconds": -1}, None, None),
     ({"type": "duration", "seconds": True}, None, None),
+    ({"type": "duration", "seconds": 1e25}, None, None),
+    ({"type": "duration", "seconds": 1e25}, 8.47, Usage(units={"input_audio_seconds": 9})),
+    ({"type": "duration", "seconds": 10**7}, None, Usage(units={"input_audio_seconds": 10**7})),
     ({"type": "duration", "seconds": "nan"}, 2.5, Usage(units={"input_audio_seconds": 3})),
     (TOKENS, None, Usage(input_tokens=85, output_tokens=11, input_audio_tokens=85)),
     (TOKENS, 8.47, Usage(input_tokens=85, output_tokens=11, input_audio_tokens=85)),
@@ -59,6 +62,7 @@ DURATIONS: list[tuple[Any, float | None]] = [
     (None, None),
     ([], None),
     (10**400, None),
+    (1e25, None),
 ]
 
 
@@ -136,6 +140,19 @@ def test_a_segment_of_a_stream_that_cannot_be_read(fields: bytes) -> None:
     with pytest.raises(ProviderFailure) as caught:
         stream(b'{"type":"transcript.text.segment","text":"Hi","start":0,' + fields + b"}")
     assert caught.value.category is FailureCategory.PROTOCOL
+
+
+def test_a_stream_s_last_chunk_may_be_of_usage_alone() -> None:
+    """So vLLM writes it."""
+    chunk = {"id": "trsc-1", "object": "transcription.chunk", "created": 1, "model": "w"}
+    counted = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    decoding, out = decoder(stream=True), list[ProviderEvent]()
+    decoding.feed(None, compact({**chunk, "choices": [{"index": 0, "delta": {"content": "Hi."}}]}), out)
+    decoding.feed(None, compact({**chunk, "choices": [], "usage": counted}), out)
+    decoding.feed(None, b"[DONE]", out)
+    decoding.finish(out)
+    assert UsageReported(Usage(input_tokens=10, output_tokens=2)) in out
+    assert Produced(Transcript("Hi.")) in out
 
 
 def decoder(**asked: Any) -> TranscriptDecoder:

@@ -39,6 +39,8 @@ _LANGUAGE: Final = "transcription.language"
 _NONE: Final = msgspec.Raw(b"null")
 _DIGITS: Final = 3
 """Of a duration in seconds: what is beyond comes of 32-bit floats."""
+_LONGEST_S: Final = 10**7
+"""No file is longer: what says so counts something else."""
 
 _decode_any: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -102,7 +104,7 @@ class TranscriptDecoder:
             return
         told = self._read(data)
         kind = told.type or event
-        if kind in _DELTAS or told.choices:
+        if kind in _DELTAS or isinstance(told.choices, list):  # vLLM's last has no choices but the usage
             self._begin(told, out)
             self._usage = told.usage or self._usage
             if text := _more(told):
@@ -236,7 +238,7 @@ def _time(value: Any) -> float:
 
 def _seconds(value: Any) -> float | None:
     found = _number(value)
-    return None if found is None else round(found, _DIGITS)
+    return None if found is None or found > _LONGEST_S else round(found, _DIGITS)
 
 
 def _number(value: Any) -> float | None:
