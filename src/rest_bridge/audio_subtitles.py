@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from server.domain.audio import Segment
 
 __all__ = ["srt", "vtt"]
+
+_LONGEST_S: Final = 10**7
+"""A later time is none; not every float has a number of milliseconds."""
 
 
 def srt(segments: Sequence[Segment]) -> str:
@@ -26,8 +30,12 @@ def _cues(segments: Sequence[Segment], mark: str) -> Iterable[tuple[str, str]]:
         lines = (line.strip() for line in segment.text.splitlines())
         text = "\n".join(filter(None, lines)).replace("-->", "->")
         if text:
-            start_ms, end_ms = (max(0, round(second * 1000)) for second in (segment.start_s, segment.end_s))
+            start_ms, end_ms = map(_milliseconds, (segment.start_s, segment.end_s))
             yield f"{_time(start_ms, mark)} --> {_time(max(start_ms, end_ms), mark)}", text
+
+
+def _milliseconds(time_s: float) -> int:
+    return round(min(max(0.0, time_s), _LONGEST_S) * 1000)
 
 
 def _time(ms: int, mark: str) -> str:

@@ -42,6 +42,10 @@ def test_silence() -> None:
     assert (srt(()), vtt(())) == ("", "WEBVTT\n\n")
 
 
+def test_a_time_that_no_sound_has_is_the_longest() -> None:
+    assert srt([Segment(0.0, 1e306, "Hi.")]) == "1\n00:00:00,000 --> 2777:46:40,000\nHi.\n\n"
+
+
 def read(text: str) -> list[tuple[int, int, str]]:
     """The cues of a file: times in milliseconds, and the text."""
     cues: list[tuple[int, int, str]] = []

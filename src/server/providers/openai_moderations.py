@@ -6,7 +6,7 @@ goes in several calls, one after another; the verdicts of a content's pieces are
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -181,7 +181,7 @@ def verdict(result: Any) -> Verdict:
 
 
 def _score(value: Any, belongs: bool) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     return 1.0 if belongs else 0.0
 
