@@ -1,8 +1,9 @@
 """The text fields of a form as the body that they would be in JSON.
 
 Numbers and booleans come as text (`n=2`, `stream=true`); what is an object or an array in JSON comes as its JSON text
-(`provider={"only":["acme"]}`) or in brackets, as OpenAI's SDKs write it (`provider[only][]=acme`). Everything raises
-GatewayError as `rest_bridge.json` does, naming the field.
+(`provider={"only":["acme"]}`) or in brackets, as OpenAI's SDKs write it (`provider[only][]=acme`). What stands in
+brackets below `provider_options` has no type here: it is a number, a boolean or null where it reads as one, else text.
+Everything raises GatewayError as `rest_bridge.json` does, naming the field.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from server.domain.limits import MAX_SHOWN_CHARS
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-MAX_DEPTH: Final = 4
+MAX_DEPTH: Final = 5
 
+_OPTIONS: Final = "provider_options"
 _NAME: Final = re.compile(r"(?P<first>[^\[\]]+)(?P<rest>(?:\[[^\[\]]*\])*)\Z")
 _INNER: Final = re.compile(r"\[([^\[\]]*)\]")
+_decode_plain: Final = msgspec.json.Decoder(int | float | bool | None).decode
 _SCALARS: Final = (
     msgspec.inspect.StrType,
     msgspec.inspect.IntType,
@@ -47,6 +50,9 @@ def decode_fields(type_: type[T], fields: Iterable[tuple[str, str]]) -> T:
             _put(given, name, text)
     for name in whole.keys() & given.keys():
         raise _twice(name)
+    if _OPTIONS in given and _OPTIONS in compound:
+        text = msgspec.json.encode(_as_json(given.pop(_OPTIONS))).decode()
+        whole[_OPTIONS] = _json_field(compound[_OPTIONS], _OPTIONS, text)
     try:
         body = msgspec.convert(given, type_, strict=False)
     except msgspec.ValidationError as mistake:
@@ -61,6 +67,20 @@ def _json_field(type_: Any, name: str, text: str) -> Any:
         if mistake.reason is Reason.MALFORMED_JSON:
             raise invalid(name, f"`{name}` must be JSON text.") from None
         raise
+
+
+def _as_json(given: Any) -> Any:
+    """What came in brackets, with each text as the JSON that it may be."""
+    match given:
+        case dict():
+            return {name: _as_json(value) for name, value in given.items()}
+        case list():
+            return [_as_json(text) for text in given]
+    try:
+        _decode_plain(given)
+    except msgspec.DecodeError:
+        return given
+    return msgspec.Raw(given.encode())
 
 
 def _is_scalar(type_: Any) -> bool:

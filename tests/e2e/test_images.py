@@ -127,7 +127,10 @@ def test_files_reach_the_provider_as_they_are(client: openai.OpenAI, acme: Upstr
         client.images.edit(
             model=FREE, image=[("a.png", first), ("b.bin", second)], mask=mask, prompt="Both, please.", n=2,
             input_fidelity="high", stream=True, partial_images=1,
-            extra_body={"meta": True, "provider": {"only": ["acme"]}},
+            extra_body={
+                "meta": True, "provider": {"only": ["acme"]},
+                "provider_options": {"acme": {"output_compression": 7, "svg": {"model": "s"}}},
+            },
         )
     )  # fmt: skip
     kinds = ["image_edit.partial_image", "image_edit.completed"]
@@ -142,7 +145,7 @@ def test_files_reach_the_provider_as_they_are(client: openai.OpenAI, acme: Upstr
     fields = {name: value for name, value in entries if isinstance(value, str)}
     assert fields == {
         "model": "draw", "prompt": "Both, please.", "n": "2", "input_fidelity": "high", "stream": "true",
-        "partial_images": "1",
+        "partial_images": "1", "output_compression": "7", "svg[model]": "s",
     }  # fmt: skip
 
 

@@ -55,6 +55,26 @@ def test_options_of_a_provider_arrive_as_they_were_written() -> None:
     assert body.options() == {"acme": {"b": RawJson(b"1.50"), "a": RawJson(b"[1, 2]")}}
 
 
+def test_options_of_a_provider_in_brackets_are_json_where_they_can_be() -> None:
+    """As OpenAI's SDKs write `extra_body`."""
+    told = {
+        "[acme][seed]": "7", "[acme][scale]": "1.50", "[acme][watermark]": "false", "[acme][mood]": "null",
+        "[acme][style]": "calm", "[acme][zip]": "007", "[acme][far]": "1e999", "[acme][empty]": "",
+        "[acme][object]": '{"a":1}', "[acme][nested][deeper][deepest]": "1", "[other][words][]": "a",
+    }  # fmt: skip
+    fields = [(f"provider_options{name}", text) for name, text in told.items()]
+    body = decode_fields(Body, [("prompt", "p"), *fields, ("provider_options[other][words][]", "2")])
+    options = {name: {key: bytes(value) for key, value in given.items()} for name, given in body.options().items()}
+    assert options == {
+        "acme": {
+            "seed": b"7", "scale": b"1.50", "watermark": b"false", "mood": b"null", "style": b'"calm"',
+            "zip": b'"007"', "far": b'"1e999"', "empty": b'""', "object": b'"{\\"a\\":1}"',
+            "nested": b'{"deeper":{"deepest":1}}',
+        },
+        "other": {"words": b'["a",2]'},
+    }  # fmt: skip
+
+
 def test_one_entry_is_an_array_too() -> None:
     assert decode_fields(Body, [("prompt", "p"), ("granularities[]", "word")]).granularities == ("word",)
 
@@ -79,7 +99,9 @@ def test_one_entry_is_an_array_too() -> None:
         ([("provider[][]", "x")], Reason.INVALID_VALUE, "provider[][]"),
         ([("[x]", "x")], Reason.INVALID_VALUE, "[x]"),
         ([("a[b][c][d][e][f]", "x")], Reason.INVALID_VALUE, "a[b][c][d][e][f]"),
-        ([("provider_options[acme][seed]", "7")], Reason.INVALID_VALUE, "provider_options"),
+        ([("provider_options[acme]", "7")], Reason.INVALID_VALUE, "provider_options"),
+        ([("provider_options[]", "7")], Reason.INVALID_VALUE, "provider_options"),
+        ([("provider_options", "{}"), ("provider_options[acme][seed]", "7")], Reason.INVALID_VALUE, "provider_options"),
         ([], Reason.MISSING_FIELD, "prompt"),
     ],
     ids=lambda value: repr(value)[:60],
