@@ -111,6 +111,7 @@ def test_b10_each_field_reads_back_as_written_and_no_other_is_taken(owner: Purse
         ({"name": "x", "allowed_providers": ["acne"]}, "allowed_providers[0]", "did you mean acme"),
         ({"name": "x", "allowed_cidrs": ["10.1.0.0/8"]}, "allowed_cidrs[0]", "the network is 10.0.0.0/8"),
         ({"name": "x", "allowed_cidrs": ["here"]}, "allowed_cidrs[0]", "203.0.113.7"),
+        ({"name": "x", "allowed_cidrs": ["2001:db8::1%a 203.0.113.7"]}, "allowed_cidrs[0]", "must be an address"),
     ],
 )
 def test_what_is_wrong_is_named(owner: Purse, body: Any, param: str, told: str) -> None:

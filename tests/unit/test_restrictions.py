@@ -40,6 +40,7 @@ USD = 1_000_000_000
         ("10.0.0.0/8", "unix", False),
         ("10.0.0.0/8", "", False),
         ("10.0.0.0/8", "10.0.0.1, 1.2.3.4", False),
+        ("10.0.0.0/8", "1" * 10_000, False),
     ],
 )
 def test_from_where_a_key_may_be_used(cidr: str, address: str, is_allowed: bool) -> None:
@@ -75,12 +76,25 @@ def test_a_network_has_one_spelling(text: str, canonical: str) -> None:
         ("10.0.0.0/8 ", "must be an address or a network"),
         ("1" * 10_000, "must be an address or a network"),
         ("10.0.0.0/-1", "must be an address or a network"),
+        ("fe80::1%eth0", "must be an address or a network"),
+        ("2001:db8::1%a 203.0.113.7", "must be an address or a network"),
+        ("2001:db8::1%a 203.0.113.7/64", "must be an address or a network"),
+        ("10.0.0.0/" + "8".zfill(55) + "9", "must be an address or a network"),
     ],
 )
 def test_what_is_no_network_is_told(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told) as caught:
         canonical_cidr(text)
     assert len(str(caught.value)) < 250
+
+
+def test_an_entry_that_is_no_network_allows_nothing_and_covers_nothing() -> None:
+    """Keys were once kept with a zone, after which Python takes any text."""
+    broken = Restrictions(cidrs=("2001:db8::1%a", "b", "10.0.0.0/8"))
+    assert [broken.allows_address(address) for address in ("2001:db8::1", "b", "10.0.0.1")] == [False, False, True]
+    assert broken.exceeding(Restrictions(cidrs=("::/0", "0.0.0.0/0"))) == "allowed_cidrs"
+    assert Restrictions(cidrs=("10.0.0.1",)).exceeding(broken) is None
+    assert Restrictions(cidrs=("2001:db8::1",)).exceeding(broken) == "allowed_cidrs"
 
 
 @pytest.mark.parametrize(

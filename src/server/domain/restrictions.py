@@ -49,13 +49,8 @@ class Restrictions(msgspec.Struct, frozen=True):
 
     def allows_address(self, address: str) -> bool:
         """Whether a call may come from there; what is no address is nowhere."""
-        if self.cidrs is None:
-            return True
-        try:
-            caller = _network(address.strip("[]").partition("%")[0])
-        except ValueError:
-            return False
-        return any(_contains(_network(cidr), caller) for cidr in self.cidrs)
+        caller = address.strip("[]").partition("%")[0]
+        return self.cidrs is None or any(_holds(cidr, caller) for cidr in self.cidrs)
 
     def exceeding(self, own: Restrictions) -> str | None:
         """The first field in which this allows anything that `own` does not; None where there is none."""
@@ -70,17 +65,17 @@ class Restrictions(msgspec.Struct, frozen=True):
 
 def canonical_cidr(text: str) -> str:
     """The one spelling of an address or a network; IPv4 inside IPv6 is IPv4. Raises ValueError saying what is wrong."""
-    shown = text[:MAX_CIDR_CHARS]
     try:
-        network = _network(shown)
+        network = _network(text)
     except ValueError:
         try:
-            whole = ip_network(shown, strict=False)
+            whole = _parsed(text, strict=False)
         except ValueError:
             raise ValueError(
-                f'must be an address or a network such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32, not "{shown}"'
+                "must be an address or a network such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32,"
+                f' not "{text[:MAX_CIDR_CHARS]}"'
             ) from None
-        raise ValueError(f"has bits beyond the prefix in {shown}: the network is {whole}") from None
+        raise ValueError(f"has bits beyond the prefix in {text}: the network is {whole}") from None
     return str(network) if "/" in text else str(network.network_address)
 
 
@@ -122,7 +117,11 @@ def _covers(outer: str, inner: str) -> bool:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    return _contains(_network(outer), _network(inner))
+    """What is no network holds nothing and is nowhere."""
+    try:
+        return _contains(_network(outer), _network(inner))
+    except ValueError:
+        return False
 
 
 def _contains(outer: Network, inner: Network) -> bool:
@@ -131,10 +130,17 @@ def _contains(outer: Network, inner: Network) -> bool:
     return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
+def _parsed(text: str, *, strict: bool = True) -> Network:
+    """Raises ValueError, for a zone too: Python takes any text for one, and no network is told apart by it."""
+    if len(text) > MAX_CIDR_CHARS or "%" in text:
+        raise ValueError
+    return ip_network(text, strict=strict)
+
+
 @lru_cache(maxsize=4096)
 def _network(text: str) -> Network:
     """Raises ValueError."""
-    network = ip_network(text)
+    network = _parsed(text)
     if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
         inner = network.network_address.ipv4_mapped
         if inner is not None:
