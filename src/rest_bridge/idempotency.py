@@ -47,8 +47,8 @@ RECORD_WAIT_S: Final = 2.0
 REWRITE_PAUSE_S: Final = 1.0
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_FRESH_ATTEMPT: Final = frozenset({401, 402, 409, 429})
-"""What the same request may not be answered a second time, so these outcomes are not kept."""
+_FRESH_ATTEMPT: Final = frozenset({401, 402, 403, 409, 429})
+"""What the same request may not be answered a second time, or another key's, so these outcomes are not kept."""
 
 _log: Final = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.ledger import Settlement
 from server.domain.record import GenerationRecord
+from server.domain.restrictions import Restrictions
 from server.pipeline.generate import Generator
 from server.pipeline.refusals import RecordRefusals
 from server.pipeline.speak import Speak
@@ -183,6 +184,8 @@ class Counter:
 
     def __init__(self, database: Database, clock: ManualClock, stack: AsyncExitStack) -> None:
         self.database, self.clock = database, clock
+        self.held_to = Restrictions()
+        """What the keys of the next requests are held to."""
         self._stack = stack
         self._ids = UuidV7()
 
@@ -217,7 +220,7 @@ class Counter:
         return Arrival(suffix or self._ids.new(), request_id or "req-1", now_s, int(self.clock.now()), deadline_s)
 
     async def authenticate(self, arrival: Arrival, authorization: str | None, scope: Scope) -> Call:
-        return Call(arrival, Principal(authorization or "", "key", frozenset({scope})))
+        return Call(arrival, Principal(authorization or "", "key", frozenset({scope}), restrictions=self.held_to))
 
     async def another_team(self) -> str:
         """With the same credit."""

@@ -16,6 +16,7 @@ from server.domain.errors import GatewayError, Reason
 from server.domain.idempotency import Claim
 from server.domain.pricing import PriceList
 from server.domain.request import Endpoint
+from server.domain.restrictions import Restrictions
 from server.storage.database import Database
 from server.storage.idempotency import LEASE_S, RETENTION_S
 from tests.fakes.audio_wire import speech
@@ -212,6 +213,19 @@ async def test_without_credit_the_key_is_not_used_up(counter: Counter) -> None:
     assert (await worker.post(BODY)).status == 402
     await counter.till.top_up(10_000_000_000)
     assert (await worker.post(BODY)).status == 200
+
+
+@pytest.mark.parametrize("held_to", [Restrictions(models=("c/d",)), Restrictions(providers=("another",))])
+async def test_what_one_key_may_not_is_told_to_no_other(counter: Counter, held_to: Restrictions) -> None:
+    worker = await counter.worker()
+    counter.held_to = held_to
+    assert [(await worker.post(BODY)).status for _ in range(2)] == [403, 403]
+    counter.held_to = Restrictions()
+    reply = await worker.post(BODY)
+    assert (reply.status, "idempotent-replayed" in reply.headers) == (200, False)
+    counter.held_to = held_to
+    assert (await worker.post(BODY)).headers["idempotent-replayed"] == "true"
+    assert await counter.spent() == UNARY_COST
 
 
 @pytest.mark.parametrize(
