@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from server.domain.record import AttemptRecord, GenerationRecord, StoredContent
 from server.domain.usage import Usage
 from server.storage.database import Database
 from server.storage.ledger import SqlLedger
+from server.storage.ledger_apply import Operation, apply
 from server.storage.sweeper import Sweeper
 from server.storage.tables import daily_usage, generation_contents, generations, idempotency_keys, reservations
 from tests.integration.databases import ManualClock
@@ -263,6 +265,24 @@ async def test_requests_of_one_group_count_against_the_same_limit(ledger: SqlLed
     )
     assert outcomes.count(None) == 2
     assert await wallet(database) == (5 * USD, 40 * CENT)
+
+
+@pytest.mark.parametrize(
+    ("held", "charge", "passes"),
+    [(True, None, True), (True, 20 * CENT, True), (True, 20 * CENT + 1, False), (False, 40 * CENT, False)],
+    ids=["void", "charged", "charged too much", "without a hold"],
+)
+async def test_what_ends_in_a_group_is_given_back_to_its_key_at_once(
+    ledger: SqlLedger, database: Database, clock: ManualClock, held: bool, charge: int | None, passes: bool
+) -> None:
+    limit, first, second = SpendLimit(50 * CENT), Request(), Request()
+    if held:
+        await ledger.reserve(first.hold(40 * CENT, limit))
+    operations: list[Operation] = [first.settlement(charge, held=held), second.hold(30 * CENT, limit)]
+    _, refusal = await database.transact(partial(apply, operations=operations, worker_id="worker", now=clock.now()))
+    assert (refusal is None) is passes
+    assert await open_reservations(database) == passes
+    assert await problems(database) == []
 
 
 async def test_b3_a_team_without_a_wallet_has_nothing(database: Database, clock: ManualClock) -> None:

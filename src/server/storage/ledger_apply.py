@@ -147,7 +147,7 @@ class _Group:
         if records:
             self._recorded = sql.recorded(self._connection, records)
         if limits:
-            self._spent = sql.spent_by_keys(self._connection, limits, self._now)
+            self._spent = dict.fromkeys(limits, 0) | sql.spent_by_keys(self._connection, limits, self._now)
 
     def _look_into_wallets(self, teams: set[str], wanted: Mapping[str, int], locked: bool) -> None:
         if not self._is_alone and not locked:
@@ -192,8 +192,8 @@ class _Group:
             if not self._is_alone:
                 raise Overdrawn
             return _insufficient(available, held)
-        spent = self._spent.get(opening.key_id, 0)
         if hold.spend_limit is not None:
+            spent = self._spent[opening.key_id]
             if spent + held > hold.spend_limit.limit_nanos:
                 return _limit_reached(hold.spend_limit, spent, held)
             self._spent[opening.key_id] = spent + held
@@ -217,18 +217,21 @@ class _Group:
         if "adjust" in past or past & _ENDS - {"expire"}:
             return False
         self._rows.adjust(record, charge, "late settlement" if past else "settlement without a reservation")
-        self._give_back(record.team_id, -charge)
+        self._give_back(record, -charge)
         return True
 
     def _end(self, suffix: str, kind: EntryKind, charge: int) -> None:
         reservation = self._open.pop(suffix, None)
         if reservation is not None:
             self._rows.end(reservation, kind, charge)
-            self._give_back(reservation.team_id, reservation.held_nanos - charge)
+            self._give_back(reservation, reservation.held_nanos - charge)
 
-    def _give_back(self, team_id: str, nanos: int) -> None:
-        self._available[team_id] = self._available.get(team_id, 0) + nanos
-        self._returned[team_id] = self._returned.get(team_id, 0) + max(nanos, 0)
+    def _give_back(self, to: sql.Reservation | GenerationRecord, nanos: int) -> None:
+        self._available[to.team_id] = self._available.get(to.team_id, 0) + nanos
+        self._returned[to.team_id] = self._returned.get(to.team_id, 0) + max(nanos, 0)
+        if to.key_id in self._spent:
+            # A charge of an earlier period counts here too, until this group is written.
+            self._spent[to.key_id] -= nanos
 
     def _expire(self, suffix: str) -> None:
         reservation = self._open.get(suffix)
