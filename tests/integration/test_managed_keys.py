@@ -268,6 +268,27 @@ async def test_keys_are_found_by_status_scope_and_name(
     assert (len(page), total) == (1, 4)
 
 
+async def test_a_name_is_found_in_any_case_of_any_alphabet(
+    keys: SqlApiKeys, actor: Actor, team: Team, clock: ManualClock
+) -> None:
+    made = []
+    for name in ("Ärzte", "the ÉCOLE", "École", "ЖУК", "other"):
+        clock.advance(1)
+        made.append((await keys.create(actor, NewKey(name, BOTH))).info)
+
+    async def found(name: str, limit: int = 10, offset: int = 0) -> tuple[Any, int]:
+        return await keys.page(team.id, KeyFilter(name=name), limit=limit, offset=offset)
+
+    for name in ("Ärzte", "ärzte", "ÄR"):
+        assert await found(name) == ([made[0]], 1)
+    assert await found("жук") == ([made[3]], 1)
+    assert await found("école") == (made[1:3], 2)
+    assert await found("école", limit=1) == ([made[1]], 2)
+    assert await found("école", limit=1, offset=1) == ([made[2]], 2)
+    assert await found("école", offset=2) == ([], 2)
+    assert await found("\0") == ([], 0)
+
+
 async def test_every_change_is_in_the_log_and_a_refused_one_is_not(
     keys: SqlApiKeys, actor: Actor, team: Team, database: Database, clock: ManualClock
 ) -> None:
