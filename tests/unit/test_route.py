@@ -13,6 +13,7 @@ from server.domain.money import nanos
 from server.domain.ports import ProviderAdapter
 from server.domain.pricing import PriceList, PriceTier
 from server.domain.request import Endpoint, GenerationRequest, MaxPrice, Role, RoutingPreferences, Text, Turn
+from server.domain.restrictions import Restrictions
 from server.domain.work import Work
 from server.pipeline.route import MAX_FALLBACK_MODELS, candidates
 
@@ -152,6 +153,7 @@ def refused(asked: GenerationRequest, catalog: Catalog = CATALOG) -> GatewayErro
         (request("c/keyless:free", fallback_models=("b/other",)), ["b/other by y"]),
         (request("e/chat-only", Endpoint.RESPONSES, fallback_models=("b/other",)), ["b/other by y"]),
         (request("a/two", allow_fallbacks=False, fallback_models=("b/other",)), ["a/two by x"]),
+        (request("a/two", allow_fallbacks=False, fallback_models=("y:two",)), ["a/two by x"]),
     ],
 )  # fmt: skip
 def test_where_a_request_goes(asked: GenerationRequest, expected: list[str]) -> None:
@@ -172,6 +174,7 @@ def test_a_fallback_model_keeps_the_limits_on_providers() -> None:
         (request("d/half:free"), [("keyless", "not_configured")]),
         (request("x:a/two"), [("y", "not_pinned")]),
         (request("a/two", allow_fallbacks=False), [("y", "fallback_not_allowed")]),
+        (request("e/chat-only", allow_fallbacks=False, fallback_models=("b/other",)), [("y", "fallback_not_allowed")]),
         (request("a/two", max_price=MaxPrice(prompt="1")), [("x", "above_max_price")]),
         (request("f/gemini", fallback_models=("b/other",)), [("gemini", "endpoint_not_served")]),
     ],
@@ -232,6 +235,31 @@ def test_what_cannot_be_served_is_named(asked: GenerationRequest, reason: Reason
     error = refused(asked)
     assert (error.reason, error.param) == (reason, param)
     assert said in error.description
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (
+            request("c/keyless:free", allow_fallbacks=False, fallback_models=("b/other",)),
+            Reason.PROVIDER_NOT_CONFIGURED,
+        ),
+        (request("a/two", allow_fallbacks=False, fallback_models=("q",)), Reason.UNKNOWN_MODEL),
+    ],
+)
+def test_no_fallback_is_none_to_another_model_either(asked: GenerationRequest, reason: Reason) -> None:
+    assert refused(asked).reason is reason
+
+
+def test_a_model_that_the_key_may_not_use_is_refused_whatever_comes_after_it() -> None:
+    held_to = Restrictions(models=("b/*",))
+    with pytest.raises(GatewayError) as caught:
+        candidates(CATALOG, request("two", fallback_models=("b/other",)), ADAPTERS, held_to=held_to)
+    assert (caught.value.reason, caught.value.param) == (Reason.MODEL_NOT_ALLOWED, "model")
+    assert '"a/two"' in caught.value.description
+    route = candidates(CATALOG, request("b/other", fallback_models=("a/two",)), ADAPTERS, held_to=held_to)
+    assert [candidate.model.id for candidate in route.candidates] == ["b/other"]
+    assert [(row.provider, row.outcome) for row in route.rejected] == [(p, "model_not_allowed") for p in ("x", "y")]
 
 
 def test_a_model_without_a_configured_provider_names_the_variable_and_a_model_that_works() -> None:

@@ -98,6 +98,8 @@ def candidates(
     asked = _resolve(catalog, request.model, "model")
     pinned = asked[1] is not None
     sieve = _Sieve(_offers(catalog, request, asked, rejected), rejected)
+    if not held_to.allows_model(asked[0]):
+        raise model_not_allowed(sieve.left)
     if held_to.models is not None:
         sieve.keep("model_not_allowed", lambda one: held_to.allows_model(one.model), model_not_allowed)
     sieve.keep(
@@ -177,7 +179,10 @@ def _resolve(catalog: Catalog, name: str, param: str) -> tuple[Model, str | None
 def _offers(
     catalog: Catalog, request: Request, named: tuple[Model, str | None], rejected: list[RoutingRow]
 ) -> Iterator[Candidate]:
-    """Every offer of the model `named` and then of its fallback models, each once; a pinned model has no fallback."""
+    """Every offer of the model `named` and then of its fallback models, each once; a pinned model has no fallback.
+
+    Nor has a request that allows none: rows say what it might have been.
+    """
     fallbacks = () if named[1] is not None else request.routing.fallback_models
     if len(fallbacks) > MAX_FALLBACK_MODELS:
         raise GatewayError(Reason.INVALID_VALUE, f"models: at most {MAX_FALLBACK_MODELS} are allowed.", param="models")
@@ -190,7 +195,10 @@ def _offers(
                 rejected.append(_row(Candidate(model, offer), "not_pinned"))
             elif key not in seen:
                 seen.add(key)
-                yield Candidate(model, offer)
+                if model is named[0] or request.routing.allow_fallbacks:
+                    yield Candidate(model, offer)
+                else:
+                    rejected.append(_row(Candidate(model, offer), "fallback_not_allowed"))
 
 
 def _row(candidate: Candidate, outcome: str) -> RoutingRow:
