@@ -8,6 +8,8 @@ import pytest
 
 from server.clock import UuidV7
 from server.domain.identity import Scope
+from server.domain.keys import AuditFilter
+from server.storage.audit import read_audit
 from server.storage.database import Database, DatabaseUnusable
 from server.storage.first_start import ensure_default_team
 from server.storage.keys import SqlKeyStore
@@ -27,7 +29,11 @@ async def test_the_first_start_makes_a_team_and_a_key_that_only_its_owner_can_re
     principal = await SqlKeyStore(database, clock).authenticate(made.key)
     assert principal is not None
     assert principal.scopes == frozenset(Scope)
-    assert [team.name for team in await Teams(database, clock, UuidV7()).list()] == ["default"]
+    [team] = await Teams(database, clock, UuidV7()).list()
+    assert team.name == "default"
+    told = await read_audit(database, team.id, AuditFilter(), before=None, limit=9)
+    assert [(one.action, one.target) for one in told] == [("key.create", principal.key_id), ("team.create", team.id)]
+    assert (told[1].actor, told[1].before, told[1].after) == ("cli", None, {"name": "default"})
 
 
 async def test_the_second_start_makes_nothing_and_shows_nothing(

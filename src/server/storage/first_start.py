@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +54,12 @@ async def ensure_default_team(database: Database, clock: Clock, ids: IdSource, d
         result = await connection.execute(insert_once, msgspec.structs.asdict(team))
         if result.rowcount == 0:
             return None
+        note = partial(write_audit, connection, Actor(), team_id=team.id, at=now, before=None)
+        await note("team.create", target=team.id, after={"name": team.name})
         token = await insert_key(connection, NewKey(KEY_NAME, frozenset(Scope)), team_id=team.id, created_at=now)
         [row] = (await select_locked(connection, [token.kid])).values()
         made = difference(None, key_of(row))[1]
-        await write_audit(
-            connection, Actor(), "key.create", team_id=team.id, target=token.kid, at=now, before=None, after=made
-        )
+        await note("key.create", target=token.kid, after=made)
         try:
             await asyncio.to_thread(_write_private, path, f"{token}\n")
         except OSError as error:
