@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from server.domain.errors import GatewayError
+from server.domain.errors import GatewayError, Reason
 from server.domain.money import nanos
 from server.settings import load_settings
 from server.storage.database import STATEMENT_TIMEOUT_S, Database, DatabaseUnusable
@@ -86,9 +86,9 @@ def with_database(use: Callable[[Database], Awaitable[T]], *, statement_timeout_
     except DatabaseUnusable as error:
         raise click.ClickException(str(error)) from None
     except GatewayError as error:
-        raise click.ClickException(
-            f"{error.description} AISTATS_DATABASE_URL says where it is; `aistats-gateway doctor` looks closer."
-        ) from None
+        hint = " AISTATS_DATABASE_URL says where it is; `aistats-gateway doctor` looks closer."
+        is_away = error.reason is Reason.DATABASE_UNAVAILABLE
+        raise click.ClickException(f"{error.description}{hint if is_away else ''}") from None
 
 
 def unknown_team(team: str, *, param_hint: str = "--team") -> click.ClickException:

@@ -12,8 +12,11 @@ from click.testing import CliRunner, Result
 
 from server.cli_audit import audit
 from server.cli_keys import keys
+from server.cli_shared import with_database
 from server.cli_teams import teams
+from server.domain.errors import GatewayError, Reason
 from server.storage import api_key
+from server.storage.database import Database
 
 
 class Shell:
@@ -152,6 +155,19 @@ def test_a_database_that_cannot_be_reached_is_said_without_a_traceback(tmp_path:
     assert "AISTATS_DATABASE_URL" in said
     assert "s3cret" not in said
     assert "Traceback" not in said
+
+
+def test_a_refusal_that_the_database_has_no_part_in_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AISTATS_DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
+
+    async def full(_: Database) -> None:
+        raise GatewayError(Reason.TOO_MANY_KEYS, "The team has 10000 keys.")
+
+    with pytest.raises(click.ClickException) as caught:
+        with_database(full)
+    assert caught.value.message == "The team has 10000 keys."
 
 
 def test_a_team_is_set_up(shell: Shell) -> None:
