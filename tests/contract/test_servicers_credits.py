@@ -109,6 +109,11 @@ def test_without_any_field_it_is_thirty_days(grpc_stub: Stub, reader: OneTeam, a
         ({"from_date": "2026-11-22", "to_date": "2026-11-21"}, "from", "not be later"),
         ({"limit": 0}, "limit", "from 1 to 1000"),
         ({"limit": 1001}, "limit", "from 1 to 1000"),
+        ({"model": [",".join(map(str, range(100_000)))]}, "model", "at most 32768 characters"),
+        ({"model": ["m" * 20_000] * 2}, "model", "at most 32768 characters"),
+        ({"provider": [",".join(map(str, range(251)))]}, "provider", "at most 250 entries"),
+        ({"endpoint": [""] * 251}, "endpoint", "at most 250 entries"),
+        ({"key_id": list(map(str, range(251)))}, "key_id", "at most 250 entries"),
     ],
 )
 def test_what_cannot_be_is_named(
@@ -119,3 +124,9 @@ def test_what_cannot_be_is_named(
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (info.reason, info.metadata["param"]) == ("INVALID_VALUE", param)
     assert told in error.details()
+
+
+def test_a_filter_names_as_much_as_a_page_of_a_list(grpc_stub: Stub, reader: OneTeam, as_inference: Metadata) -> None:
+    models = [f"{'a' * 64}/{number:063}" for number in range(250)]
+    grpc_stub.ListActivity(credits_pb2.ListActivityRequest(model=[",".join(models)]), metadata=as_inference)
+    assert reader.queries[-1][1].models == set(models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import date
 from typing import Final, Protocol
 
@@ -16,6 +16,9 @@ RECENT_DAYS: Final = 30
 MAX_DAYS: Final = 365
 DEFAULT_ROWS: Final = 100
 MAX_ROWS: Final = 1000
+MAX_FILTER_VALUES: Final = limits.MAX_PAGE
+"""Of one filter: as many as one page of any list names."""
+MAX_FILTER_CHARS: Final = 32_768
 
 _FIRST_DATE: Final = day_of_date(date.min)
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -104,10 +107,10 @@ def activity_query(
     days: int | None = None,
     from_date: str | None = None,
     to_date: str | None = None,
-    models: Iterable[str] = (),
-    providers: Iterable[str] = (),
-    endpoints: Iterable[str] = (),
-    key_ids: Iterable[str] = (),
+    models: Collection[str] = (),
+    providers: Collection[str] = (),
+    endpoints: Collection[str] = (),
+    key_ids: Collection[str] = (),
     limit: int | None = None,
     offset: int | None = None,
 ) -> ActivityQuery:
@@ -119,10 +122,10 @@ def activity_query(
     return ActivityQuery(
         first_day,
         last_day,
-        _values(models),
-        _values(providers),
-        _values(endpoints),
-        _values(key_ids),
+        _values(models, "model"),
+        _values(providers, "provider"),
+        _values(endpoints, "endpoint"),
+        _values(key_ids, "key_id"),
         limit,
         offset or 0,
     )
@@ -154,6 +157,11 @@ def _day(text: str, param: str) -> int:
     raise limits.invalid_value(param, "must be a date such as 2026-11-22")
 
 
-def _values(texts: Iterable[str]) -> frozenset[str]:
-    """The values of a filter that may be repeated or comma-separated."""
-    return frozenset(value.strip() for text in texts for value in text.split(",") if value.strip())
+def _values(texts: Collection[str], param: str) -> frozenset[str]:
+    """The values of a filter that may be repeated or comma-separated; nothing is split before it is known how long."""
+    limits.check_count(len(texts), MAX_FILTER_VALUES, param)
+    if sum(map(len, texts)) > MAX_FILTER_CHARS:
+        raise limits.invalid_value(param, f"must have at most {MAX_FILTER_CHARS} characters")
+    values = frozenset(value.strip() for text in texts for value in text.split(",") if value.strip())
+    limits.check_count(len(values), MAX_FILTER_VALUES, param)
+    return values
