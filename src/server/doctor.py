@@ -31,6 +31,7 @@ from server.preflight import (
     envoy_binary,
     explain,
     is_gateway_running,
+    nearest,
 )
 from server.settings import Settings
 from server.transport.resolve import callable_addresses
@@ -88,13 +89,18 @@ async def check_envoy(settings: Settings) -> list[Finding]:
 
 async def check_directory(settings: Settings) -> list[Finding]:
     """The data directory is as it must be, or can be made."""
-    if settings.data_dir.exists():
+    name, path = "data directory", settings.data_dir
+    try:
+        above = nearest(path)
+    except OSError as failure:
+        advice = "let this user look into it, or name another directory in AISTATS_DATA_DIR"
+        return [Finding(name, "fail", f"{path}: {explain(failure)}", advice)]
+    if above == path:
         return await check_data_dir(settings)
-    above = next(path for path in settings.data_dir.parents if path.exists())
     if os.access(above, os.W_OK | os.X_OK):
-        return [Finding("data directory", "ok", f"{settings.data_dir}: the first `aistats-gateway up` makes it")]
+        return [Finding(name, "ok", f"{path}: the first `aistats-gateway up` makes it")]
     advice = f"make it, give this user {above}, or name another directory in AISTATS_DATA_DIR"
-    return [Finding("data directory", "fail", f"{settings.data_dir} cannot be made", advice)]
+    return [Finding(name, "fail", f"{path} cannot be made", advice)]
 
 
 async def check_local_model(settings: Settings) -> list[Finding]:
@@ -172,7 +178,10 @@ async def check_content(settings: Settings) -> list[Finding]:
 
 
 def _is_missing(path: str | None) -> bool:
-    return path is not None and not Path(path).exists()
+    try:
+        return path is not None and not Path(path).exists()
+    except OSError:
+        return False  # opening it tells
 
 
 EMBEDDED: Final = (

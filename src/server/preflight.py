@@ -123,10 +123,13 @@ async def check_content_store(settings: Settings) -> list[Finding]:
         problem = problem_with(address)
         advice = "check AISTATS_CONTENT_STORE and the variables of its cloud (AWS_…, GOOGLE_…, AZURE_…)"
         return [Finding(name, "fail", f"{address.place}: {problem}", advice)] if problem else []
-    above = next((path for path in (address.directory, *address.directory.parents) if path.exists()), Path("/"))
+    advice = "make it writable, name another in AISTATS_CONTENT_STORE, or set that to off"
+    try:
+        above = nearest(address.directory)
+    except OSError as failure:
+        return [Finding(name, "fail", f"{address.place}: {explain(failure)}", advice)]
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         return [Finding(name, "ok", address.place)]
-    advice = "make it writable, name another in AISTATS_CONTENT_STORE, or set that to off"
     problem = "no permission to write there" if above.is_dir() else f"{above} is no directory"
     return [Finding(name, "fail", f"{address.place}: {problem}", advice)]
 
@@ -171,6 +174,11 @@ PREFLIGHT: Final[tuple[Check, ...]] = (
     check_content_store,
     check_catalogue,
 )
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, else the first above it that is there. Raises OSError where it cannot be looked into."""
+    return next((one for one in (path, *path.parents) if one.exists()), Path("/"))
 
 
 def explain(failure: OSError) -> str:

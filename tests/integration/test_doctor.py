@@ -22,6 +22,9 @@ from server.probes import unused_port
 from server.storage.migrate import upgrade
 from tests.integration.valkey import ValkeyServer
 
+WITHOUT_ITS_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+"""So that what is locked is locked for root as well."""
+
 
 class Doctor:
     def __init__(self, directory: Path) -> None:
@@ -36,10 +39,10 @@ class Doctor:
             "AISTATS_GRPC_PORT": str(unused_port()),
         }
 
-    async def run(self, *options: str, **environ: str) -> tuple[int, str]:
+    async def run(self, *options: str, command: str = "doctor", **environ: str) -> tuple[int, str]:
         """Its exit code and what it prints."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", "doctor", *options),
+            *(*WITHOUT_ITS_POWERS, sys.executable, "-m", "server", command, *options),
             env={**self.environ, **environ},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -155,6 +158,24 @@ async def test_an_open_data_directory_is_only_warned_of(doctor: Doctor) -> None:
     assert code == 0
     assert findings["data directory"]["level"] == "warn"
     assert findings["data directory"]["advice"] == f"chmod 700 {doctor.data_dir}"
+
+
+async def test_what_cannot_be_looked_into_is_told(doctor: Doctor, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    code, findings = await doctor.findings(AISTATS_DATA_DIR=str(locked / "data"))
+    assert code == 1
+    for check, place, variable in (
+        ("data directory", locked / "data", "AISTATS_DATA_DIR"),
+        ("content store", locked / "data/content", "AISTATS_CONTENT_STORE"),
+    ):
+        assert (findings[check]["level"], findings[check]["text"]) == ("fail", f"{place}: permission denied")
+        assert variable in findings[check]["advice"]
+    assert findings["database"]["level"] == "fail"
+    code, printed = await doctor.run(command="up", AISTATS_DATA_DIR=str(locked / "data"))
+    assert code == 1
+    assert "the gateway cannot start" in printed
+    assert f"content store: {locked}/data/content: permission denied" in printed
 
 
 async def test_providers_are_reached(doctor: Doctor) -> None:
