@@ -84,6 +84,11 @@ def test_a_list_is_read_whatever_else_is_in_it() -> None:
         "capabilities": [],
     }
     assert read_list(json.dumps([odd]).encode()) == [Listed("a")]
+    beyond = {"id": "a", "context_length": 2**32, "max_model_len": True, "max_output_tokens": 10**30, "created": 2**32}
+    assert read_list(json.dumps([beyond]).encode()) == [Listed("a")]
+    assert read_list(json.dumps([beyond | {"context_window": 2**32 - 1}]).encode()) == [
+        Listed("a", context_length=2**32 - 1)
+    ]
     assert read_list(b'{"data": []}') == []
 
 

@@ -26,6 +26,8 @@ from server.domain.identity import OnDisconnect
 from server.domain.request import Endpoint
 
 REGION: Final = r"^[a-z0-9][a-z0-9-]*$"
+MAX_TOKENS: Final = 2**32 - 1
+"""Of a context or an answer: typed clients are told of it in 32 bits."""
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _TIER: Final = r"^[a-z0-9][a-z0-9_-]*$"
 _ProviderId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -36,9 +38,11 @@ _Alias = Annotated[str, Field(pattern=_ALIAS, max_length=128)]
 _Endpoint = Annotated[Endpoint, Field(strict=False)]
 _Modality = Literal["text", "image", "audio", "video", "file", "embedding"]
 _Region = Annotated[str, Field(pattern=REGION, max_length=32)]
+_DATE: Final = r"^(19[7-9]|20[0-9])[0-9]-[0-9]{2}-[0-9]{2}$"
 _SIZE: Final = r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$"
 _Size = Annotated[str, Field(pattern=_SIZE)]
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_Tokens = Annotated[int, Field(gt=0, le=MAX_TOKENS)]
 
 _EXPECTED: Final = {
     _MODEL_ID: 'must look like "author/slug" or "author/slug:free"',
@@ -48,7 +52,7 @@ _EXPECTED: Final = {
     _SIZE: "must be width and height in pixels, such as 1280x720",
     _TIER: "must be the provider's word for it, in lower case",
     r"^[A-Z_][A-Z0-9_]*$": "must be the name of an environment variable in capitals, not the key itself",
-    r"^\d{4}-\d{2}-\d{2}$": "must be a date such as 2026-11-21",
+    _DATE: "must be a date such as 2026-11-21",
 }
 
 
@@ -145,7 +149,7 @@ class OfferEntry(_Entry):
     price: dict[str, Any] | None = None
     price_tiers: list[PriceTierEntry] | None = None
     input_types: Annotated[list[_Modality], Field(min_length=1)] | None = None
-    context_length: Annotated[int, Field(gt=0)] | None = None
+    context_length: _Tokens | None = None
     embeddings: EmbeddingsEntry | None = None
     videos: VideosEntry | None = None
 
@@ -163,13 +167,13 @@ class ModelEntry(_Entry):
     name: _Text | None = None
     description: Annotated[str, Field(max_length=2000)] = ""
     organisation_id: _Text | None = None
-    release_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    release_date: Annotated[str, Field(pattern=_DATE)] | None = None
     status: Literal["active", "deprecated", "retired"] = "active"
     aliases: list[_Alias] = []
     input_types: list[_Modality] = Field(default=["text"], min_length=1)
     output_types: list[_Modality] = Field(default=["text"], min_length=1)
-    context_length: Annotated[int, Field(gt=0)] | None = None
-    max_output_tokens: Annotated[int, Field(gt=0)] | None = None
+    context_length: _Tokens | None = None
+    max_output_tokens: _Tokens | None = None
     offers: Annotated[list[OfferEntry], Field(min_length=1)] | None = None
 
 

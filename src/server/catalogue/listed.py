@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from server.catalogue.files import MAX_TOKENS
 from server.domain.parameters import CANONICAL
 
 Kind = Literal["text", "embedding", "moderation", "other"]
@@ -49,6 +50,7 @@ _BY_NAME: Final[Sequence[tuple[Kind, re.Pattern[str]]]] = (
 )
 _MODALITIES: Final = ("text", "image", "audio", "video", "file")
 _EARLIEST: Final = datetime(2018, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2099, 1, 1, tzinfo=UTC)
 _MAX_TEXT: Final = 200
 
 
@@ -142,7 +144,7 @@ def _params(said: Any) -> frozenset[str] | None:
 
 def _number(entry: dict[str, Any], keys: Sequence[str]) -> int | None:
     values = (entry.get(key) for key in keys)
-    return next((value for value in values if isinstance(value, int) and value > 0), None)
+    return next((value for value in values if type(value) is int and 0 < value <= MAX_TOKENS), None)
 
 
 def _text(value: Any) -> str | None:
@@ -157,6 +159,6 @@ def _first_sentence(text: str) -> str:
 def _day(value: Any) -> str | None:
     try:
         moment = datetime.fromtimestamp(value, UTC) if isinstance(value, int) else datetime.fromisoformat(value)
-        return moment.date().isoformat() if moment.astimezone(UTC) > _EARLIEST else None
+        return moment.date().isoformat() if _EARLIEST < moment.astimezone(UTC) < _LATEST else None
     except (TypeError, ValueError, OverflowError, OSError):
         return None

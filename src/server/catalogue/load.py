@@ -89,12 +89,15 @@ class _Reading:
     def _read_key(self, file: ParsedFile, spelled: str) -> str | None:
         """A relative path is relative to the file that names it."""
         base = shipped_directory() if file.shipped else (self._config_path or Path()).parent
-        path = base / Path(spelled).expanduser()
+        try:
+            path = base / Path(spelled).expanduser()
+        except RuntimeError:  # nobody has that name
+            return None
         self._files[path] = mark_of(path)
         try:
             with path.open("rb") as key_file:
                 raw = key_file.read(MAX_KEY_FILE_BYTES + 1)
-        except OSError:
+        except (OSError, ValueError):  # a name with a NUL
             return None
         if len(raw) > MAX_KEY_FILE_BYTES:
             return None

@@ -19,7 +19,7 @@ def mark_of(path: Path) -> Mark:
     """Links are followed: a mounted ConfigMap changes by swapping one."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL
         return None
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 

@@ -6,6 +6,7 @@ twice is a problem, because one of its values would vanish.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +27,9 @@ ends the process, so it is for the files that ship."""
 
 _STRING: Final = "tag:yaml.org,2002:str"
 _SCALARS: Final = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+_INT: Final = "tag:yaml.org,2002:int"
+_PLAIN_INT: Final = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+"""010 is eight in YAML 1.1, and 1:30 ninety."""
 _TIMESTAMP: Final = "tag:yaml.org,2002:timestamp"
 _MERGE: Final = "tag:yaml.org,2002:merge"
 
@@ -81,7 +85,7 @@ def parse(text: str, name: str, *, trusted: bool = False) -> tuple[Source | None
         mark = error.problem_mark or error.context_mark
         what = error.problem or error.context or "cannot be parsed"
         return None, [Problem(name, mark.line + 1 if mark else 0, "", f"not valid YAML: {what}")]
-    except yaml.YAMLError:
+    except (ValueError, OverflowError, yaml.YAMLError):  # an escape can stand for no character at all
         return None, [Problem(name, 0, "", "not valid YAML: it holds a character that YAML does not allow")]
     except RecursionError:
         return None, [Problem(name, 0, "", "is nested too deeply")]
@@ -110,16 +114,29 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         if node.tag in (_STRING, _TIMESTAMP):
-            return node.value  # dates are text here
+            return self._text(node, path)  # dates are text here
         if node.tag in _SCALARS:
             return self._scalar(node, path)
         self._report(node, path, "YAML tags are not supported here")
         return None
 
+    def _text(self, node: yaml.Node, path: YamlPath) -> str:
+        """Escapes can spell halves of characters, which no answer could carry."""
+        text = str(node.value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self._report(node, path, "an escape in it stands for no character")
+            return ""
+        return text
+
     def _scalar(self, node: yaml.Node, path: YamlPath) -> Any:
+        if node.tag == _INT and not _PLAIN_INT.fullmatch(node.value):
+            self._report(node, path, "YAML reads another number here; write it in plain digits, or put text in quotes")
+            return None
         try:
             return self._constructor.construct_object(node)
-        except (ValueError, OverflowError, yaml.YAMLError):
+        except (ValueError, OverflowError, LookupError, yaml.YAMLError):
             self._report(node, path, "this value cannot be read; put it in quotes")
             return None
 
@@ -132,7 +149,7 @@ class _Walk:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._report(key_node, path, "a key must be plain text")
                 continue
-            key = str(key_node.value)
+            key = self._text(key_node, path)
             if key in result:
                 first = self.lines[(*path, key)]
                 text = f"this key is here twice, first on line {first}; remove one of them"
