@@ -2,14 +2,23 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from server.bootstrap.base import lay
 from server.catalogue import CatalogError, LoadedCatalog, ReloadingCatalog, read_catalog
+from server.domain.catalog import Offer, Provider
+from server.domain.errors import FailureCategory, ProviderFailure
+from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
+from server.pipeline.shutdown import Shutdown
+from server.providers.openai import OpenAIAdapter
+from server.settings import Settings
+from server.storage.migrate import upgrade
 
 INTERVAL_S = 0.02
 CONFIG = """\
@@ -55,6 +64,30 @@ async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
         await until(lambda: source.current is not before)
         assert list(source.current.models) == ["acme/two-is-longer:free"]
         assert list(before.models) == ["acme/one:free"]  # a request under way keeps what it began with
+
+
+async def test_a_changed_connect_timeout_is_that_of_the_next_call(tmp_path: Path) -> None:
+    config, settings = tmp_path / "c.yaml", Settings(data_dir=tmp_path, config=tmp_path / "c.yaml")
+    write(config, "acme/one:free")
+    whole = config.read_text() + "routing: {connect_timeout_s: %s}\n"
+    config.write_text(whole % 600)
+    await upgrade(settings.database_url)
+    async with AsyncExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        base = await lay(stack, settings, Shutdown())
+        adapter = OpenAIAdapter(base.transport, base.clock, base.ids, base.deadlines)
+        config.write_text(whole % 0.2)
+        await until(lambda: base.catalog.current.routing.connect_timeout_s == 0.2)
+        for _ in range(4):  # fills the queue of connections
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        provider = Provider("acme", "openai", f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+        offer = Offer(provider, "m", frozenset(Endpoint))
+        request = GenerationRequest(endpoint=Endpoint.CHAT, model="acme/one", turns=(Turn(Role.USER, (Text("Hi"),)),))
+        with pytest.raises(ProviderFailure) as caught:
+            await asyncio.wait_for(anext(adapter.stream(offer, request)), 30)
+    assert caught.value.category is FailureCategory.TIMEOUT
 
 
 async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:

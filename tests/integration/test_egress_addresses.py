@@ -14,7 +14,7 @@ import uvloop
 
 from server.clock import SystemClock, UuidV7
 from server.doctor import reach
-from server.domain.catalog import Offer, Provider
+from server.domain.catalog import Offer, Provider, Routing
 from server.domain.errors import FailureCategory, ProviderFailure
 from server.domain.request import Endpoint, GenerationRequest, Role, Text, Turn
 from server.providers.anthropic import AnthropicAdapter
@@ -169,7 +169,7 @@ async def test_link_local_is_called_where_that_is_allowed_and_nowhere_never(name
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_every_adapter_says_what_is_allowed(names: Names, transport: Transport, make: Any, allowed: bool) -> None:
     names.answers = [[NOBODY]]
-    adapter = make(transport, SystemClock(), UuidV7(), Deadlines(connect_s=0.2))
+    adapter = make(transport, SystemClock(), UuidV7(), Deadlines(routing=lambda: Routing(connect_timeout_s=0.2)))
     provider = Provider("acme", "openai", "http://link.example:9/v1", allow_link_local=allowed)
     offer = Offer(provider, "test-1", frozenset(Endpoint))
     request = GenerationRequest(endpoint=Endpoint.CHAT, model="acme/test-1", turns=(Turn(Role.USER, (Text("Hi"),)),))

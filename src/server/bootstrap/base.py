@@ -68,6 +68,6 @@ async def lay(stack: AsyncExitStack, settings: Settings, shutdown: Shutdown) -> 
         meter,
         accounts=stores.ledger if meter is None else MeteredLedger(stores.ledger, meter),
         transport=await stack.enter_async_context(Transport()),
-        deadlines=Deadlines(connect_s=catalog.current.routing.connect_timeout_s),
+        deadlines=Deadlines(routing=lambda: catalog.current.routing),
         spool=Spool(settings.data_dir),
     )

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from server.domain.catalog import Provider
+from server.domain.catalog import Provider, Routing
 from server.domain.errors import FailureCategory, ProviderFailure, UpstreamError
 from server.domain.events import Headroom, ProviderEvent, ProviderStream, Started, UsageReported
 from server.domain.ports import Clock
@@ -43,10 +43,17 @@ FailureOfReply = Callable[[int, ResponseHeaders, bytes], ProviderFailure]
 
 
 class Deadlines(msgspec.Struct, frozen=True):
-    """How long a provider may take, in seconds: to be connected to, and for the body of an error."""
+    """How long a provider may take, in seconds: to be connected to, and for the body of an error.
 
-    connect_s: float = 5.0
+    `routing` is asked at each call, as the catalogue may have changed.
+    """
+
     error_body_s: float = 10.0
+    routing: Callable[[], Routing] = Routing
+
+    @property
+    def connect_s(self) -> float:
+        return self.routing().connect_timeout_s
 
 
 DEADLINES: Final = Deadlines()
