@@ -168,18 +168,25 @@ def _tell(adopted: Adopted, listed: int, fits: int) -> None:
 
 def _write(path: Path, adopted: Adopted) -> None:
     """The file as it was, where what it would become cannot be used."""
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_bytes().decode() if path.exists() else ""
+    ends_in_crlf = 0 < before.count("\r\n") == before.count("\n")
     try:
-        after = insert(before, {"models": adopted.models, "offers": adopted.offers})
+        after = insert(
+            before.replace("\r\n", "\n") if ends_in_crlf else before,
+            {"models": adopted.models, "offers": adopted.offers},
+        )
     except (ValueError, yaml.YAMLError) as error:
         raise click.ClickException(f"{path}: {error}") from None
-    beside = path.with_name(f".{path.name}.new")
+    # A link stays one. What the file names is looked for beside the link, so that it is tried there.
+    target = path.resolve()
+    beside, new = (one.with_name(f".{one.name}.new") for one in (path, target))
     try:
-        beside.write_text(after, encoding="utf-8")
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
+        for one in (beside, new):
+            one.write_text(after, encoding="utf-8", newline="\r\n" if ends_in_crlf else "")
+            if path.exists():
+                one.chmod(path.stat().st_mode & 0o777)
         load_catalog(beside, os.environ)
-        beside.replace(path)
+        new.replace(target)
     except CatalogError as error:
         told = re.sub(re.escape(str(beside)), str(path), str(error))
         raise click.ClickException(
@@ -188,4 +195,5 @@ def _write(path: Path, adopted: Adopted) -> None:
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        for one in (beside, new):
+            one.unlink(missing_ok=True)

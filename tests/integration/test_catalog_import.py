@@ -208,3 +208,37 @@ def test_nothing_that_fits(config: Path, upstream: Lister) -> None:
     assert "it lists no models" in run(config, "--provider", "near").stderr
     upstream.said["data"] = [{"id": "m-1"}]
     assert "none of its 1 models fits --match" in run(config, "--provider", "near", "--match", "zzz*").stderr
+
+
+def test_the_ends_of_its_lines_stay_as_they_are(config: Path, upstream: Lister) -> None:
+    upstream.said["data"] = [{"id": "m-1"}]
+    before = config.read_bytes().replace(b"\n", b"\r\n")
+    config.write_bytes(before)
+    assert run(config, "--provider", "near", "--into", str(config)).exit_code == 0
+    after = config.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == after.count(b"\r\n") > before.count(b"\n")
+
+
+def test_where_they_are_mixed_nothing_of_it_changes(config: Path, upstream: Lister) -> None:
+    upstream.said["data"] = [{"id": "m-1"}]
+    before = config.read_bytes().replace(b"# my own\n", b"# my own\r\n")
+    config.write_bytes(before)
+    assert run(config, "--provider", "near", "--into", str(config)).exit_code == 0
+    assert config.read_bytes().startswith(before)
+
+
+def test_a_link_stays_one_and_its_files_are_those_beside_it(config: Path, upstream: Lister, tmp_path: Path) -> None:
+    upstream.said["data"] = [{"id": "m-1"}]
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    target = config.rename(kept / "mine.yaml")
+    target.write_text(target.read_text().replace("api_key_env: A_KEY", "api_key_file: key"))
+    (tmp_path / "key").write_text(KEY)
+    config.symlink_to(target)
+    result = run(config, "--provider", "near", "--into", str(config))
+    assert (result.exit_code, result.stdout) == (0, f"{config}: offers added by near: 1 new\n")
+    assert config.readlink() == target
+    assert "near/m-1:free" in load_catalog(config, {}).models
+    assert sorted(tmp_path.iterdir()) == sorted([config, kept, tmp_path / "key"])
+    assert list(kept.iterdir()) == [target]
