@@ -16,8 +16,9 @@ from rest_bridge.generations import GenerationsRest, read_time
 from rest_bridge.http import RestRequest
 from server.domain.record import StoredContent
 from server.domain.records import RecordFilter
+from server.domain.usage import Usage
 from server.pipeline.generations import Generations
-from tests.fakes.records import BODY, REPLY, MemoryRecords, record, refused, suffix_of
+from tests.fakes.records import BODY, PRICING, REPLY, MemoryRecords, record, refused, suffix_of
 from tests.fakes.responses_rest import TEAMS, TwoTeams
 from tests.fakes.rest import Reply, pieces_of, read
 
@@ -112,6 +113,14 @@ async def test_usage_is_in_the_words_of_its_endpoint(stage: Stage) -> None:
     stage.records.put(record(1, "team-1", endpoint="responses"))
     usage = (await stage.get(f"/v1/generation/{suffix_of(1)}")).json["usage"]
     assert (usage["input_tokens"], usage["output_tokens"], usage["pricing"]["total_nanos"]) == (9, 3, 4200)
+
+
+@pytest.mark.parametrize("endpoint", ["embeddings", "moderations"])
+async def test_usage_of_what_has_no_output_tells_its_input(stage: Stage, endpoint: str) -> None:
+    stage.records.put(record(1, "team-1", endpoint=endpoint, usage=Usage(9, pricing=PRICING)))
+    usage = (await stage.get(f"/v1/generation/{suffix_of(1)}")).json["usage"]
+    assert list(usage) == ["prompt_tokens", "total_tokens", "pricing"]
+    assert (usage["prompt_tokens"], usage["total_tokens"], usage["pricing"]["total_nanos"]) == (9, 9, 4200)
 
 
 async def test_what_is_not_known_is_null(stage: Stage) -> None:
