@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from server.domain.catalog import Routing
 from server.domain.errors import GatewayError, Reason
 from server.domain.events import Settled
 from server.domain.identity import TeamPolicy
 from server.domain.pricing import PriceList
+from server.domain.request import OutputFormat
 from server.storage.database import Database
 from tests.fakes.chat_wire import chat_chunks, chat_stream, delta_chunk, finish_chunk, role_chunk, text_chunk, usage
 from tests.fakes.openai_upstream import Call as Do
@@ -81,6 +83,27 @@ async def test_less_than_a_dollar_calls_no_provider(database: Database, credit: 
         await counter.run(free, counter.request(model="a/b:free"))
         record = await counter.settled(free)
         assert (record.cost_nanos, record.success) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "n"])
+async def test_an_option_that_takes_a_limit_away_calls_no_provider(counter: Till, name: str) -> None:
+    asked = replace(counter.request(), provider_options={"first": {name: msgspec.Raw(b"null")}})
+    with pytest.raises(GatewayError) as refused:
+        await counter.run(counter.call(), asked)
+    assert (refused.value.reason, refused.value.param) == (Reason.INVALID_VALUE, f"provider_options.first.{name}")
+    assert await counter.wallet() == (CREDIT, 0)
+    assert counter.first.requests == counter.second.requests == []
+
+
+async def test_a_prompt_in_the_schema_of_an_output_needs_credit(counter: Till) -> None:
+    counter.current = counter.catalog(PriceList({"input_text_tokens": 50 * 10**9, "output_text_tokens": 10**9}))
+    schema = msgspec.Raw(msgspec.json.encode({"description": WORDS * 200_000}))
+    with pytest.raises(GatewayError) as refused:
+        await counter.run(
+            counter.call(), replace(counter.request(), output_format=OutputFormat("json_schema", "x", schema))
+        )
+    assert refused.value.reason is Reason.INSUFFICIENT_FUNDS
+    assert counter.first.requests == counter.second.requests == []
 
 
 async def test_a_client_that_goes_before_the_first_token_pays_nothing(counter: Till) -> None:

@@ -10,23 +10,36 @@ from server.domain.audio import SpeechRequest, TranscriptionRequest
 from server.domain.identity import Call
 from server.domain.images import ImageRequest
 from server.domain.ledger import Hold, Ledger
+from server.domain.limits import invalid_value
 from server.domain.moderation import ModerationRequest
 from server.domain.pricing import upper_bound
 from server.domain.record import GenerationRecord
-from server.domain.request import Audio, File, GenerationRequest, Image, Request
+from server.domain.request import (
+    Audio,
+    BuiltInTool,
+    File,
+    GenerationRequest,
+    Image,
+    Opaque,
+    Request,
+    Text,
+    ToolResult,
+)
 from server.domain.routing import Candidate, Route
 from server.domain.work import Work
-from server.pipeline.counting import count_prompt, count_sound
-from server.pipeline.units import most_units
+from server.pipeline.counting import count_prompt, count_sound, pieces
+from server.pipeline.units import LEAST_BYTES_PER_SECOND, most_units
 
 DEFAULT_OUTPUT_TOKENS: Final = 16_384
 """The longest output of a choice where neither the request nor the catalogue knows of a limit."""
 TOKENS_PER_IMAGE: Final = 1_600
 BASE64_CHARS_PER_TOKEN: Final = 16
-"""Of an inline audio clip or file: generous for both, so that its share of the hold is not too small."""
+"""Of an inline file: generous, so that its share of the hold is not too small. Text has three times as many."""
+LEAST_BYTES_PER_SECOND_OF_WAV: Final = 8_000
 TOKENS_PER_MADE_IMAGE: Final = 8_192
 """More than OpenAI and Google count for the largest and finest picture that they make."""
 TOKENS_PER_SPOKEN_SECOND: Final = 32
+"""Heard or spoken; nobody counts more."""
 TOKENS_PER_LINK: Final = 8_000
 """A file of which only the address is known."""
 
@@ -67,7 +80,9 @@ def bound(request: Work, route: Route, at_once: int = 1) -> int:
     """The most that a request may cost on so many candidates, in nano-dollars; its prompt is estimated."""
     prompt, units = estimate_prompt(request), most_units(request)
     bounds = [
-        upper_bound(candidate.offer.prices, prompt, output_bound(request, candidate), units)
+        upper_bound(
+            candidate.offer.prices, _input_bound(request, prompt, candidate), output_bound(request, candidate), units
+        )
         for candidate in route.candidates
     ]
     return max(bounds) if at_once == 1 else sum(sorted(bounds)[-at_once:])
@@ -78,10 +93,17 @@ def estimate_prompt(request: Work) -> int:
     return count_prompt(request) + _tokens_of_media(request)
 
 
+def _input_bound(request: Work, prompt: int, candidate: Candidate) -> int:
+    """No model is shown more than it has room for, however much was estimated."""
+    length = candidate.offer.context_length
+    return min(prompt, length) if length is not None and isinstance(request, GenerationRequest) else prompt
+
+
 def _tokens_of_media(request: Work) -> int:
     match request:
-        case GenerationRequest(turns=turns):
-            return sum(_media_tokens(part) for turn in turns for part in turn.parts)
+        case GenerationRequest(turns=turns, tools=tools):
+            shown = sum(_media_tokens(part) for turn in turns for part in turn.parts)
+            return shown + sum(_media_tokens(tool) for tool in tools)
         case ModerationRequest(inputs=inputs):
             return sum(_media_tokens(part) for content in inputs for part in content)
         case ImageRequest(images=images):
@@ -94,20 +116,30 @@ def _tokens_of_media(request: Work) -> int:
 
 def _media_tokens(part: object) -> int:
     match part:
+        case Text():
+            return 0
         case Image():
             return TOKENS_PER_IMAGE
-        case Audio(data=data):
-            return len(data) // BASE64_CHARS_PER_TOKEN
-        case File(data=str() as data):
-            return len(data) // BASE64_CHARS_PER_TOKEN
+        case Audio(data=data, format=kind):
+            rate = LEAST_BYTES_PER_SECOND_OF_WAV if kind == "wav" else LEAST_BYTES_PER_SECOND
+            return TOKENS_PER_SPOKEN_SECOND * (len(data) * 3 // 4 // rate + 1)
+        case File(data=str() as data, media_type=kind):
+            return len(data) * (3 if kind and kind.startswith("text/") else 1) // BASE64_CHARS_PER_TOKEN
         case File():
             return TOKENS_PER_LINK
+        case ToolResult(content=content):
+            return sum(map(_media_tokens, content))
+        case Opaque(type=kind, item=item) | BuiltInTool(type=kind, tool=item):
+            return sum(map(_media_tokens, pieces(kind, item)))
         case _:
             return 0
 
 
 def output_bound(request: Work, candidate: Candidate) -> int:
-    """The most tokens that a candidate may put out, over all choices; limits in `provider_options` count."""
+    """The most tokens that a candidate may put out, over all choices; limits in `provider_options` count.
+
+    Raises GatewayError for one that is no limit.
+    """
     match request:
         case GenerationRequest():
             return _text_bound(request, candidate)
@@ -122,18 +154,21 @@ def output_bound(request: Work, candidate: Candidate) -> int:
 
 
 def _text_bound(request: GenerationRequest, candidate: Candidate) -> int:
-    options = request.provider_options.get(candidate.offer.provider.id, {})
-    own = [value for name in _LIMITS if name in options and (value := _whole_number(options[name])) is not None]
-    model = candidate.model
-    most = model.max_output_tokens or model.context_length
-    asked = max(own, default=request.sampling.max_output_tokens)
-    choices = _whole_number(options["n"]) if "n" in options else request.sampling.n
-    limits = [limit for limit in (asked, most) if limit is not None]
-    return min(limits, default=DEFAULT_OUTPUT_TOKENS) * max(1, choices or 1)
+    """What stands in `provider_options` counts where it is more: a provider may pass over what it does not know."""
+    provider, model, sampling = candidate.offer.provider.id, candidate.model, request.sampling
+    options = request.provider_options.get(provider, {})
+    own = [_at_least_one(options[name], f"provider_options.{provider}.{name}") for name in _LIMITS if name in options]
+    choices = _at_least_one(options["n"], f"provider_options.{provider}.n") if "n" in options else 1
+    most, asked = model.max_output_tokens or model.context_length, sampling.max_output_tokens
+    longest = max((most or DEFAULT_OUTPUT_TOKENS if asked is None else asked, *own))
+    return min(longest, most or longest) * max(choices, sampling.n or 1)
 
 
-def _whole_number(raw: msgspec.Raw) -> int | None:
+def _at_least_one(raw: msgspec.Raw, param: str) -> int:
     try:
-        return msgspec.json.decode(raw, type=int)
+        value = msgspec.json.decode(raw, type=int)
     except msgspec.ValidationError:
-        return None
+        value = 0
+    if value < 1:
+        raise invalid_value(param, "must be a whole number of at least 1")
+    return value
