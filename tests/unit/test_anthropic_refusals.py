@@ -32,6 +32,7 @@ from server.domain.request import (
 )
 from server.providers.anthropic_models import abilities
 from server.providers.anthropic_refusals import PARAMETERS, UNPRICED_OPTIONS, unsupported
+from server.providers.anthropic_schema import constrained
 from tests.unit.anthropic_cases import ADAPTIVE, ALWAYS, BUDGET, OLD, offer
 from tests.unit.openai_cases import ask, turn
 
@@ -130,6 +131,82 @@ def test_p9_a_strict_schema_that_could_be_broken_is_refused_by_name(schema: str,
     assert refused(wanted(False)) is None
 
 
+def schema_refused(schema: str, *, strict: bool = True) -> str | None:
+    wanted = OutputFormat("json_schema", "a", RAW(schema.encode()), strict=strict)
+    return refused(wanting("response_format", output_format=wanted))
+
+
+@pytest.mark.parametrize("levels", [12, 30])
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ('{"type":["array","array"],"items":', "}"),
+        ('{"type":["array","null"],"items":', "}"),
+        ('{"type":["object","null"],"anyOf":[', "]}"),
+        ('{"type":["object","null"],"oneOf":[', "]}"),
+        ('{"type":["object","null"],"allOf":[', "]}"),
+        ('{"type":["object","null"],"$defs":{"a":', "}}"),
+    ],
+)
+def test_a_list_of_types_does_not_double_with_each_level(opening: str, closing: str, levels: int) -> None:
+    """It did, before anything was paid or any provider asked: a kilobyte of schema held a worker for hours."""
+    schema = RAW((opening * levels + '{"type":"string"}' + closing * levels).encode())
+    fitted = msgspec.json.encode(constrained(schema, strict=True))
+
+    assert len(fitted) < 4 * len(bytes(schema))
+
+
+def test_what_stands_beside_a_list_of_types_is_kept_once() -> None:
+    schema = {
+        "type": ["object", "null"],
+        "$defs": {"n": {"type": "number"}},
+        "properties": {"a": {"$ref": "#/$defs/n"}},
+        "allOf": [{"type": "object"}],
+        "anyOf": [{"const": 1}, {"const": None}],
+    }
+
+    assert constrained(RAW(msgspec.json.encode(schema)), strict=True) == {
+        "anyOf": [
+            {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "additionalProperties": False},
+            {"type": "null"},
+        ],
+        "$defs": {"n": {"type": "number"}},
+        "allOf": [
+            {"type": "object", "additionalProperties": False},
+            {"anyOf": [{"const": 1}, {"const": None}]},
+        ],
+    }
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param('{"type":["array"],"items":' * 300 + '{"type":"string"}' + "}" * 300, id="deep"),
+        pytest.param('{"type":"array","items":' * 450 + '{"type":"string"}' + "}" * 450, id="deeper"),
+        pytest.param('{"type":"object","properties":{"a":' * 300 + "{}" + "}}" * 300, id="deep properties"),
+        pytest.param('{"anyOf":[' + ",".join(['{"type":"null"}'] * 6000) + "]}", id="wide"),
+        pytest.param('{"type":[{"a":1},"null"]}', id="types that are none"),
+        pytest.param('{"type":["text","null"]}', id="an unknown type"),
+    ],
+)
+def test_a_schema_that_no_compiler_takes_is_refused_by_name(schema: str, strict: bool) -> None:
+    assert schema_refused(schema, strict=strict) == "client.response_format"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type":"string","format":["date"]}',
+        '{"type":"object","properties":{"a":{"type":"string","format":{}}}}',
+        '{"type":"integer","minimum":1,"description":5}',
+    ],
+)
+def test_a_keyword_with_a_value_of_another_kind_is_one_that_is_not_enforced(schema: str) -> None:
+    assert schema_refused(schema) == "client.response_format"
+    assert schema_refused(schema, strict=False) is None
+
+
 @pytest.mark.parametrize(
     ("model", "choice", "fields", "taken"),
     [
@@ -210,6 +287,12 @@ def test_a_dearer_speed_needs_a_price() -> None:
 
     assert refused(asked, prices=PriceList(base)) == "provider_options.anthropic.speed"
     assert refused(asked, prices=PriceList(base, (PriceTier(base, service_tier="fast"),))) is None
+
+
+def test_a_speed_that_is_no_word_has_no_price() -> None:
+    asked = ask(provider_options={"anthropic": {"speed": RAW(b"[]")}})
+
+    assert refused(asked, prices=PriceList({"output_text_tokens": 1})) == "provider_options.anthropic.speed"
 
 
 @pytest.mark.parametrize(

@@ -208,4 +208,6 @@ def _carries(part: Part) -> bool:
 def _is_priced_speed(offer: Offer, raw: msgspec.Raw) -> bool:
     """A faster speed is dearer: it is taken as a service tier, which must have a price."""
     speed = msgspec.json.decode(raw)
-    return speed in (None, "standard") or not offer.prices.rates or speed in offer.prices.service_tiers
+    if speed in (None, "standard") or not offer.prices.rates:
+        return True
+    return isinstance(speed, str) and speed in offer.prices.service_tiers
