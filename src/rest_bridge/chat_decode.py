@@ -40,6 +40,7 @@ from server.domain.request import (
     Tool,
     ToolChoice,
 )
+from server.domain.tool_json import check_allowed_tools, check_custom_format
 
 MAX_IDENTIFIER_CHARS: Final = 512
 """Of `user`, `safety_identifier` and `prompt_cache_key`."""
@@ -153,7 +154,7 @@ def _tool(tool: FunctionToolBody | CustomToolBody, param: str) -> Tool:
     if isinstance(tool, CustomToolBody):
         custom = tool.custom
         limits.check_tool_name(custom.name, f"{param}.custom.name")
-        grammar = check_object(custom.format, f"{param}.custom.format") if is_set(custom.format) else None
+        grammar = check_custom_format(custom.format, f"{param}.custom.format") if is_set(custom.format) else None
         return CustomTool(custom.name, custom.description, grammar)
     function = tool.function
     limits.check_tool_name(function.name, f"{param}.function.name")
@@ -172,7 +173,7 @@ def _tool_choice(chat: ChatBody) -> ToolChoice | None:
         case ChooseCustom(custom=custom):
             return ToolChoice("named", custom.name, custom=True)
         case ChooseAllowed() as allowed:
-            return ToolChoice("allowed", raw=encode_raw(allowed))
+            return ToolChoice("allowed", raw=check_allowed_tools(encode_raw(allowed), "tool_choice"))
 
 
 def _output_format(chat: ChatBody) -> OutputFormat | None:

@@ -36,6 +36,7 @@ from server.domain.request import (
     ToolChoice,
 )
 from server.domain.response import ResponseRequest
+from server.domain.tool_json import check_allowed_tools, check_custom_format
 
 LOGPROBS: Final = "message.output_text.logprobs"
 ENCRYPTED_REASONING: Final = "reasoning.encrypted_content"
@@ -331,7 +332,7 @@ def _tool(raw: RawJson, param: str) -> Tool:
             if only_native is not None:
                 return BuiltInTool("custom", raw, f"{param}.{only_native}")
             check_tool_name(custom.name, f"{param}.name")
-            grammar = check_object(custom.format, f"{param}.format") if is_set(custom.format) else None
+            grammar = check_custom_format(custom.format, f"{param}.format") if is_set(custom.format) else None
             return CustomTool(custom.name, custom.description, grammar)
         case other:
             return BuiltInTool(other, raw, param)
@@ -356,7 +357,7 @@ def _tool_choice(raw: RawJson) -> ToolChoice:
             check_tool_name(choice.name, "tool_choice.name")
             return ToolChoice("named", choice.name, custom=kind == "custom")
         case "allowed_tools":
-            return ToolChoice("allowed", raw=raw)
+            return ToolChoice("allowed", raw=check_allowed_tools(raw, "tool_choice"))
         case _:
             return ToolChoice("built_in", raw=raw)
 

@@ -269,6 +269,23 @@ def test_a_stop_text_is_one_sequence() -> None:
             "tools[0].function.parameters",
         ),
         ({"tools": [{"type": "custom", "custom": {"name": "a", "format": []}}]}, "tools[0].custom.format"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "a", "format": {"type": "grammar", "grammar": 5}}}]},
+            "tools[0].custom.format.grammar",
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": 7}]}}},
+            "tool_choice.allowed_tools.tools[0].type",
+        ),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": "x"}]},
+                }
+            },
+            "tool_choice.allowed_tools.tools[0].function",
+        ),
         ({"tools": [FUNCTION], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),

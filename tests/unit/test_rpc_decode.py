@@ -44,6 +44,9 @@ USER = 'messages { role: ROLE_USER parts { text { text: "Hi" } } }'
 RAW = msgspec.Raw
 
 
+ALLOWED = '{"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}'
+
+
 def decode(text: str, *, base: str = f'model: "acme/test-1" {USER} ') -> GenerationRequest:
     """Decode a request in protobuf's text format, added to a minimal one."""
     return decode_request(text_format.Parse(base + text, CreateChatCompletionRequest()), stream=False)
@@ -208,8 +211,8 @@ def test_every_option() -> None:
         ("", None),
         ('custom: "c"', ToolChoice("named", "c", custom=True)),
         (
-            'other_json: "{\\"type\\": \\"allowed_tools\\"}"',
-            ToolChoice("allowed", raw=RAW(b'{"type": "allowed_tools"}')),
+            f"other_json: {msgspec.json.encode(ALLOWED).decode()}",
+            ToolChoice("allowed", raw=RAW(ALLOWED.encode())),
         ),
         ('other_json: "{\\"type\\": \\"file_search\\"}"', ToolChoice("built_in", raw=RAW(b'{"type": "file_search"}'))),
     ],
@@ -277,6 +280,21 @@ def test_tool_choices(choice: str, expected: ToolChoice | None) -> None:
         ('tools { function { name: "f" } } ' * 129, Reason.INVALID_VALUE, "tools"),
         ('tool_choice { function: "" }', Reason.MISSING_FIELD, "tool_choice.function"),
         ('tool_choice { other_json: "1" }', Reason.INVALID_VALUE, "tool_choice.other_json"),
+        (
+            'tool_choice { other_json: "{\\"type\\":\\"allowed_tools\\"}" }',
+            Reason.MISSING_FIELD,
+            "tool_choice.other_json.mode",
+        ),
+        (
+            'tools { custom { name: "c" format_json: "{\\"type\\":\\"grammar\\",\\"grammar\\":5}" } }',
+            Reason.INVALID_VALUE,
+            "tools[0].custom.format_json.grammar",
+        ),
+        (
+            'parameters_json { key: "service_tier" value: "[]" }',
+            Reason.INVALID_VALUE,
+            "parameters_json.service_tier",
+        ),
         ('output_format { json_schema { schema_json: "{}" } }', Reason.MISSING_FIELD, "output_format.json_schema.name"),
         (
             'output_format { json_schema { name: "s" } }',

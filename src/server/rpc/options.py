@@ -29,6 +29,7 @@ from server.domain.request import (
     Tool,
     ToolChoice,
 )
+from server.domain.tool_json import check_allowed_tools, check_custom_format
 
 Surface: TypeAlias = Literal["chat", "responses", "messages"]
 GenerationMessage: TypeAlias = (
@@ -174,7 +175,7 @@ def _decode_tool(tool: content_pb2.Tool, field: str) -> Tool:
             return CustomTool(
                 name=custom.name,
                 description=custom.description if custom.HasField("description") else None,
-                format=decode_json_object(custom.format_json, f"{field}.format_json")
+                format=_decode_format(custom.format_json, f"{field}.format_json")
                 if custom.HasField("format_json")
                 else None,
             )
@@ -183,6 +184,10 @@ def _decode_tool(tool: content_pb2.Tool, field: str) -> Tool:
             return BuiltInTool(_type_of(tool.built_in_json, field), _raw(tool.built_in_json), field)
         case None:
             raise missing_field(field)
+
+
+def _decode_format(text: str, field: str) -> RawJson:
+    return check_custom_format(decode_json_object(text, field), field)
 
 
 def decode_tool_choice(choice: content_pb2.ToolChoice) -> ToolChoice | None:
@@ -198,8 +203,10 @@ def decode_tool_choice(choice: content_pb2.ToolChoice) -> ToolChoice | None:
             limits.check_tool_name(choice.custom, "tool_choice.custom")
             return ToolChoice("named", choice.custom, custom=True)
         case "other_json":
-            kind = _type_of(choice.other_json, "tool_choice.other_json")
-            return ToolChoice("allowed" if kind == "allowed_tools" else "built_in", raw=_raw(choice.other_json))
+            field, raw = "tool_choice.other_json", _raw(choice.other_json)
+            if _type_of(choice.other_json, field) != "allowed_tools":
+                return ToolChoice("built_in", raw=raw)
+            return ToolChoice("allowed", raw=check_allowed_tools(raw, field))
         case None:
             return None
 
@@ -279,7 +286,10 @@ def _decode_parameters(request: GenerationMessage, surface: Surface) -> tuple[di
     for name, text in request.parameters_json.items():
         canonical = _canonical(name, surface, request)
         field = f"parameters_json.{name}"
-        if decode_json(text, field) is not None:
+        value = decode_json(text, field)
+        if canonical == "service_tier" and not isinstance(value, str | None):
+            raise invalid_value(field, "must be a string")
+        if value is not None:
             values[canonical] = _raw(text)
             spellings[canonical] = field
     return values, spellings
