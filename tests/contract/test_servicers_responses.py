@@ -156,6 +156,24 @@ def test_a_stream_tells_every_kind_of_event(
     )
 
 
+@pytest.mark.parametrize("item", [{"id": None, "status": None}, {"id": 5, "status": ["completed"]}, {}])
+def test_an_item_of_a_built_in_tool_goes_on_whatever_its_provider_wrote(
+    grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata, item: dict[str, Any]
+) -> None:
+    """It has been paid by then, and was an internal error from then on."""
+    written = msgspec.json.encode({"type": "mcp_call", **item})
+    end = ChoiceEnded(0, FinishReason.STOP, "completed")
+    generate.reset([Started(), OpaqueItem(msgspec.Raw(written)), end, Completed(), SETTLED])
+    made = grpc_stub.CreateResponse(request(), metadata=as_inference).response
+    asked = responses_pb2.GetResponseRequest(response_id=made.id)
+
+    (told,) = made.output
+    assert (told.id, told.status, told.other_json) == ("", "", written.decode())
+    assert grpc_stub.GetResponse(asked, metadata=as_inference).response == made
+    *_, last = grpc_stub.StreamResponse(request(), metadata=as_inference)
+    assert last.completed.output[0].other_json == told.other_json
+
+
 def test_every_event_of_the_domain_has_a_field_or_a_status() -> None:
     message: descriptor.Descriptor = responses_pb2.StreamResponseResponse.DESCRIPTOR
     fields = {field.name for field in message.oneofs_by_name["event"].fields}

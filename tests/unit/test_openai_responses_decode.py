@@ -240,6 +240,17 @@ def test_opaque_items_keep_their_bytes() -> None:
     assert [bytes(event.item) for event in out if isinstance(event, OpaqueItem)] == [item]
 
 
+@pytest.mark.parametrize("kind", [None, "", 5, ["message"], {"a": 1}])
+def test_an_item_of_a_type_that_is_no_word_is_a_message(kind: Any) -> None:
+    item = {**message_item("Hi"), "type": kind}
+    answer = responses_whole(response_object([item]))
+    stream = [CREATED, ev("output_item.added", output_index=0, item={**item, "content": []})]
+    stream += [ev("output_item.done", output_index=0, item=item), completed(item)]
+
+    assert answer.only.text == "Hi"
+    assert responses_stream(stream) == answer
+
+
 def test_encrypted_reasoning_alone_is_kept() -> None:
     item = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "gAAAA"}
 

@@ -33,7 +33,7 @@ from server.providers.openai_tool_calls import MAX_ARGUMENT_CHARS
 
 _REASONING: Final = (PartKind.REASONING, PartKind.REASONING_SUMMARY)
 _CALLS: Final = {"function_call": PartKind.TOOL_CALL, "custom_tool_call": PartKind.CUSTOM_TOOL_CALL}
-_PLAIN: Final = frozenset({None, "message", "reasoning", *_CALLS})
+_PLAIN: Final = frozenset({"", "message", "reasoning", *_CALLS})
 
 
 class Item:
@@ -114,14 +114,14 @@ class Item:
     def added(self, raw: msgspec.Raw, out: list[ProviderEvent]) -> None:
         """The item as it was announced. Only a call begins before its first delta."""
         item = _item(raw)
-        if item is not None and item.type in _CALLS:
+        if item is not None and words(item.type) in _CALLS:
             self._begin_call(item, out)
 
     def whole(self, raw: msgspec.Raw, out: list[ProviderEvent]) -> None:
         """The finished item. A second time it says nothing new."""
         if self._done:
             return
-        kind = item_head(raw).type
+        kind = words(item_head(raw).type)
         if kind not in _PLAIN:
             out.append(OpaqueItem(checked(raw)))
         elif (item := _item(raw)) is not None:

@@ -183,19 +183,24 @@ def _encode_item(item: OutputItem) -> responses_pb2.OutputItem:
             return Item(id=item_id, status=status, reasoning=reasoning)
         case OpaqueOutput(raw):
             known = _OPAQUE.decode(raw)
-            return Item(id=known.id, status=known.status, other_json=encode_json(raw))
+            return Item(id=_words(known.id), status=_words(known.status), other_json=encode_json(raw))
         case _:
             assert_never(item)
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """What an item of a built-in tool has in common with all others."""
+    """What an item of a built-in tool has in common with all others, as its provider wrote it."""
 
-    id: str = ""
-    status: str = ""
+    id: Any = None
+    status: Any = None
 
 
 _OPAQUE: Final = msgspec.json.Decoder(_Known)
+
+
+def _words(value: Any) -> str:
+    """A string, or nothing."""
+    return value if isinstance(value, str) else ""
 
 
 def _encode_part(part: OutputPart) -> content_pb2.ContentPart:
