@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from aistats.gateway.v1 import content_pb2, messages_pb2, messages_pb2_grpc
+from server.domain.events import PartKind, PartStarted, Started, TextDelta
 from server.domain.request import CacheMark, Endpoint, GenerationRequest, Role, Sampling, Text, ToolResult, Turn
 from server.rpc.messages import MessagesServicer
 from tests.fakes.generation import ScriptedGenerate, says
@@ -81,6 +82,17 @@ def test_a_stream(grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Met
     assert generate.requests[-1][1].stream
 
 
+def test_a_refusal_of_the_models_own_is_one_of_the_stop_reasons(
+    grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata
+) -> None:
+    """OpenAI's models refuse in a part of its own, and end with `stop`: REST says `refusal` of it as well."""
+    generate.reset([Started(), PartStarted(0, 0, PartKind.REFUSAL), TextDelta(0, 0, "No.")], *says()[-2:])
+    whole = grpc_stub.CreateMessage(request(), metadata=as_inference)
+    assert (whole.parts[0].refusal.text, whole.stop_reason) == ("No.", messages_pb2.STOP_REASON_REFUSAL)
+    *_, last = grpc_stub.StreamMessage(request(), metadata=as_inference)
+    assert last.completed.stop_reason == messages_pb2.STOP_REASON_REFUSAL
+
+
 def test_everything_that_can_be_asked(grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata) -> None:
     generate.reset(*says("a"))
     result = content_pb2.ToolResultPart(call_id="t1", content=[text("no")], is_error=True)
@@ -115,6 +127,7 @@ def test_everything_that_can_be_asked(grpc_stub: Stub, generate: ScriptedGenerat
         ({"parameters_json": {"thinking": "{}"}}, "parameters_json.thinking"),
         ({"parameters_json": {"verbosity": '"low"'}}, "parameters_json.verbosity"),
         ({"parameters_json": {"service_tier": '"flex"'}}, "parameters_json.service_tier"),
+        ({"parameters_json": {"service_tier": "[]"}}, "parameters_json.service_tier"),
     ],
 )
 def test_what_is_wrong_is_named(grpc_stub: Stub, as_inference: Metadata, fields: dict[str, Any], param: str) -> None:

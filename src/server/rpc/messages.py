@@ -10,7 +10,7 @@ import msgspec
 
 from aistats.gateway.v1 import chat_pb2, content_pb2, messages_pb2, messages_pb2_grpc
 from server.domain import limits
-from server.domain.events import ChoiceEnded, FinishReason, GenerationEvent, Settled, Started
+from server.domain.events import ChoiceEnded, FinishReason, GenerationEvent, PartKind, PartStarted, Settled, Started
 from server.domain.fold import WholeGeneration, fold
 from server.domain.identity import Call
 from server.domain.ports import CountTokens, Generate
@@ -53,14 +53,16 @@ class MessagesServicer(messages_pb2_grpc.MessagesServiceServicer):
         self, request: messages_pb2.CreateMessageRequest, context: CallContext
     ) -> AsyncGenerator[messages_pb2.StreamMessageResponse, None]:
         asked = decode_request(request, stream=True)
-        end = ChoiceEnded(0, FinishReason.OTHER)
+        end, refused = ChoiceEnded(0, FinishReason.OTHER), False
         async with aclosing(self._generate(context.call, asked)) as batches:
             async for batch in batches:
                 for event in batch:
                     if isinstance(event, ChoiceEnded):
                         end = event if event.choice == 0 else end
                         continue
-                    encoded = _encode_event(event, end, context.call, request.model)
+                    if isinstance(event, PartStarted) and event.choice == 0:
+                        refused = refused or event.kind is PartKind.REFUSAL
+                    encoded = _encode_event(event, end, context.call, request.model, refused=refused)
                     if encoded is not None:
                         yield encoded
 
@@ -122,8 +124,8 @@ def decode_request(request: messages_pb2.CreateMessageRequest, *, stream: bool) 
 
 def _decode_tier(raw: RawJson) -> RawJson:
     """In the word that every dialect knows."""
-    tier = msgspec.json.decode(raw)
-    limits.check_choice(tier if isinstance(tier, str) else "", SERVICE_TIERS, "parameters_json.service_tier")
+    tier = msgspec.json.decode(raw, type=str)
+    limits.check_choice(tier, SERVICE_TIERS, "parameters_json.service_tier")
     return RawJson(b'"default"' if tier == "standard_only" else b'"auto"')
 
 
@@ -163,14 +165,15 @@ def _decode_sampling(request: messages_pb2.CreateMessageRequest) -> tuple[Sampli
 def encode_whole(whole: WholeGeneration, call: Call, model: str) -> messages_pb2.CreateMessageResponse:
     choice = next((choice for choice in whole.choices if choice.index == 0), None)
     parts: list[content_pb2.ContentPart] = [] if choice is None else [encode_part(part) for part in choice.parts]
-    end = ChoiceEnded(0, FinishReason.OTHER)
+    end, refused = ChoiceEnded(0, FinishReason.OTHER), False
     if choice is not None:
+        refused = any(part.kind is PartKind.REFUSAL for part in choice.parts)
         end = ChoiceEnded(0, choice.reason, choice.native_reason, choice.stop_sequence)
     return messages_pb2.CreateMessageResponse(
         id=_id_of(call),
         model=model,
         parts=parts,
-        stop_reason=_stop_reason(end),
+        stop_reason=_stop_reason(end, refused=refused),
         native_stop_reason=end.native_reason,
         stop_sequence=end.stop_sequence or "",
         usage=encode_usage(whole.settled.usage),
@@ -183,12 +186,16 @@ def _id_of(call: Call) -> str:
     return f"msg_{call.suffix}"
 
 
-def _stop_reason(end: ChoiceEnded) -> messages_pb2.StopReason.ValueType:
-    return messages_pb2.STOP_REASON_STOP_SEQUENCE if end.stop_sequence is not None else _STOP_REASONS[end.reason]
+def _stop_reason(end: ChoiceEnded, *, refused: bool) -> messages_pb2.StopReason.ValueType:
+    if end.stop_sequence is not None:
+        return messages_pb2.STOP_REASON_STOP_SEQUENCE
+    if end.reason is FinishReason.STOP and refused:
+        return messages_pb2.STOP_REASON_REFUSAL
+    return _STOP_REASONS[end.reason]
 
 
 def _encode_event(
-    event: GenerationEvent, end: ChoiceEnded, call: Call, model: str
+    event: GenerationEvent, end: ChoiceEnded, call: Call, model: str, *, refused: bool
 ) -> messages_pb2.StreamMessageResponse | None:
     """An event as its message; None for what the stream's last event will tell, and for any other choice than 0."""
     match event:
@@ -197,7 +204,7 @@ def _encode_event(
             return messages_pb2.StreamMessageResponse(started=started)
         case Settled(usage, meta, service_tier):
             completed = messages_pb2.MessageCompleted(
-                stop_reason=_stop_reason(end),
+                stop_reason=_stop_reason(end, refused=refused),
                 native_stop_reason=end.native_reason,
                 stop_sequence=end.stop_sequence or "",
                 usage=encode_usage(usage),
