@@ -315,6 +315,8 @@ def _document(block: DocumentBlock, param: str) -> Iterator[Text | Image | File]
             yield from _titled(block.title)
             for index, piece in enumerate(pieces):
                 where = f"{param}.source.content[{index}]"
+                if index == len(pieces) - 1 and piece.cache_control is None:
+                    piece = msgspec.structs.replace(piece, cache_control=block.cache_control)
                 yield _text(piece, where) if isinstance(piece, TextBlock) else _image(piece, where)
 
 

@@ -217,6 +217,16 @@ def test_a_documents_context_and_title_come_before_it() -> None:
     assert turn.parts == (Text("C"), Text("T"), Text("1"), Text("2"))
 
 
+@pytest.mark.parametrize(
+    ("last", "mark"), [({}, CacheMark("1h")), ({"cache_control": {"type": "ephemeral"}}, CacheMark())]
+)
+def test_the_mark_of_a_document_in_pieces_is_that_of_its_last(last: dict[str, Any], mark: CacheMark) -> None:
+    source = {"type": "content", "content": [{"type": "text", "text": "1"}, {"type": "text", "text": "2", **last}]}
+    block = {"type": "document", "source": source, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    [turn] = turns({"role": "user", "content": [block]})
+    assert turn.parts == (Text("1"), Text("2", mark))
+
+
 def test_what_the_assistant_said() -> None:
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": 1.0}, "caller": {"type": "direct"}}
     assert part(call, "assistant") == ToolCall("toolu_1", "f", '{"a": 1.0}')
