@@ -26,6 +26,7 @@ from server.domain.request import (
 )
 from server.providers.anthropic_encode import MAX_WHOLE_TOKENS, encode_messages
 from server.providers.anthropic_models import DEFAULT_MAX_TOKENS
+from tests.fakes.lines_run import lines_run
 from tests.unit.anthropic_cases import ADAPTIVE, BUDGET, body_of, offer
 from tests.unit.openai_cases import ask, turn
 
@@ -100,6 +101,14 @@ def test_a_system_turn_never_stands_between_a_call_and_its_result() -> None:
     sent = said(USER, called("c"), turn(Role.SYSTEM, "Now rhyme."), result("c"), model=ADAPTIVE)
 
     assert [block["type"] for block in sent[2]["content"]] == ["tool_result", "text"]
+
+
+def test_many_late_system_turns_cost_no_more_each_than_few() -> None:
+    def lines(turns: int) -> int:
+        request = ask(USER, *(turn(Role.SYSTEM, "Now rhyme.") for _ in range(turns)))
+        return lines_run(lambda: encode_messages(offer(ADAPTIVE), request))
+
+    assert lines(800) < 8 * lines(200)
 
 
 def test_system_turns_alone_are_asked_as_a_user() -> None:

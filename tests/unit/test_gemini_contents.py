@@ -25,6 +25,8 @@ from server.domain.request import (
     Turn,
 )
 from server.providers.gemini_contents import NO_SIGNATURE
+from server.providers.gemini_contents import contents as contents_of
+from tests.fakes.lines_run import lines_run
 from tests.unit.gemini_cases import NEW, OLD, body, refusal
 from tests.unit.openai_cases import ask, turn
 
@@ -207,6 +209,15 @@ def test_parallel_calls_are_answered_in_one_turn_in_their_order() -> None:
         {"name": "g", "response": {"output": "b"}},
         {"name": "f", "response": {"output": "c"}},
     ]
+
+
+def test_many_rounds_of_calls_cost_no_more_each_than_few() -> None:
+    def lines(rounds: int) -> int:
+        pairs = ((turn(MODEL, called(f"c{number}")), answered(f"c{number}")) for number in range(rounds))
+        turns = (turn(USER, "?"), *(part for pair in pairs for part in pair))
+        return lines_run(lambda: contents_of(turns, OLD))
+
+    assert lines(800) < 8 * lines(200)
 
 
 def test_an_id_goes_back_only_where_it_came_from_google() -> None:

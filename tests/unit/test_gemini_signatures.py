@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.request import Endpoint, Part, Reasoning, Role, Text, ToolCall, ToolResult, Turn
+from server.providers.gemini_contents import contents
 from server.providers.gemini_seals import Seal, native_id, outward_id, seals
 from tests.fakes.gemini_wire import SIGNATURE, call, candidate, reply, text
+from tests.fakes.lines_run import lines_run
 from tests.unit.gemini_cases import NEW, body, streamed
 from tests.unit.openai_cases import Choice, ask, turn
 
@@ -122,6 +124,37 @@ def test_the_seals_of_an_edited_turn_do_not_land_elsewhere() -> None:
     turns = (turn(Role.USER, "?"), Turn(Role.ASSISTANT, (Reasoning(signature=seal), Text("short"))))
 
     assert body(ask(*turns))["contents"][1]["parts"] == [{"text": "short"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "texts", "sent"),
+    [
+        ((Seal("t", 0, 2, "a="), Seal("t", 2, 4, "b=")), ("abcd",), [("ab", "a="), ("cd", "b=")]),
+        ((Seal("t", 2, 4, "b="), Seal("t", 0, 2, "a=")), ("ab", "cd"), [("ab", "a="), ("cd", "b=")]),
+        ((Seal("t", 0, 3, "a="), Seal("t", 2, 4, "b=")), ("ab", "cd"), [("ab", None), ("cd", "b=")]),
+        ((Seal("t", 2, 2, "a="), Seal("t", 2, 4, "b=")), ("ab", "cd"), [("ab", None), ("", "a="), ("cd", "b=")]),
+        ((Seal("t", 2, 1, "x="), Seal("t", 2, 2, "a=")), ("ab",), [("ab", None), ("", "a=")]),
+        ((Seal("t", 0, 0, "a="), Seal("t", 0, 0, "b=")), ("", "ab"), [("", "a="), ("", "b="), ("ab", None)]),
+        ((Seal("t", 0, 0, "a="), Seal("t", 0, 0, "b=")), ("",), [("", "b="), ("", "a=")]),
+    ],
+)
+def test_text_is_cut_where_its_parts_were(given: tuple[Seal, ...], texts: tuple[str, ...], sent: list[Any]) -> None:
+    signature = "".join(map(str, given))
+    turns = (turn(Role.USER, "?"), Turn(Role.ASSISTANT, (Reasoning(signature=signature), *map(Text, texts))))
+
+    parts = body(ask(*turns))["contents"][1]["parts"]
+    assert [(part["text"], part.get("thoughtSignature")) for part in parts] == sent
+
+
+def test_many_parts_beside_many_seals_cost_no_more_each_than_few() -> None:
+    """Of seals that fit no text too: each was looked at again for every part."""
+
+    def lines(parts: int) -> int:
+        signature = str(Seal("t", 5 * 10**8, 5 * 10**8, "")) * parts
+        said = Turn(Role.ASSISTANT, (Reasoning(signature=signature), *(Text("x") for _ in range(parts))))
+        return lines_run(lambda: contents((turn(Role.USER, "?"), said), "gemini-3-pro"))
+
+    assert lines(800) < 8 * lines(200)
 
 
 PLACES = st.sampled_from(["t", "c", "r"])

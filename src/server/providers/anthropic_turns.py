@@ -51,18 +51,21 @@ def encode_turns(request: GenerationRequest, able: Abilities) -> tuple[list[Bloc
     """
     system: list[Block] = []
     messages: list[dict[str, Any]] = []
+    calls = False  # whether the last message holds any, whose results must be all that comes next
     for turn in request.turns:
         if turn.role in _SYSTEM and not messages:
             system += _blocks(turn, request.endpoint)
             continue
         role = _role(turn.role, able)
-        if role == "system" and _awaits_results(messages[-1]):
+        if role == "system" and calls:
             role = "user"
         blocks = _blocks(turn, request.endpoint)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
             messages.append({"role": role, "content": blocks})
+            calls = False
+        calls = calls or any(block["type"] == "tool_use" for block in blocks)
     messages = [message for message in map(_tidied, messages) if message["content"]]
     if not messages and system:
         return [], [{"role": "user", "content": system}]  # there must be something to answer
@@ -73,11 +76,6 @@ def _role(role: Role, able: Abilities) -> str:
     if role in _SYSTEM:
         return "system" if able.late_system else "user"
     return "assistant" if role is Role.ASSISTANT else "user"
-
-
-def _awaits_results(message: dict[str, Any]) -> bool:
-    """Whether the results of its calls must be all that comes next."""
-    return any(block["type"] == "tool_use" for block in message["content"])
 
 
 def _tidied(message: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -42,12 +43,16 @@ def contents(turns: Sequence[Turn], model: str) -> list[dict[str, Any]]:
     """All other turns. A model's turns that follow each other are one, and so are the results of its calls."""
     found: list[dict[str, Any]] = []
     calls: dict[str, ToolCall] = {}
+    order: dict[str, int] = {}
     for role, group in _grouped(turn for turn in turns if turn.role not in _SYSTEM):
         if role is Role.ASSISTANT:
             parts = _ModelTurn(group, model).parts()
-            calls |= {part.call_id: part for part in group if isinstance(part, ToolCall)}
+            for part in group:
+                if isinstance(part, ToolCall):
+                    calls[part.call_id] = part
+                    order.setdefault(part.call_id, len(order))
         elif role is Role.TOOL:
-            parts = _results([part for part in group if isinstance(part, ToolResult)], calls)
+            parts = _results([part for part in group if isinstance(part, ToolResult)], calls, order)
         else:
             parts = [_user_part(part) for part in group]
         if parts:
@@ -82,9 +87,10 @@ def _user_part(part: Part) -> dict[str, Any]:
             raise ValueError(f"a user's turn cannot hold {type(part).__name__}")
 
 
-def _results(results: list[ToolResult], calls: dict[str, ToolCall]) -> list[dict[str, Any]]:
+def _results(
+    results: list[ToolResult], calls: Mapping[str, ToolCall], order: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """What functions returned, in the order of the calls: without ids Gemini pairs them by it."""
-    order = {call_id: number for number, call_id in enumerate(calls)}
     results.sort(key=lambda result: order.get(result.call_id, len(order)))
     return [_result(result, calls[result.call_id].name) for result in results]
 
@@ -123,8 +129,13 @@ class _ModelTurn:
         self._source = parts
         self._wants_signature = takes_levels(model)
         opaque = (text for part in parts if isinstance(part, Reasoning) for text in (part.signature, part.encrypted))
-        self._seals = list(seals(text for text in opaque if text))
-        self._signed_calls = {seal.start: seal.signature for seal in self._seals if seal.place == "c"}
+        found = list(seals(text for text in opaque if text))
+        self._signed_calls = {seal.start: seal.signature for seal in found if seal.place == "c"}
+        self._seals: dict[str, deque[Seal]] = {"t": deque(), "c": deque(), "r": deque()}
+        for seal in sorted(found, key=_interval):
+            if seal.start <= seal.end:
+                self._seals[seal.place].append(seal)
+        self._alone = [seal for seal in found if seal.place != "c" and seal.start == seal.end == 0]
         self._said = 0  # characters
         self._thought = 0
         self._calls = 0
@@ -142,18 +153,21 @@ class _ModelTurn:
                     self._call(part)
                 case _:
                     raise ValueError(f"a model's turn cannot hold {type(part).__name__}")
-        for seal in self._seals:  # parts of a signature alone, about which nothing else was said
-            if seal.place != "c" and seal.start == seal.end == 0:
-                self._out.insert(0, _signed((_text if seal.place == "t" else _thought)(""), seal.signature))
-        return self._out
+        unsaid = {"t": not self._said, "r": not self._thought}
+        alone = [  # parts of a signature alone, about which nothing else was said
+            _signed((_text if seal.place == "t" else _thought)(""), seal.signature)
+            for seal in reversed(self._alone)
+            if unsaid[seal.place]
+        ]
+        return alone + self._out
 
     def _cut(self, place: str, text: str, start: int, made: Callable[[str], dict[str, Any]]) -> int:
         """Add `text`, which begins `start` characters into all of its kind; the end of it."""
-        at, end = start, start + len(text)
-        for seal in sorted((seal for seal in self._seals if seal.place == place), key=_interval):
-            if not text or not at <= seal.start <= seal.end <= end:
-                continue
-            self._seals.remove(seal)
+        at, end, left = start, start + len(text), self._seals[place]
+        while text and left and (left[0].start < end or left[0].start == left[0].end == end):
+            seal = left.popleft()
+            if not at <= seal.start <= seal.end <= end:
+                continue  # nor will it be of any text that is yet to come
             if seal.start > at:
                 self._out.append(made(text[at - start : seal.start - start]))
             self._out.append(_signed(made(text[seal.start - start : seal.end - start]), seal.signature))
