@@ -107,13 +107,14 @@ def response_usage(usage: Usage) -> Mapping[str, Any]:
 def _item(item: OutputItem, logprobs: bool) -> Any:
     match item:
         case MessageItem():
-            return {
+            message: dict[str, Any] = {
                 "type": "message",
                 "id": item.id,
                 "status": item.status,
                 "role": "assistant",
                 "content": [_part(part, logprobs) for part in item.content],
             }
+            return message if item.phase is None else {**message, "phase": item.phase}
         case ReasoningItem():
             return {
                 "type": "reasoning",

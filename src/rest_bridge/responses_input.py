@@ -65,6 +65,10 @@ NATIVE_ITEMS: Final = frozenset(
 )
 """Items that mean something only to a provider that speaks this API itself; they reach it as they are."""
 
+_ANSWERS: Final = ("_output", "_response")
+"""How the kinds end that tell a model what came of its call; all others but messages are the model's own."""
+_ROLES: Final = frozenset(Role)
+
 _Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -238,27 +242,24 @@ def _item(raw: RawJson, param: str) -> Turn:
         case "reasoning":
             return _reasoning(decode_value(_REASONING, raw, param))
         case known if known in NATIVE_ITEMS:
-            return _native(known, raw, param)
+            return _native(known, raw, param, kind.role)
         case unknown:
             where = f"{param}.type"
             raise invalid(where, f'`{where}` must be the type of an input item, not "{unknown[:MAX_SHOWN_CHARS]}".')
 
 
-def _native(kind: str, raw: RawJson, param: str) -> Turn:
-    """`param` names what only a native provider understands."""
-    return Turn(Role.ASSISTANT, (Opaque(kind, raw, param),))
+def _native(kind: str, raw: RawJson, param: str, role: str | None = None) -> Turn:
+    """`param` names what only a native provider understands, and `role` who speaks, where the item says so."""
+    author = Role.TOOL if kind.endswith(_ANSWERS) else Role.ASSISTANT
+    return Turn(Role(role) if role in _ROLES else author, (Opaque(kind, raw, param),))
 
 
 def _message(raw: RawJson, role: str | None, param: str) -> Turn:
     if role == "assistant":
         said = decode_value(_ASSISTANT, raw, param)
-        if said.phase is not None:
-            return _native("message", raw, f"{param}.phase")
-        return Turn(Role.ASSISTANT, _content(said.content, param))
+        return Turn(Role.ASSISTANT, _content(said.content, param), phase=said.phase)
     message = decode_value(_MESSAGE, raw, param)
-    if message.phase is not None:
-        return _native("message", raw, f"{param}.phase")
-    return Turn(Role(message.role), _content(message.content, param))
+    return Turn(Role(message.role), _content(message.content, param), phase=message.phase)
 
 
 def _content(content: str | tuple[_AnyPart, ...], param: str) -> tuple[Part, ...]:

@@ -59,10 +59,13 @@ class SummaryTextPart(msgspec.Struct, frozen=True, tag_field="type", tag="summar
 
 
 class OutputMessage(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+    """`phase` is there where the provider gave one: `commentary` on the way, or the `final_answer`. Send it back."""
+
     id: str
     status: ItemStatus
     role: Literal["assistant"]
     content: tuple[OutputTextPart | OutputRefusalPart, ...]
+    phase: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class OutputReasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):

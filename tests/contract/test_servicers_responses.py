@@ -259,6 +259,27 @@ def test_a_conversation_goes_on(
     assert asked.turns[-1].role is Role.TOOL
 
 
+def test_the_phase_of_a_message_comes_and_goes_back(
+    grpc_stub: Stub, generate: ScriptedGenerate, as_inference: Metadata
+) -> None:
+    begun = PartStarted(0, 0, PartKind.TEXT, phase="commentary")
+    ended = ChoiceEnded(0, FinishReason.STOP, "stop")
+    generate.reset(
+        [Started("native", "test-1"), begun, TextDelta(0, 0, "Hm."), PartEnded(0, 0), ended, Completed(), SETTLED]
+    )
+    first = grpc_stub.CreateResponse(request(), metadata=as_inference).response
+    assert first.output[0].message.phase == "commentary"
+    generate.reset(*says("ok"))
+    said = content_pb2.Message(
+        role=content_pb2.ROLE_ASSISTANT, parts=first.output[0].message.parts, phase=first.output[0].message.phase
+    )
+    question = text_message("And?")
+    grpc_stub.CreateResponse(request(input=[text_message("Say hello."), said, question]), metadata=as_inference)
+    grpc_stub.CreateResponse(request(input=[question], previous_response_id=first.id), metadata=as_inference)
+    for _, asked in generate.requests[-2:]:
+        assert [turn.phase for turn in asked.turns] == [None, "commentary", None]
+
+
 def test_reading_back_and_deleting(
     grpc_stub: Stub, grpc_server: HostThread, generate: ScriptedGenerate, as_inference: Metadata
 ) -> None:

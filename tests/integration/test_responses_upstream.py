@@ -268,6 +268,47 @@ async def test_sealed_reasoning_goes_there_and_back_byte_for_byte(stage: Stage) 
         assert stage.sent["input"][1]["summary"] == thought["summary"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_phase_of_a_message_goes_there_and_back(stage: Stage, streamed: bool) -> None:
+    said = [
+        {**message_item("Let me look."), "phase": "commentary"},
+        {**message_item("It is 4."), "id": "msg_2", "phase": "final_answer"},
+    ]
+    done = response_object(said)
+    if streamed:
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": response_object([], status="in_progress", usage=None)}
+        ]
+        for index, item in enumerate(said):
+            place, text = {"output_index": index}, item["content"][0]["text"]
+            events += [
+                {"type": "response.output_item.added", **place, "item": {**item, "content": []}},
+                {"type": "response.output_text.delta", **place, "content_index": 0, "delta": text},
+                {"type": "response.output_item.done", **place, "item": item},
+            ]
+        stage.upstream.script(responses_events(numbered([*events, {"type": "response.completed", "response": done}])))
+        told = await stage.stream(NATIVE)
+        first = check_events(told)["response"]
+        added = [event["item"] for event in told if event["type"] == "response.output_item.added"]
+        assert [item["phase"] for item in added] == ["commentary", "final_answer"]
+    else:
+        stage.upstream.script(json_reply(done))
+        first = (await stage.post(NATIVE)).json()
+    phases = ["commentary", "final_answer"]
+    assert [(item["phase"], item["content"][0]["text"]) for item in first["output"]] == list(
+        zip(phases, ("Let me look.", "It is 4."), strict=True)
+    )
+    read = (await stage.client.get(f"/responses/{first['id']}")).json()
+    assert read["output"] == first["output"]
+
+    user = {"role": "user", "content": "More"}
+    for again in ({"input": [user, *first["output"], user]}, {"input": [user], "previous_response_id": first["id"]}):
+        assert (await stage.post(NATIVE, **again)).status_code == 200
+        assert [item.get("phase") for item in stage.sent["input"]] == [None, *phases, None]
+        assert (await stage.post(CHAT, **again)).status_code == 200, "a hint: what has no word for it goes without"
+        assert "phase" not in stage.upstream.requests[-1].body.decode()
+
+
 async def test_items_of_built_in_tools_come_through_and_go_back(stage: Stage) -> None:
     search = {
         "id": "ws_1",

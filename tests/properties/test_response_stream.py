@@ -53,7 +53,8 @@ def generations(draw: st.DrawFn) -> list[GenerationEvent]:
         if action == "start" and len(open_parts) < 4:
             kind = draw(st.sampled_from(PartKind))
             called = kind in (PartKind.TOOL_CALL, PartKind.CUSTOM_TOOL_CALL)
-            events.append(PartStarted(0, parts, kind, f"call_{parts}" if called else "", "f" if called else ""))
+            phase = draw(st.sampled_from(["", "commentary"])) if kind in TEXTS else ""
+            events.append(PartStarted(0, parts, kind, f"call_{parts}" if called else "", "f" if called else "", phase))
             open_parts[parts] = kind
             parts += 1
         elif action == "opaque":

@@ -186,13 +186,36 @@ def test_items_keep_their_order_and_places() -> None:
     assert [turn.role for turn in made] == [Role.USER, Role.ASSISTANT, Role.ASSISTANT, Role.TOOL, Role.TOOL]
 
 
+@pytest.mark.parametrize("role", ["user", "developer", "assistant"])
+def test_a_message_keeps_its_phase(role: str) -> None:
+    assert turns({"role": role, "content": "a", "phase": "commentary"}) == (
+        Turn(Role(role), (Text("a"),), phase="commentary"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("item", "role"),
+    [
+        ({"type": "function_call_output", "call_id": "c", "output": "x", "name": "f"}, Role.TOOL),
+        ({"type": "shell_call_output", "call_id": "c", "output": []}, Role.TOOL),
+        ({"type": "mcp_approval_response", "approval_request_id": "r", "approve": True, "reason": "x"}, Role.TOOL),
+        ({"type": "additional_tools", "role": "developer", "tools": []}, Role.DEVELOPER),
+        ({"type": "additional_tools", "role": "nobody", "tools": []}, Role.ASSISTANT),
+        ({"type": "web_search_call", "id": "ws_1"}, Role.ASSISTANT),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "namespace": "n"}, Role.ASSISTANT),
+    ],
+)
+def test_whose_an_item_is_that_stays_as_it_is(item: Any, role: Role) -> None:
+    (turn,) = turns(item)
+    assert (turn.role, type(turn.parts[0])) == (role, Opaque)
+
+
 @pytest.mark.parametrize(
     ("item", "kind", "param"),
     [
         ({"type": "web_search_call", "id": "ws_1", "status": "completed"}, "web_search_call", "input[0]"),
         ({"type": "item_reference", "id": "msg_1"}, "item_reference", "input[0]"),
         ({"id": "msg_1"}, "item_reference", "input[0]"),
-        ({"role": "assistant", "content": "a", "phase": "commentary"}, "message", "input[0].phase"),
         (
             {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": "crm"},
             "function_call",

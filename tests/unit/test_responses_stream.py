@@ -236,6 +236,25 @@ def test_text_after_a_call_is_a_message_of_its_own() -> None:
     ]
 
 
+def test_text_of_another_phase_is_a_message_of_its_own() -> None:
+    _, response = assemble(
+        PartStarted(0, 0, PartKind.TEXT, phase="commentary"),
+        TextDelta(0, 0, "Let me look."),
+        PartEnded(0, 0),
+        PartStarted(0, 1, PartKind.TEXT, phase="final_answer"),
+        TextDelta(0, 1, "It is 4."),
+        PartEnded(0, 1),
+        PartStarted(0, 2, PartKind.REFUSAL, phase="final_answer"),
+        TextDelta(0, 2, "No."),
+        PartEnded(0, 2),
+        STOP,
+    )
+    assert response.output == (
+        MessageItem(f"msg_{SUFFIX}", "completed", (OutputText("Let me look."),), "commentary"),
+        MessageItem(f"msg_{SUFFIX}_1", "completed", (OutputText("It is 4."), OutputRefusal("No.")), "final_answer"),
+    )
+
+
 def test_a_refusal_is_a_part_beside_the_text() -> None:
     events, response = assemble(
         PartStarted(0, 0, PartKind.TEXT),

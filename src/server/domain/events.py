@@ -56,13 +56,14 @@ class Started(msgspec.Struct, frozen=True, gc=False):
 
 
 class PartStarted(msgspec.Struct, frozen=True, gc=False):
-    """A part opens. `call_id` and `name` are set for tool calls, and are final."""
+    """A part opens. `call_id` and `name` are set for tool calls, and are final. `phase` is that of a message's turn."""
 
     choice: int
     part: int
     kind: PartKind
     call_id: str = ""
     name: str = ""
+    phase: str = ""
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):

@@ -136,11 +136,16 @@ Part: TypeAlias = Text | Image | Audio | File | Refusal | Reasoning | ToolCall |
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message. A tool turn holds exactly one `ToolResult`."""
+    """One message. A tool turn holds exactly one `ToolResult`, or a tool's answer that is `Opaque`.
+
+    `phase` is OpenAI's word (`commentary`, `final_answer`) for what a message is in a longer answer. It is a hint: a
+    dialect without it leaves it out.
+    """
 
     role: Role
     parts: tuple[Part, ...]
     name: str | None = None
+    phase: str | None = None
 
 
 class FunctionTool(msgspec.Struct, frozen=True):

@@ -66,9 +66,12 @@ OutputPart: TypeAlias = OutputText | OutputRefusal | ReasoningText | SummaryText
 
 
 class MessageItem(msgspec.Struct, frozen=True, tag="message"):
+    """`phase` is the provider's word, to be sent back with the message."""
+
     id: str
     status: ItemStatus
     content: tuple[OutputText | OutputRefusal, ...] = ()
+    phase: str | None = None
 
 
 class ReasoningItem(msgspec.Struct, frozen=True, tag="reasoning"):

@@ -135,21 +135,22 @@ class _Item:
     Parts know their item, and it does not know them: a cycle would stay, with all its text, until a collection.
     """
 
-    __slots__ = ("call_id", "encrypted", "id", "index", "kind", "name", "open_parts", "superseded")
+    __slots__ = ("call_id", "encrypted", "id", "index", "kind", "name", "open_parts", "phase", "superseded")
 
-    def __init__(self, kind: _ItemKind, item_id: str, index: int, call_id: str, name: str) -> None:
+    def __init__(self, kind: _ItemKind, item_id: str, index: int, event: PartStarted) -> None:
         self.kind = kind
         self.id = item_id
         self.index = index
-        self.call_id = call_id
-        self.name = name
+        self.call_id = event.call_id
+        self.name = event.name
+        self.phase = event.phase
         self.open_parts = 0
         self.superseded = kind in ("function_call", "custom_tool_call")
         self.encrypted = ""
 
-    def takes(self, kind: _ItemKind) -> bool:
+    def takes(self, kind: _ItemKind, phase: str) -> bool:
         """Whether another part of that kind joins this item; sealed reasoning is complete."""
-        return not self.superseded and self.kind == kind and not self.encrypted
+        return not self.superseded and self.kind == kind and self.phase == phase and not self.encrypted
 
     def snapshot(self, status: ItemStatus, parts: Sequence[_Part] = ()) -> OutputItem:
         shown = [part for part in parts if part.index >= 0]
@@ -158,7 +159,7 @@ class _Item:
                 content = tuple(
                     p for p in (part.snapshot() for part in shown) if isinstance(p, OutputText | OutputRefusal)
                 )
-                return MessageItem(self.id, status, content)
+                return MessageItem(self.id, status, content, self.phase or None)
             case "reasoning":
                 return ReasoningItem(
                     self.id,
@@ -267,7 +268,7 @@ class ResponseAssembler:
         self._end_parts()
         kind = _ITEM_OF_PART[event.kind]
         item = self._current
-        if item is None or not item.takes(kind):
+        if item is None or not item.takes(kind, event.phase):
             item = self._open_item(kind, event)
         part = _Part(event.kind, item)
         self._parts_of[item.index].append(part)
@@ -284,7 +285,7 @@ class ResponseAssembler:
         if kind != "message" or self._has_message:
             item_id = f"{item_id}_{index}"
         self._has_message = self._has_message or kind == "message"
-        item = _Item(kind, item_id, index, event.call_id, event.name)
+        item = _Item(kind, item_id, index, event)
         self._output.append(item)
         self._parts_of[index] = []
         self._current = item

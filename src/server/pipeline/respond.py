@@ -171,7 +171,11 @@ def _opening(call: Call, request: ResponseRequest) -> Response:
 
 def _reply(output: tuple[OutputItem, ...]) -> tuple[Turn, ...]:
     """The output as turns of a conversation, one an item."""
-    return tuple(Turn(Role.ASSISTANT, parts) for parts in map(_parts, output) if parts)
+    return tuple(
+        Turn(Role.ASSISTANT, parts, phase=item.phase if isinstance(item, MessageItem) else None)
+        for item in output
+        if (parts := _parts(item))
+    )
 
 
 def _parts(item: OutputItem) -> tuple[Part, ...]:

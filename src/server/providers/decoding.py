@@ -64,11 +64,13 @@ class Parts:
     def full(self) -> bool:
         return self._next >= MAX_PARTS
 
-    def start(self, kind: PartKind, out: list[ProviderEvent], *, call_id: str = "", name: str = "") -> int:
+    def start(
+        self, kind: PartKind, out: list[ProviderEvent], *, call_id: str = "", name: str = "", phase: str = ""
+    ) -> int:
         part = self._next
         self._next += 1
         self.open[part] = kind
-        out.append(PartStarted(self.choice, part, kind, call_id, name))
+        out.append(PartStarted(self.choice, part, kind, call_id, name, phase))
         return part
 
     def end(self, part: int, out: list[ProviderEvent]) -> None:

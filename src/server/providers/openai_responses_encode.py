@@ -155,19 +155,20 @@ def _input(turns: Iterable[Turn], provider: Provider) -> Iterator[Any]:
                 content.append(_content_part(part, assistant=turn.role is Role.ASSISTANT))
                 continue
             if items and content:
-                yield _message(role, content, plain=plain)
+                yield _message(role, content, turn.phase, plain=plain)
                 content = []
             yield from items
         if content or not turn.parts:
-            yield _message(role, content, plain=plain)
+            yield _message(role, content, turn.phase, plain=plain)
 
 
-def _message(role: str, content: list[dict[str, Any]], *, plain: bool) -> dict[str, Any]:
-    """`plain`: an assistant's content is one text."""
+def _message(role: str, content: list[dict[str, Any]], phase: str | None, *, plain: bool) -> dict[str, Any]:
+    """`plain`: an assistant's content is one text, and there are no phases."""
     if plain and role == Role.ASSISTANT:
         said = "".join(part.get("text", part.get("refusal", "")) for part in content)
         return {"type": "message", "role": role, "content": said}
-    return {"type": "message", "role": role, "content": content}
+    message = {"type": "message", "role": role, "content": content}
+    return message if plain or phase is None else {**message, "phase": phase}
 
 
 def _items(part: Part, provider_id: str) -> Sequence[Any] | None:

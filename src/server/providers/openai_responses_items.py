@@ -48,6 +48,7 @@ class Item:
         "_early_size",
         "_ids",
         "_parts",
+        "_phase",
         "_provider_id",
         "_spoken",
         "_texts",
@@ -64,6 +65,7 @@ class Item:
         self._call_kind = PartKind.TOOL_CALL
         self._early: list[str] = []
         self._early_size = 0
+        self._phase = ""
         self._done = False
 
     @property
@@ -114,7 +116,10 @@ class Item:
     def added(self, raw: msgspec.Raw, out: list[ProviderEvent]) -> None:
         """The item as it was announced. Only a call begins before its first delta."""
         item = _item(raw)
-        if item is not None and words(item.type) in _CALLS:
+        if item is None:
+            return
+        self._phase = words(item.phase)
+        if words(item.type) in _CALLS:
             self._begin_call(item, out)
 
     def whole(self, raw: msgspec.Raw, out: list[ProviderEvent]) -> None:
@@ -125,6 +130,7 @@ class Item:
         if kind not in _PLAIN:
             out.append(OpaqueItem(checked(raw)))
         elif (item := _item(raw)) is not None:
+            self._phase = words(item.phase)
             if kind in _CALLS:
                 self._end_call(item, out)
             elif kind == "reasoning":
@@ -187,7 +193,7 @@ class Item:
     def _start(self, kind: PartKind, out: list[ProviderEvent], call_id: str = "", name: str = "") -> int:
         if self._parts.full:
             raise protocol_failure("The provider sent too many parts.")
-        return self._parts.start(kind, out, call_id=call_id, name=name)
+        return self._parts.start(kind, out, call_id=call_id, name=name, phase=self._phase)
 
 
 def _spoken(piece: WirePart) -> tuple[PartKind, str]:

@@ -47,6 +47,7 @@ class WireItem(msgspec.Struct, gc=False):
     content: list[WirePart] | None = None
     summary: list[WirePart] | None = None
     encrypted_content: Any = None
+    phase: Any = None
 
 
 class WireItemHead(msgspec.Struct, gc=False):

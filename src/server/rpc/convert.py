@@ -81,12 +81,13 @@ def _decode_turn(message: content_pb2.Message, field: str) -> Turn:
     if role is Role.TOOL and len(message.parts) != 1:
         raise invalid_value(f"{field}.parts", "must be exactly one tool_result")
     limits.check_length(message.name, limits.MAX_NAME_CHARS, f"{field}.name")
+    limits.check_length(message.phase, limits.MAX_NAME_CHARS, f"{field}.phase")
     parts = tuple(decode_part(part, f"{field}.parts[{index}]") for index, part in enumerate(message.parts))
     for index, part in enumerate(parts):
         if not isinstance(part, _PARTS_OF_ROLE[role]):
             kind = message.parts[index].WhichOneof("part")
             raise invalid_value(f"{field}.parts[{index}]", f"cannot be of kind {kind} in a message of role {role}")
-    return Turn(role, parts, message.name or None)
+    return Turn(role, parts, message.name or None, message.phase or None)
 
 
 def decode_part(part: content_pb2.ContentPart, field: str) -> Part:

@@ -168,9 +168,10 @@ def encode_response(response: Response) -> responses_pb2.Response:
 def _encode_item(item: OutputItem) -> responses_pb2.OutputItem:
     Item = responses_pb2.OutputItem
     match item:
-        case MessageItem(item_id, status, content):
+        case MessageItem(item_id, status, content, phase):
             parts = [_encode_part(part) for part in content]
-            return Item(id=item_id, status=status, message=responses_pb2.OutputMessage(parts=parts))
+            message = responses_pb2.OutputMessage(parts=parts, phase=phase or "")
+            return Item(id=item_id, status=status, message=message)
         case ToolCallItem(item_id, status, call_id, name, arguments, custom):
             call = content_pb2.ToolCallPart(
                 call_id=call_id, name=name, arguments_json=arguments, custom=custom, item_id=item_id

@@ -152,10 +152,13 @@ class Message(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """role: who speaks; required."""
     name: _builtins.str
     """name: tells several authors of one role apart; at most 64 characters; empty for none."""
+    phase: _builtins.str
+    """phase: of a message of the model's that comes back, as it came; Responses service only; empty for none."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
         """parts: what is said, in order; at least one."""
@@ -166,10 +169,11 @@ class Message(_message.Message):
         role: Global___Role.ValueType = ...,
         parts: _abc.Iterable[Global___ContentPart] | None = ...,
         name: _builtins.str = ...,
+        phase: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "phase", b"phase", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
