@@ -22,7 +22,7 @@ from server.pipeline.refusals import RecordRefusals
 from server.spool import Spool
 from server.storage.database import Work
 from server.storage.idempotency import SqlIdempotencyStore
-from server.storage.tables import daily_usage, generations
+from server.storage.tables import daily_usage, generations, idempotency_keys
 from tests.fakes.replies import rate_limited
 from tests.fakes.rest import OpenDoor, Reply, read, rest_request
 from tests.fakes.video_upstream import BLOCK, Media, Plan
@@ -322,6 +322,24 @@ async def test_but_it_is_there_for_who_comes_again_with_its_key(studio: Studio) 
     assert await studio.wallet() == (CREDIT - PRICE, 0)
     [record] = await rows(studio.database, generations)
     assert (record["suffix"], record["cost_nanos"]) == (video.suffix, PRICE)
+
+
+async def test_what_is_deleted_while_it_is_submitted_is_answered_and_its_key_says_so_again(studio: Studio) -> None:
+    worker, gate = studio.worker("one"), gated(studio)
+    posting = asyncio.create_task(post(studio, worker, "key-1"))
+    await gate.reached.wait()
+    [video] = (await worker.videos.list(studio.principal())).data
+    await worker.videos.delete(studio.principal(), video.id)
+    studio.upstreams[0].default = studio.upstreams[0].answer
+    gate.opened.set()
+    assert (await posting).status == 404
+    [kept] = await rows(studio.database, idempotency_keys)
+    assert kept["status"] == 404
+    assert (await post(studio, worker, "key-1")).status == 404
+    assert studio.upstreams[0].submits.total() == 1
+    assert await studio.wallet() == (CREDIT, 0)
+    [record] = await rows(studio.database, generations)
+    assert record["suffix"] == video.suffix
 
 
 async def test_a_worker_that_must_stop_leaves_what_hangs_to_the_others(studio: Studio) -> None:

@@ -172,9 +172,11 @@ class _Group:
         match operation:
             case Hold():
                 return self._reserve(operation)
-            case Settlement():
+            case Settlement(record=record, outcome=outcome):
                 if self._settle(operation):
                     self._record(operation)
+                if outcome is not None:  # of a request whose record is that of its job, too
+                    self._outcomes.append(OutcomeRow(record.team_id, record.suffix, outcome))
             case Unrecorded():
                 self._settle(operation.settlement)
             case Release():
@@ -246,8 +248,6 @@ class _Group:
             self._rows.use(record, settlement.charge_nanos or 0)
         if settlement.content is not None:
             self._rows.keep(record, settlement.content)
-        if settlement.outcome is not None:
-            self._outcomes.append(OutcomeRow(record.team_id, record.suffix, settlement.outcome))
 
 
 def _abandoned(reservation: sql.Reservation) -> GenerationRecord:
