@@ -80,6 +80,18 @@ async def test_parts_of_it(studio: Studio, asked: str, status: int, told: str | 
     assert studio.upstreams[0].requests == []
 
 
+@pytest.mark.parametrize("asked", ["bytes=0-0,-1", "items=0-1", "bytes=9-3", "bytes=-", "nonsense"])
+async def test_what_is_asked_in_another_way_is_the_whole_before_it_is_kept_and_after(
+    studio: Studio, asked: str
+) -> None:
+    worker = studio.worker("one")
+    video = await made(studio, worker)
+    for _ in range(2):
+        status, headers, body = await download(studio, worker, video, byte_range=asked)
+        assert (status, headers.get("content-range"), body) == (200, None, media_bytes(SIZE))
+        await worker.keep()
+
+
 async def test_every_variant_of_the_offer_is_kept(studio: Studio) -> None:
     studio.current = studio.catalog(variants=("video", "thumbnail", "spritesheet"))
     worker = studio.worker("one")

@@ -18,6 +18,7 @@ from server.domain.idempotency import Claim
 from server.domain.identity import Arrival, Call, Principal, Scope
 from server.domain.ledger import Outcome
 from server.domain.video import VideoStatus
+from server.pipeline import video_relay
 from server.pipeline.refusals import RecordRefusals
 from server.spool import Spool
 from server.storage.database import Work
@@ -378,3 +379,16 @@ async def test_content_that_breaks_off_or_is_gone_is_told_in_our_words(studio: S
     with pytest.raises(GatewayError) as caught:
         await worker.videos.content(who, failed.id)
     assert caught.value.reason is Reason.RESOURCE_NOT_FOUND
+
+
+async def test_content_that_falls_silent_is_told_in_our_words(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, [upstream, _] = studio.worker("one"), studio.upstreams
+    upstream.plan = Plan(polls=0, media=Media(size=4 * len(BLOCK), gate=Hang()))
+    video = await studio.wait(worker, await worker.videos.create(studio.call(), film()))
+    monkeypatch.setattr(video_relay, "STALL_S", 1.0)
+    async with await worker.videos.content(studio.principal(), video.id) as content:
+        with pytest.raises(GatewayError) as caught:
+            async with asyncio.timeout(30):
+                assert [chunk async for chunk in content.chunks()]
+    assert caught.value.reason is Reason.UPSTREAM_TIMEOUT
+    await upstream.wait_disconnect(timeout=30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.domain.byte_ranges import OUTSIDE, part_of
+from server.domain.byte_ranges import OUTSIDE, part_of, plain
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ from server.domain.byte_ranges import OUTSIDE, part_of
 )
 def test_of_a_thousand_bytes(asked: str | None, part: tuple[int, int] | None) -> None:
     assert part_of(1000, asked) == part
+    assert part_of(1000, plain(asked)) == part
+
+
+def test_others_are_asked_plainly() -> None:
+    asked = ("Bytes = 0 - 9", "bytes=-10", "bytes=990-", "bytes=9-5", "bytes=0-9,20-29", "items=0-9")
+    assert [plain(one) for one in asked] == ["bytes=0-9", "bytes=-10", "bytes=990-", None, None, None]
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-", "bytes=-1", "bytes=0-0"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Final, Self
 
+from server.domain.byte_ranges import plain
 from server.domain.catalog import Offer
-from server.domain.errors import AttemptFailure, GatewayError, ProviderFailure, Reason
+from server.domain.errors import AttemptFailure, FailureCategory, GatewayError, ProviderFailure, Reason
 from server.domain.video import CONTENT_GONE, Content, Variant
 from server.domain.video_jobs import VideoJob
 from server.pipeline.failures import exhausted, interrupted
@@ -17,6 +19,8 @@ __all__ = ["relayed"]
 
 CONTENT_WAIT_S: Final = 30.0
 """How long a provider may take to begin with the content."""
+STALL_S: Final = 60.0
+"""How long it may be silent after that."""
 
 
 async def relayed(looks: Looks, job: VideoJob, variant: Variant, byte_range: str | None) -> Content:
@@ -26,6 +30,7 @@ async def relayed(looks: Looks, job: VideoJob, variant: Variant, byte_range: str
     """
     if job.native_id is None:
         raise GatewayError(Reason.RESOURCE_NOT_FOUND, "The video has no content.")
+    byte_range = plain(byte_range)
     way = looks.way(job)
     if way is None:
         raise GatewayError(
@@ -62,11 +67,19 @@ class _Relayed:
         return self._content.headers
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        try:
-            async for chunk in self._content.chunks():
+        async with aclosing(self._content.chunks()) as chunks:
+            while True:
+                try:
+                    async with asyncio.timeout(STALL_S):
+                        chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    silence = ProviderFailure(FailureCategory.TIMEOUT)
+                    raise interrupted((_recorded(self._offer, silence),)) from None
+                except ProviderFailure as failure:
+                    raise interrupted((_recorded(self._offer, failure),)) from failure
                 yield chunk
-        except ProviderFailure as failure:
-            raise interrupted((_recorded(self._offer, failure),)) from failure
 
     async def __aenter__(self) -> Self:
         await self._content.__aenter__()
