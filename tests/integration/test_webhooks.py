@@ -13,11 +13,21 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from rest_bridge.videos_encode import encode_video
 from server.clock import SystemClock
 from server.domain.catalog import Catalog
+from server.domain.keys import Actor
 from server.domain.video import JobReport, VideoStatus
 from server.domain.webhooks import Reply
+from server.pipeline import webhook_delivery
 from server.pipeline.video_account import seen
 from server.pipeline.video_looks import Looks
-from server.pipeline.webhook_delivery import FAILING_S, GIVE_UP_S, MAX_OF_ENDPOINT
+from server.pipeline.webhook_delivery import (
+    BATCH,
+    FAILING_S,
+    GIVE_UP_S,
+    MAX_AT_ONCE,
+    MAX_OF_ENDPOINT,
+    MAX_OF_TEAM,
+    WebhookRunner,
+)
 from server.storage.database import Database
 from server.storage.tables import webhook_deliveries, webhook_events
 from server.storage.webhook_events import RETENTION_S, purge_events
@@ -26,7 +36,7 @@ from server.webhook_post import WebhookPost
 from tests.fakes.health import middle
 from tests.fakes.openapi import Checker, document
 from tests.fakes.replies import whole
-from tests.fakes.wire import Cut, Hang, Request, Send, WireServer
+from tests.fakes.wire import Call, Cut, Hang, Request, Send, WireServer
 from tests.integration.databases import ManualClock
 from tests.integration.ledger_world import rows
 from tests.integration.video_rows import new_job
@@ -214,6 +224,25 @@ async def test_a_slow_receiver_delays_no_other(world: World) -> None:
         assert await world.deliveries(hook, "dead") == []
 
 
+async def test_nor_do_all_the_slow_receivers_of_a_team(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_delivery, "ATTEMPT_S", 2 * PATIENCE_S)
+    runner = WebhookRunner(world.one.queue, world.one.post, world.clock, middle, lease_s=4 * PATIENCE_S)
+    async with WireServer(default=[Hang()]) as slow, Receiver() as quick:
+        for _ in range(MAX_AT_ONCE // MAX_OF_ENDPOINT):
+            await world.hook(slow.origin, Actor("key", "other", "req-2"))
+        for _ in range(MAX_OF_ENDPOINT):
+            await world.begin("other")
+        running = asyncio.create_task(runner.run())
+        await slow.wait_request(MAX_OF_TEAM, timeout=PATIENCE_S)
+        await world.hook(quick.url)
+        await world.begin()
+        await quick.wait_request(timeout=PATIENCE_S)
+        assert len(slow.requests) < MAX_OF_TEAM + BATCH
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await runner.close()
+
+
 async def test_one_event_that_is_refused_holds_up_its_own_video_alone(world: World) -> None:
     async with Receiver() as receiver:
         hook = await world.hook(receiver.url)
@@ -291,6 +320,22 @@ async def test_a_receiver_that_is_gone_is_asked_no_more(world: World) -> None:
         assert await world.hooks.replay_dead("team", hook.webhook.suffix, 0, 10) == 2
         await world.one.deliver()
         assert receiver.types[1:] == ["video.in_progress", "video.completed"]
+
+
+async def test_what_an_address_says_that_is_no_longer_the_webhooks_is_not_said_of_it(world: World) -> None:
+    async with Receiver() as old, Receiver() as new:
+        hook = await world.hook(old.url)
+
+        async def move(_: Request) -> None:
+            await world.change(hook, url=new.url)
+
+        old.script([Call(move), *whole(b"", status=410)])
+        await world.made()
+        await until_delivered(world, rounds=2)
+        found = await world.hooks.get("team", hook.webhook.suffix)
+        assert found is not None
+        assert (found.disabled, found.disabled_reason) == (False, None)
+        assert (old.types, new.types) == (["video.in_progress"], ["video.completed"])
 
 
 async def test_a_receiver_that_fails_for_days_is_disabled(world: World, clock: ManualClock) -> None:

@@ -132,6 +132,7 @@ class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to send. `secrets` are those that sign, the newest first; `queued_at` begins anew with a replay."""
 
     number: int
+    team_id: str
     webhook_suffix: str
     event_suffix: str
     url: str
@@ -229,7 +230,7 @@ class WebhookQueue(Protocol):
     """What there is to deliver. All raise GatewayError (`database_unavailable`)."""
 
     async def claim(self, until: float, limit: int, but_to: Collection[str] = ()) -> Sequence[DueDelivery]:
-        """Lease deliveries that are due, the longest due first; none to the endpoints `but_to`.
+        """Lease deliveries that are due, the longest due first; none to the endpoints `but_to`, or to those teams'.
 
         None of an event before which another of the same job waits for the same endpoint.
         """

@@ -23,6 +23,7 @@ __all__ = ["GIVE_UP_S", "WebhookRunner"]
 
 MAX_AT_ONCE: Final = 128
 MAX_OF_ENDPOINT: Final = 8
+MAX_OF_TEAM: Final = 32
 BATCH: Final = 8
 ATTEMPT_S: Final = 15.0
 """How long a receiver may take to answer; less where leases are shorter than two of these."""
@@ -55,6 +56,7 @@ class WebhookRunner(LeasedRunner[DueDelivery]):
         lease_s: float,
         max_at_once: int = MAX_AT_ONCE,
         max_of_endpoint: int = MAX_OF_ENDPOINT,
+        max_of_team: int = MAX_OF_TEAM,
         batch: int = BATCH,
     ) -> None:
         super().__init__(
@@ -63,6 +65,7 @@ class WebhookRunner(LeasedRunner[DueDelivery]):
         self._queue = queue
         self._post = post
         self._draw = draw
+        self._max_of_team = max_of_team
         self._attempt_s = min(ATTEMPT_S, lease_s / 2)
         self.attempts: Counter[str] = Counter()
         """By the state in which each has left its delivery."""
@@ -75,6 +78,11 @@ class WebhookRunner(LeasedRunner[DueDelivery]):
 
     def _owner(self, row: DueDelivery) -> str:
         return row.webhook_suffix
+
+    def _busy(self) -> Sequence[str]:
+        """Endpoints, and teams."""
+        teams = Counter(due.team_id for due in self._under_way.values())
+        return [*super()._busy(), *(team for team, count in teams.items() if count >= self._max_of_team)]
 
     def _about(self, row: DueDelivery) -> dict[str, str]:
         return {"id": f"evt_{row.event_suffix}", "webhook": f"wh_{row.webhook_suffix}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Update, exists, select, text, update
+from sqlalchemy import ColumnElement, Select, Update, exists, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.ports import Clock
@@ -82,7 +82,7 @@ class SqlWebhookQueue:
             query: Select[Any] = (
                 select(
                     *(_rows.number, _rows.event_suffix, _rows.webhook_suffix, _rows.attempts, _rows.queued_ms),
-                    *(webhooks.c.url, webhooks.c.disabled, webhook_events.c.payload),
+                    *(webhooks.c.team_id, webhooks.c.url, webhooks.c.disabled, webhook_events.c.payload),
                     *(webhooks.c.secret, webhooks.c.previous_secret, webhooks.c.previous_expires_at),
                 )
                 .join(webhooks, webhooks.c.suffix == _rows.webhook_suffix)
@@ -93,6 +93,7 @@ class SqlWebhookQueue:
             return [
                 DueDelivery(
                     number=row.number,
+                    team_id=row.team_id,
                     webhook_suffix=row.webhook_suffix,
                     event_suffix=row.event_suffix,
                     url=row.url,
@@ -138,7 +139,7 @@ class SqlWebhookQueue:
 
         async def work(connection: AsyncConnection) -> bool:
             is_disabled = False
-            for change in _of_endpoint(due.webhook_suffix, outcome):
+            for change in _of_endpoint(due, outcome):
                 row = (await connection.execute(change)).one_or_none()
                 is_disabled = is_disabled or (row is not None and row.disabled)
             subject = (await connection.execute(written)).scalar_one_or_none()
@@ -169,9 +170,13 @@ class SqlWebhookQueue:
         await self._commits.submit(work)
 
 
-def _of_endpoint(suffix: str, outcome: Outcome) -> Sequence[Any]:
-    """What an attempt means for its endpoint, where it means anything; each tells whether that is disabled."""
-    one = update(webhooks).where(webhooks.c.suffix == suffix).returning(webhooks.c.disabled)
+def _of_endpoint(due: DueDelivery, outcome: Outcome) -> Sequence[Any]:
+    """What an attempt means for its endpoint, where it means anything; each tells whether that is disabled.
+
+    An endpoint that has been given another address meanwhile is not who answered.
+    """
+    asked = webhooks.c.suffix == due.webhook_suffix, webhooks.c.url == due.url
+    one = update(webhooks).where(*asked).returning(webhooks.c.disabled)
     at = int(outcome.at)
     if outcome.state == "delivered":
         return (one.where(webhooks.c.failing_since.is_not(None)).values(failing_since=None),)
@@ -186,8 +191,12 @@ def _of_endpoint(suffix: str, outcome: Outcome) -> Sequence[Any]:
     return changes
 
 
-def _not_to(webhooks_: Collection[str]) -> tuple[ColumnElement[bool], ...]:
-    return (_rows.webhook_suffix.not_in(sorted(webhooks_)),) if webhooks_ else ()
+def _not_to(but_to: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    if not but_to:
+        return ()
+    names = sorted(but_to)
+    theirs = select(webhooks.c.suffix).where(or_(webhooks.c.suffix.in_(names), webhooks.c.team_id.in_(names)))
+    return (_rows.webhook_suffix.not_in(theirs),)
 
 
 def _ms(seconds: float) -> int:
