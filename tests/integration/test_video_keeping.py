@@ -15,16 +15,19 @@ from server.domain.errors import Reason
 from server.domain.video import VideoBilling
 from server.domain.video_contents import KeptContent
 from server.pipeline import video_keeping
+from server.pipeline.video_keeping import MAX_OF_STATE, MOST_AGE_S
+from server.settings import Settings
 from server.storage.content_address import ContentAddress
 from server.storage.database import Database
 from server.storage.tables import video_contents
 from tests.fakes.replies import chunked, error
 from tests.fakes.video_upstream import Media, Plan, media_bytes
+from tests.fakes.wire import Call, Request
 from tests.integration.databases import ManualClock
 from tests.integration.kept_world import SIZE, WatchedObjects, download, kept, kept_studio, made, refused, states
 from tests.integration.ledger_world import rows
 from tests.integration.video_rows import LEASE_S
-from tests.integration.video_world import CREDIT, KEEP_S, PRICE, Studio, film, studio_with
+from tests.integration.video_world import CREDIT, PRICE, Studio, film, studio_with
 
 DAY_S = 86_400
 
@@ -129,6 +132,34 @@ async def test_a_lease_is_kept_for_as_long_as_it_takes(
     gate.set()
     await one.keeper.idle()
     assert await states(studio) == [("video", "stored", 1)]
+
+
+async def test_what_takes_long_to_copy_keeps_nothing_from_being_deleted(studio: Studio, directory: str) -> None:
+    worker, upstream, gate = studio.worker("one"), studio.upstreams[0], asyncio.Event()
+    video, begun = await kept(studio, worker), 0
+
+    async def opened(_: Request) -> None:
+        nonlocal begun
+        begun += 1
+        await gate.wait()
+
+    upstream.plan = Plan(polls=0, media=Media(size=SIZE, gate=Call(opened)))
+    for _ in range(MAX_OF_STATE + 1):
+        await made(studio, worker)
+    assert worker.keeper is not None
+    running = asyncio.create_task(worker.keeper.run())
+    async with asyncio.timeout(60):
+        while begun < MAX_OF_STATE:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await worker.videos.delete(studio.principal(), video.id)
+        while len(await states(studio)) > MAX_OF_STATE + 1:  # noqa: ASYNC110 - the keeper tells no more
+            await asyncio.sleep(0.01)
+    assert [name for name in os.listdir(directory) if video.suffix in name] == []
+    assert begun == MAX_OF_STATE
+    gate.set()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await worker.keeper.idle()
 
 
 # What cannot be kept.
@@ -243,13 +274,31 @@ async def test_what_no_row_knows_is_deleted_for_its_age(studio: Studio, director
     shutil.copy(path, orphan)
     now = studio.clock.now()
     os.utime(path, (now, now))
-    os.utime(orphan, (now - KEEP_S - DAY_S - 1, now - KEEP_S - DAY_S - 1))
+    os.utime(orphan, (now - 31 * DAY_S - 1, now - 31 * DAY_S - 1))
     assert worker.keeper is not None
     assert [await worker.keeper.purge(), await worker.keeper.purge()] == [1, 0]
     assert os.listdir(directory) == [os.path.basename(path)]
     shutil.rmtree(directory)
     os.close(os.open(directory, os.O_CREAT))
     assert await worker.keeper.purge() == 0, "it is logged, and tried again the next time"
+
+
+async def test_what_is_kept_is_kept_for_as_long_as_was_said(studio: Studio, directory: str) -> None:
+    """Whatever AISTATS_CONTENT_MAX_AGE_S is by then."""
+    studio.keep_limits = replace(studio.keep_limits, max_age_s=30 * DAY_S)
+    video = await kept(studio, studio.worker("one"))
+    at = studio.clock.now()
+    os.utime(os.path.join(directory, f"{video.suffix}-video-1"), (at, at))
+    studio.clock.advance(30 * DAY_S - 60)
+    studio.keep_limits = replace(studio.keep_limits, max_age_s=60)
+    worker = studio.worker("two")
+    assert worker.keeper is not None
+    assert await worker.keeper.purge() == 0
+    assert (await download(studio, worker, video))[2] == media_bytes(SIZE)
+
+
+def test_the_longest_age_is_that_of_the_setting() -> None:
+    assert MOST_AGE_S in [getattr(one, "le", None) for one in Settings.model_fields["content_max_age_s"].metadata]
 
 
 async def test_one_claim_each(database: Database, clock: ManualClock, objects: WatchedObjects) -> None:

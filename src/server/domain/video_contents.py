@@ -7,7 +7,7 @@ has an object of its own: nobody ever writes over what another has stored.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -84,12 +84,15 @@ class ContentRows(Protocol):
         """What is stored, and has not expired."""
         ...
 
-    async def next_due(self) -> float | None:
-        """When there is something to copy or to delete; None where there is nothing."""
+    async def next_due(self, but_of: Collection[str] = ()) -> float | None:
+        """When there is something to copy or to delete, in none of the states `but_of`; None where there is nothing."""
         ...
 
-    async def claim(self, until: float, limit: int) -> Sequence[KeptContent]:
-        """Lease what is due, the longest due first; nobody else gets it. What is wanted begins its next attempt."""
+    async def claim(self, until: float, limit: int, but_of: Collection[str] = ()) -> Sequence[KeptContent]:
+        """Lease what is due, the longest due first, in none of the states `but_of`; nobody else gets it.
+
+        What is wanted begins its next attempt.
+        """
         ...
 
     async def job_of(self, content: KeptContent) -> VideoJob | None:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import structlog
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from server.domain.errors import GatewayError, Reason
 from server.domain.ports import Clock
 from server.domain.video import VARIANTS, Variant
-from server.domain.video_contents import ContentRows, KeptContent, ObjectStore, StoreFailure
+from server.domain.video_contents import ContentRows, ContentState, KeptContent, ObjectStore, StoreFailure
 from server.domain.video_jobs import VideoJob
 from server.pipeline.leased import LeasedRunner
 from server.pipeline.video_looks import Looks
@@ -26,8 +26,10 @@ from server.pipeline.video_relay import relayed
 
 __all__ = ["ContentKeeper", "KeepLimits"]
 
-MAX_AT_ONCE: Final = 2
-"""Copies and deletions of one worker: what bounds the memory for them."""
+MAX_OF_STATE: Final = 2
+"""Copies of one worker at once, which bounds the memory for them; as much again of what is to be deleted, which waits
+for no copy.
+"""
 KEEPS_IN_LEASE: Final = 3
 COPY_S: Final = 3600.0
 """How long one attempt at copying may take."""
@@ -38,6 +40,8 @@ MAX_DELETIONS: Final = 400
 FIRST_RETRY_S: Final = 5.0
 MOST_RETRY_S: Final = 600.0
 MOST_DELETION_RETRY_S: Final = 3600.0
+MOST_AGE_S: Final = 30 * 86_400
+"""The longest that AISTATS_CONTENT_MAX_AGE_S can be. What is kept was promised for as long as it was then."""
 GRACE_S: Final = 86_400
 """How much older than anything that is kept an object is before it is deleted for its age."""
 
@@ -66,7 +70,8 @@ class ContentKeeper(LeasedRunner[KeptContent]):
         *,
         lease_s: float,
     ) -> None:
-        super().__init__("video_content", clock, lease_s=lease_s, max_at_once=MAX_AT_ONCE, batch=MAX_AT_ONCE)
+        most = MAX_OF_STATE * len(get_args(ContentState))
+        super().__init__("video_content", clock, lease_s=lease_s, max_at_once=most, batch=1, max_of_one=MAX_OF_STATE)
         self._rows = rows
         self._objects = objects
         self._looks = looks
@@ -74,10 +79,13 @@ class ContentKeeper(LeasedRunner[KeptContent]):
         self._draw = draw
 
     async def _next_due(self, but_of: Collection[str]) -> float | None:
-        return await self._rows.next_due()
+        return await self._rows.next_due(but_of)
 
     async def _claim(self, until: float, limit: int, but_of: Collection[str]) -> Sequence[KeptContent]:
-        return await self._rows.claim(until, limit)
+        return await self._rows.claim(until, limit, but_of)
+
+    def _owner(self, row: KeptContent) -> str:
+        return row.state
 
     def _about(self, row: KeptContent) -> dict[str, str]:
         return {"id": f"video_{row.suffix}", "variant": row.variant}
@@ -89,7 +97,7 @@ class ContentKeeper(LeasedRunner[KeptContent]):
     async def purge(self) -> int:
         """Delete objects that no row can know any more, for their age; how many. Call it again until it says 0."""
         try:
-            return await self._objects.purge(self._limits.max_age_s + GRACE_S)
+            return await self._objects.purge(MOST_AGE_S + GRACE_S)
         except StoreFailure as failure:
             _log.warning("video_content_not_purged", problem=failure.cause)
             return 0

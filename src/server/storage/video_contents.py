@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -63,8 +63,8 @@ class SqlVideoContents:
 
         return await self._database.read(work)
 
-    async def next_due(self) -> float | None:
-        query = select(_kept.due_ms).order_by(_kept.due_ms).limit(1)
+    async def next_due(self, but_of: Collection[str] = ()) -> float | None:
+        query = select(_kept.due_ms).where(_kept.state.not_in(sorted(but_of))).order_by(_kept.due_ms).limit(1)
 
         async def work(connection: AsyncConnection) -> float | None:
             due_ms: int | None = await connection.scalar(query)
@@ -72,10 +72,10 @@ class SqlVideoContents:
 
         return await self._database.read(work)
 
-    async def claim(self, until: float, limit: int) -> Sequence[KeptContent]:
+    async def claim(self, until: float, limit: int, but_of: Collection[str] = ()) -> Sequence[KeptContent]:
         due = (
             select(_kept.suffix, _kept.variant)
-            .where(_kept.due_ms <= int(self._clock.now() * MS))
+            .where(_kept.due_ms <= int(self._clock.now() * MS), _kept.state.not_in(sorted(but_of)))
             .order_by(_kept.due_ms)
             .limit(limit)
             .with_for_update(skip_locked=True)
