@@ -72,7 +72,7 @@ class _Fitting:
             return schema
         kind = schema.get("type")
         if isinstance(kind, list):
-            return self.fit(_alternatives(schema, kind), depth + 1)
+            return self.fit(_alternatives(schema, kind), depth)
         out: dict[str, Any] = {}
         given_up: dict[str, Any] = {}
         for key, value in schema.items():
