@@ -44,7 +44,6 @@ _SHOWING: Final = frozenset(
         "function_call_output",
         "image_generation",
         "image_generation_call",
-        "message",
     }
 )
 """Items and tools of a provider's own that may hold media, under keys that mean nothing else there."""
