@@ -194,6 +194,12 @@ def test_a_schema_that_no_compiler_takes_is_refused_by_name(schema: str, strict:
     assert schema_refused(schema, strict=strict) == "client.response_format"
 
 
+def test_forty_objects_within_each_other_that_may_be_null_are_few() -> None:
+    schema = '{"type":["object","null"],"properties":{"a":' * 40 + '{"type":"null"}' + "}}" * 40
+
+    assert schema_refused(schema) is None
+
+
 @pytest.mark.parametrize(
     "schema",
     [
