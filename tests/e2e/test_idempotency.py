@@ -67,18 +67,18 @@ def upstream(acme_upstream: UpstreamThread) -> Iterator[UpstreamThread]:
 
 
 def test_the_openai_client_retries_for_nothing(payer: Payer, upstream: UpstreamThread) -> None:
-    client = payer.client().with_options(default_headers={"Idempotency-Key": "order-1"})
-    replies = [
-        client.chat.completions.with_raw_response.create(model=PAID, messages=MESSAGES, max_tokens=100)
-        for _ in range(3)
-    ]
-    assert len({reply.text for reply in replies}) == 1
-    assert len({reply.headers["x-generation-id"] for reply in replies}) == 1
-    assert [reply.headers.get("idempotent-replayed") for reply in replies] == [None, "true", "true"]
-    assert len(upstream.requests) == 1
-    assert payer.spent_nanos() == REPLY_NANOS
-    with pytest.raises(openai.ConflictError) as conflict:
-        client.chat.completions.create(model=PAID, messages=MESSAGES, max_tokens=99)
+    headers = {"Idempotency-Key": "order-1"}
+    options: Any = {"model": PAID, "messages": MESSAGES, "extra_headers": headers}
+    with payer.client() as client:
+        create = client.chat.completions.with_raw_response.create
+        replies = [create(**options, max_tokens=100) for _ in range(3)]
+        assert len({reply.text for reply in replies}) == 1
+        assert len({reply.headers["x-generation-id"] for reply in replies}) == 1
+        assert [reply.headers.get("idempotent-replayed") for reply in replies] == [None, "true", "true"]
+        assert len(upstream.requests) == 1
+        assert payer.spent_nanos() == REPLY_NANOS
+        with pytest.raises(openai.ConflictError) as conflict:
+            create(**options, max_tokens=99)
     assert conflict.value.response.json()["reason"] == "idempotency_key_reused"
 
 

@@ -59,8 +59,17 @@ def purse(gateway: Gateway) -> Purse:
     return Purse(gateway)
 
 
-def sdk(purse: Purse) -> openai.OpenAI:
-    return openai.OpenAI(api_key=purse.key, base_url=purse.gateway.base_url, max_retries=0)
+@pytest.fixture
+def sdk(purse: Purse) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key=purse.key, base_url=purse.gateway.base_url, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def native(purse: Purse) -> Iterator[anthropic.Anthropic]:
+    root = purse.gateway.base_url.removesuffix("/v1")
+    with anthropic.Anthropic(api_key=purse.key, base_url=root, max_retries=0) as client:
+        yield client
 
 
 def check(purse: Purse, before: int, generation_id: str, pricing: Any) -> None:
@@ -83,61 +92,54 @@ def check(purse: Purse, before: int, generation_id: str, pricing: Any) -> None:
     assert [(attempt["provider"], attempt["billed"]) for attempt in record["attempts"]] == [("acme", True)]
 
 
-def test_openai_chat_says_what_it_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_openai_chat_says_what_it_cost(purse: Purse, sdk: openai.OpenAI, acme: UpstreamThread) -> None:
     before = purse.balance()
-    raw = sdk(purse).chat.completions.with_raw_response.create(model=PAID, messages=MESSAGES)
+    raw = sdk.chat.completions.with_raw_response.create(model=PAID, messages=MESSAGES)
     completion = raw.parse()
     assert completion.usage is not None
     assert completion.usage.model_extra is not None
     check(purse, before, raw.headers["x-generation-id"], completion.usage.model_extra["pricing"])
 
 
-def test_openai_chat_stream_says_what_it_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_openai_chat_stream_says_what_it_cost(purse: Purse, sdk: openai.OpenAI, acme: UpstreamThread) -> None:
     before = purse.balance()
     chunks = list(
-        sdk(purse).chat.completions.create(
-            model=PAID, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
-        )
+        sdk.chat.completions.create(model=PAID, messages=MESSAGES, stream=True, stream_options={"include_usage": True})
     )
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.model_extra is not None
     check(purse, before, chunks[0].id, chunks[-1].usage.model_extra["pricing"])
 
 
-def test_openai_responses_say_what_they_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_openai_responses_say_what_they_cost(purse: Purse, sdk: openai.OpenAI, acme: UpstreamThread) -> None:
     before = purse.balance()
-    response = sdk(purse).responses.create(model=PAID, input="Say hello.")
+    response = sdk.responses.create(model=PAID, input="Say hello.")
     assert response.usage is not None
     assert response.usage.model_extra is not None
     check(purse, before, response.id, response.usage.model_extra["pricing"])
-    kept = sdk(purse).responses.retrieve(response.id)
+    kept = sdk.responses.retrieve(response.id)
     assert kept.usage == response.usage
 
 
-def test_openai_responses_stream_says_what_it_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_openai_responses_stream_says_what_it_cost(purse: Purse, sdk: openai.OpenAI, acme: UpstreamThread) -> None:
     before = purse.balance()
-    last = list(sdk(purse).responses.create(model=PAID, input="Say hello.", stream=True))[-1]
+    last = list(sdk.responses.create(model=PAID, input="Say hello.", stream=True))[-1]
     assert last.type == "response.completed"
     assert last.response.usage is not None
     assert last.response.usage.model_extra is not None
     check(purse, before, last.response.id, last.response.usage.model_extra["pricing"])
 
 
-def anthropic_client(purse: Purse) -> anthropic.Anthropic:
-    root = purse.gateway.base_url.removesuffix("/v1")
-    return anthropic.Anthropic(api_key=purse.key, base_url=root, max_retries=0)
-
-
-def test_anthropic_messages_say_what_they_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_anthropic_messages_say_what_they_cost(purse: Purse, native: anthropic.Anthropic, acme: UpstreamThread) -> None:
     before = purse.balance()
-    message = anthropic_client(purse).messages.create(model=PAID, max_tokens=100, messages=MESSAGES)
+    message = native.messages.create(model=PAID, max_tokens=100, messages=MESSAGES)
     assert message.usage.model_extra is not None
     check(purse, before, message.id, message.usage.model_extra["pricing"])
 
 
-def test_an_anthropic_stream_says_what_it_cost(purse: Purse, acme: UpstreamThread) -> None:
+def test_an_anthropic_stream_says_what_it_cost(purse: Purse, native: anthropic.Anthropic, acme: UpstreamThread) -> None:
     before = purse.balance()
-    events = list(anthropic_client(purse).messages.create(model=PAID, max_tokens=100, messages=MESSAGES, stream=True))
+    events = list(native.messages.create(model=PAID, max_tokens=100, messages=MESSAGES, stream=True))
     opening, ending = events[0], events[-2]
     assert opening.type == "message_start"
     assert ending.type == "message_delta"

@@ -49,6 +49,8 @@ class UpstreamThread:
     def reset(self) -> None:
         async def forget() -> None:
             self.upstream.forget()
+            if self.films is not None:
+                self.films.forget()
 
         self._run(forget())
 
