@@ -223,6 +223,20 @@ async def test_an_idempotency_key_begins_one_job_whoever_dies(studio: Studio) ->
     assert (await worker.videos.create(late, film())).id != video.id
 
 
+@pytest.mark.parametrize("changes", [{"prompt": "a dog on the moon"}, {"seconds": 4}, {"size": "1280x720"}])
+async def test_but_another_request_with_a_key_that_was_let_go_of_begins_its_own(
+    studio: Studio, changes: dict[str, Any]
+) -> None:
+    worker, first, second = studio.worker("one"), studio.call(), studio.call()
+    first.progress.key = second.progress.key = "key-1"
+    lose(studio, "lost after")
+    with pytest.raises(GatewayError):
+        await worker.videos.create(first, film())
+    video = await worker.videos.create(second, film(**changes))
+    assert video.id == f"video_{second.suffix}"
+    assert {name: getattr(video, name) for name in changes} == changes
+
+
 async def test_who_was_thought_dead_lets_go_of_what_another_has_ended(studio: Studio) -> None:
     worker, other, gate, call = studio.worker("slow"), studio.worker("other"), gated(studio), studio.call()
     creating = asyncio.create_task(worker.videos.create(call, film()))

@@ -126,7 +126,7 @@ class Videos:
         """
         self._shutdown.check()
         refuse_shared_ids(request)
-        if (begun := await self._begun(call)) is not None:
+        if (begun := await self._begun(call, request)) is not None:
             return seen(begun)
         catalog, facts = self._catalog.current, JobFacts(request.prompt, request.seconds, request.size)
         if request.remix_of is not None:
@@ -244,12 +244,13 @@ class Videos:
             raise _not_found()
         return job
 
-    async def _begun(self, call: Call) -> VideoJob | None:
+    async def _begun(self, call: Call, request: VideoRequest) -> VideoJob | None:
         """The job of the same request, where its worker died before it had answered."""
         key = call.progress.key
         if key is None:
             return None
-        return await self._store.find(call.principal.team_id, key, call.arrival.created_at - KEY_S)
+        job = await self._store.find(call.principal.team_id, key, call.arrival.created_at - KEY_S)
+        return job if job is not None and _may_be_of(job.facts, request) else None
 
     def _route(self, call: Call, request: VideoRequest, catalog: Catalog) -> Route:
         """Raises GatewayError. A picture that is not there yet is taken for one that everybody takes."""
@@ -469,6 +470,14 @@ def _bound(request: VideoRequest, route: Route) -> int:
         upper_bound(one.offer.prices, prompt, 0, {"video_seconds": expected_seconds(one.offer, request)})
         for one in route.candidates
     )
+
+
+def _may_be_of(facts: JobFacts, request: VideoRequest) -> bool:
+    """Whether a job with the same key is of this request: a key that was let go of may come with another one."""
+    if not facts.prompt:  # its team has deleted it
+        return True
+    is_same = request.remix_of is not None or (facts.seconds, facts.size) == (request.seconds, request.size)
+    return is_same and facts.prompt == request.prompt
 
 
 def _not_found() -> GatewayError:
