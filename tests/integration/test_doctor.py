@@ -8,7 +8,7 @@ import os
 import socket
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -28,6 +28,7 @@ WITHOUT_ITS_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search"
 
 class Doctor:
     def __init__(self, directory: Path) -> None:
+        self.runs_by: Sequence[str] = ()
         self.data_dir = directory / "data"
         self.config = directory / "gateway.yaml"
         self.config.write_text("replace_catalog: true\nproviders: []\nmodels: []\n")
@@ -42,7 +43,7 @@ class Doctor:
     async def run(self, *options: str, command: str = "doctor", **environ: str) -> tuple[int, str]:
         """Its exit code and what it prints."""
         process = await asyncio.create_subprocess_exec(
-            *(*WITHOUT_ITS_POWERS, sys.executable, "-m", "server", command, *options),
+            *(*self.runs_by, sys.executable, "-m", "server", command, *options),
             env={**self.environ, **environ},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -161,6 +162,7 @@ async def test_an_open_data_directory_is_only_warned_of(doctor: Doctor) -> None:
 
 
 async def test_what_cannot_be_looked_into_is_told(doctor: Doctor, tmp_path: Path) -> None:
+    doctor.runs_by = WITHOUT_ITS_POWERS
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     code, findings = await doctor.findings(AISTATS_DATA_DIR=str(locked / "data"))
