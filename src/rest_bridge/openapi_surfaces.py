@@ -20,7 +20,7 @@ from rest_bridge.chat_body import ChatBody
 from rest_bridge.chat_messages import ImagePart, TextPart
 from rest_bridge.credits import ActivityJson, CreditsJson
 from rest_bridge.embeddings_decode import EmbeddingsBody
-from rest_bridge.embeddings_encode import EmbeddingsJson
+from rest_bridge.embeddings_encode import EmbeddingsJson, EmbeddingsUsage
 from rest_bridge.generations import GenerationJson, GenerationsJson
 from rest_bridge.health import HealthJson
 from rest_bridge.messages import Count
@@ -233,7 +233,8 @@ def read_later(component: str, field: str, of: Callable[[Type], Schema]) -> Sche
         case "ResponseItemEvent", "item":
             return {"anyOf": [of(OutputItem), of(OutputOther)]}
         case "Generation", "usage":
-            return {"anyOf": [of(chat_encode.ChatUsage), of(MessagesUsage), of(ResponseUsage), {"type": "null"}]}
+            told = (chat_encode.ChatUsage, MessagesUsage, ResponseUsage, EmbeddingsUsage, moderations.ModerationUsage)
+            return {"anyOf": [*map(of, told), {"type": "null"}]}
         case "EmbeddingsRequest", "input":
             most = {"minItems": 1, "maxItems": embedding_limits.MAX_INPUTS}
             tokens = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
