@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -129,7 +130,8 @@ async def ask(plan: Plan, seen: Seen, port: int, key: str) -> None:
         _note(reply, watch, plan, seen)
         if rude:
             reset = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            with suppress(OSError):  # the gateway was killed, and the connection has gone with it
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         writer.transport.abort() if rude else writer.close()
 
 

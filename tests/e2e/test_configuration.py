@@ -119,31 +119,32 @@ def test_a_running_gateway_follows_its_file_and_keeps_what_works(tmp_path: Path,
     gateway = Gateway(tmp_path, text("acme/first:free"), environ={"ACME_KEY": ACME_KEY}).start()
 
     def models() -> set[tuple[str, ...]]:
-        """What each worker has, asked often enough to hear all of them."""
-        lists = [client.get(f"{gateway.base_url}/models").json()["data"] for _ in range(8)]
+        """What each worker has, asked often enough, by connections of their own, to hear all of them."""
+        lists = [gateway.get("/v1/models").json()["data"] for _ in range(8)]
         return {tuple(model["id"] for model in data if "smollm" not in model["id"]) for data in lists}
 
-    def rejections() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in gateway.log.splitlines() if "catalogue_rejected" in line]
+    def told(event: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in gateway.log.splitlines() if f'"event":"{event}"' in line]
 
     with ExitStack() as running:
         running.callback(gateway.stop)
-        client = running.enter_context(httpx.Client(headers=gateway.headers))
         assert models() == {("acme/first:free",)}
         gateway.config_file.write_text(text("acme/second:free"))
-        assert eventually(lambda: models() == {("acme/second:free",)}, RELOADED_WITHIN_S)
+        assert eventually(lambda: len(told("catalogue_reloaded")) == 2, RELOADED_WITHIN_S)
+        assert models() == {("acme/second:free",)}
 
         gateway.config_file.write_text(text("acme/third:free").replace("api_key_env", "api_key_evn"))
-        assert eventually(lambda: len(rejections()) == 2, RELOADED_WITHIN_S)
+        assert eventually(lambda: len(told("catalogue_rejected")) == 2, RELOADED_WITHIN_S)
         time.sleep(1.1)  # two more looks at the same bad file
         assert models() == {("acme/second:free",)}
-        assert len(rejections()) == 2, "each worker tells once"
-        assert "api_key_evn" in str(rejections()[0]["problems"])
+        assert len(told("catalogue_rejected")) == 2, "each worker tells once"
+        assert "api_key_evn" in str(told("catalogue_rejected")[0]["problems"])
         asked = {"model": "acme/second:free", "messages": [{"role": "user", "content": "hi"}]}
         assert gateway.post("/v1/chat/completions", asked).status_code == 200
 
         gateway.config_file.write_text(text("acme/fourth:free"))
-        assert eventually(lambda: models() == {("acme/fourth:free",)}, RELOADED_WITHIN_S)
+        assert eventually(lambda: len(told("catalogue_reloaded")) == 4, RELOADED_WITHIN_S)
+        assert models() == {("acme/fourth:free",)}
 
 
 # When it must end.

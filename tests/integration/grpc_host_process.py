@@ -58,12 +58,12 @@ class OpenDoor:
 
 @asynccontextmanager
 async def serving(generate: ScriptedGenerate, socket: Path) -> AsyncIterator[tuple[Hosting, Any]]:
-    """A started host, and a stub that is connected to it; the host is stopped before its client goes."""
+    """A started host, and a stub with a connection of its own to it; the host is stopped before its client goes."""
     guard = Guard(OpenDoor(), SystemClock(), rest_error, log=LogBook().logger)
     registrations = [(chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(generate))]
     host = Hosting(CHOSEN, guarded_routes(registrations, guard), unix_socket=socket)
     await host.start()
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             yield host, chat_pb2_grpc.ChatServiceStub(channel)
         finally:
