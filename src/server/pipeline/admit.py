@@ -27,7 +27,7 @@ from server.domain.request import (
 )
 from server.domain.routing import Candidate, Route
 from server.domain.work import Work
-from server.pipeline.counting import count_prompt, count_sound, pieces
+from server.pipeline.counting import count_prompt, count_sound, media_of
 from server.pipeline.units import LEAST_BYTES_PER_SECOND, most_units
 
 DEFAULT_OUTPUT_TOKENS: Final = 16_384
@@ -130,7 +130,7 @@ def _media_tokens(part: object) -> int:
         case ToolResult(content=content):
             return sum(map(_media_tokens, content))
         case Opaque(type=kind, item=item) | BuiltInTool(type=kind, tool=item):
-            return sum(map(_media_tokens, pieces(kind, item)))
+            return sum(map(_media_tokens, media_of(kind, item)))
         case _:
             return 0
 

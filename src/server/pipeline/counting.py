@@ -76,18 +76,9 @@ def count_prompt(request: Work) -> int:
             assert_never(request)
 
 
-def pieces(kind: str, item: RawJson) -> Sequence[Text | Image | Audio | File]:
-    """What a model is shown of an item or a tool that leaves as its JSON: media, and all the rest as text."""
-    if kind not in _SHOWING:
-        return (Text(_text_of_json(item)),)
-    media: list[Image | Audio | File] = []
-
-    def take_out(found: re.Match[bytes]) -> bytes:
-        media.append(_medium(found[1], found[2].decode()))
-        return b""
-
-    rest = _MEDIA.sub(take_out, bytes(item))
-    return (Text(rest.decode()), *media)
+def media_of(kind: str, item: RawJson) -> Sequence[Image | Audio | File]:
+    """What a model is shown beside text of an item or a tool that leaves as its JSON."""
+    return [_medium(name, value.decode()) for name, value in _MEDIA.findall(bytes(item))] if kind in _SHOWING else ()
 
 
 def _medium(name: bytes, value: str) -> Image | Audio | File:
@@ -147,7 +138,8 @@ def _text_of(part: Part) -> str:
 
 
 def _text_in(kind: str, item: RawJson) -> str:
-    return "".join(piece.text for piece in pieces(kind, item) if isinstance(piece, Text))
+    """All but its media."""
+    return _MEDIA.sub(b"", bytes(item)).decode() if kind in _SHOWING else _text_of_json(item)
 
 
 def _text_of_json(raw: RawJson | None) -> str:
