@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
-from server.domain.audio import Segment
+from server.domain.audio import LONGEST_S, Segment
 
 __all__ = ["srt", "vtt"]
-
-_LONGEST_S: Final = 10**7
-"""A later time is none; not every float has a number of milliseconds."""
 
 
 def srt(segments: Sequence[Segment]) -> str:
@@ -35,7 +31,8 @@ def _cues(segments: Sequence[Segment], mark: str) -> Iterable[tuple[str, str]]:
 
 
 def _milliseconds(time_s: float) -> int:
-    return round(min(max(0.0, time_s), _LONGEST_S) * 1000)
+    """Not every float has them."""
+    return round(min(max(0.0, time_s), LONGEST_S) * 1000)
 
 
 def _time(ms: int, mark: str) -> str:

@@ -12,7 +12,7 @@ from rest_bridge.http import RestResponse
 from rest_bridge.pieces import json_in_pieces
 from rest_bridge.pricing_json import PricingJson, usage_pricing
 from server.domain.request import RawJson
-from server.domain.usage import Meta
+from server.domain.usage import Meta, Usage
 from server.domain.vectors import numbers_json, packed_json
 from server.pipeline.embed import Embedded
 
@@ -25,6 +25,10 @@ class EmbeddingsUsage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     total_tokens: int
     pricing: PricingJson
+
+
+def embeddings_usage(usage: Usage) -> EmbeddingsUsage:
+    return EmbeddingsUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage))
 
 
 class EmbeddingJson(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +57,7 @@ def _pieces(embedded: Embedded, order: EmbeddingsOrder) -> Iterator[bytes]:
     around = EmbeddingsJson(
         data=(),
         model=order.request.model,
-        usage=EmbeddingsUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage)),
+        usage=embeddings_usage(usage),
         meta=embedded.settled.meta if order.wants_meta else msgspec.UNSET,
     )
     head, opened, tail = _json(around).partition(b'"data":[')

@@ -8,12 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from rest_bridge.chat_encode import ChatUsage, chat_usage
-from rest_bridge.embeddings_encode import EmbeddingsUsage
+from rest_bridge.embeddings_encode import EmbeddingsUsage, embeddings_usage
 from rest_bridge.http import ANY_KEY, Exchange, RestRequest, RestResponse, Route, json_response
 from rest_bridge.json import invalid
 from rest_bridge.messages_encode import MessagesUsage, messages_usage
-from rest_bridge.moderations import ModerationUsage
-from rest_bridge.pricing_json import PricingLineJson, pricing_json, usage_pricing
+from rest_bridge.moderations import ModerationUsage, moderation_usage
+from rest_bridge.pricing_json import PricingLineJson, pricing_json
 from rest_bridge.query import check_query, single, whole_number
 from rest_bridge.responses_encode import response_usage
 from rest_bridge.times import iso, read_time
@@ -197,9 +197,9 @@ def _usage(
         case Endpoint.MESSAGES:
             return messages_usage(usage)
         case Endpoint.EMBEDDINGS:
-            return EmbeddingsUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage))
+            return embeddings_usage(usage)
         case Endpoint.MODERATIONS:
-            return ModerationUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage))
+            return moderation_usage(usage)
         case _:
             return response_usage(usage)
 

@@ -16,7 +16,7 @@ from server.domain.identity import Arrival
 from server.domain.limits import check_count, missing_field
 from server.domain.moderation import CATEGORIES, MAX_INPUTS, MAX_PARTS, Content, ModerationRequest, Verdict
 from server.domain.request import Endpoint, Image, Text
-from server.domain.usage import Meta
+from server.domain.usage import Meta, Usage
 from server.pipeline.moderate import Judged, Moderate
 
 _Part: TypeAlias = TextPart | ImagePart
@@ -37,6 +37,10 @@ class ModerationUsage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     total_tokens: int
     pricing: PricingJson
+
+
+def moderation_usage(usage: Usage) -> ModerationUsage:
+    return ModerationUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage))
 
 
 class ModerationResult(msgspec.Struct, frozen=True):
@@ -127,7 +131,7 @@ def encode_moderation(judged: Judged, arrival: Arrival, *, wants_meta: bool) -> 
             id=f"modr-{arrival.suffix}",
             model=judged.model,
             results=tuple(map(moderation_result, judged.verdicts)),
-            usage=ModerationUsage(usage.input_tokens, usage.total_tokens, usage_pricing(usage)),
+            usage=moderation_usage(usage),
             meta=judged.settled.meta if wants_meta else msgspec.UNSET,
         )
     )

@@ -10,6 +10,7 @@ from server.domain.request import RawJson, Request
 from server.domain.upload import Upload
 
 __all__ = [
+    "LONGEST_S",
     "MAX_FILE_BYTES",
     "MAX_INPUT_CHARS",
     "MEDIA_TYPES",
@@ -37,6 +38,8 @@ MEDIA_TYPES: Final[dict[AudioFormat, str]] = {
 
 MAX_INPUT_CHARS: Final = 4096
 MAX_FILE_BYTES: Final = 25 * 1024 * 1024
+LONGEST_S: Final = 10**7
+"""No file is longer: a time beyond it, or a duration, is none of sound."""
 
 
 class SpeechRequest(Request, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from server.domain.audio import Segment, Transcript, TranscriptionRequest, Word
+from server.domain.audio import LONGEST_S, Segment, Transcript, TranscriptionRequest, Word
 from server.domain.catalog import Provider
 from server.domain.events import (
     Completed,
@@ -39,8 +39,6 @@ _LANGUAGE: Final = "transcription.language"
 _NONE: Final = msgspec.Raw(b"null")
 _DIGITS: Final = 3
 """Of a duration in seconds: what is beyond comes of 32-bit floats."""
-_LONGEST_S: Final = 10**7
-"""No file is longer: what says so counts something else."""
 
 _decode_any: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -238,7 +236,7 @@ def _time(value: Any) -> float:
 
 def _seconds(value: Any) -> float | None:
     found = _number(value)
-    return None if found is None or found > _LONGEST_S else round(found, _DIGITS)
+    return None if found is None or found > LONGEST_S else round(found, _DIGITS)
 
 
 def _number(value: Any) -> float | None:
